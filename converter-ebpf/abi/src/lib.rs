@@ -1,0 +1,2 @@
+//! Structures shared by the BPF programs and their loader.
+#![no_std]

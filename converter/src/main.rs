@@ -1,0 +1,3 @@
+//! The `esgz` binary.
+
+fn main() {}

@@ -1,0 +1,1 @@
+//! The profile: what a workload touched, in order.

@@ -1,0 +1,1 @@
+//! Runs the image's workload in a container made by an OCI runtime.

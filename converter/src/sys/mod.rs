@@ -1,0 +1,2 @@
+//! System calls that no dependency wraps. The only module of this crate, besides the ones named in
+//! ARCHITECTURE.md, that may hold unsafe code.
