@@ -6,6 +6,7 @@
 
 pub mod cancel;
 pub mod cli;
+pub mod convert;
 pub mod image;
 pub mod layer;
 pub mod profile;

@@ -42,6 +42,9 @@ pub struct DataSegment {
     pub stored: Extent,
 }
 
+/// An extended attribute: name and value.
+pub type Xattr = (Box<[u8]>, Box<[u8]>);
+
 /// One tar entry with every extension header resolved (PAX, GNU long names, base-256 numbers).
 #[derive(Clone, Debug)]
 pub struct Entry {
@@ -68,7 +71,7 @@ pub struct Entry {
     /// See `dev_major`.
     pub dev_minor: u32,
     /// Extended attributes (`SCHILY.xattr.*`), sorted by name.
-    pub xattrs: Vec<(Box<[u8]>, Box<[u8]>)>,
+    pub xattrs: Vec<Xattr>,
     /// Size in bytes of the file that an extractor writes; 0 for all but regular files.
     pub size_bytes: u64,
     /// All header blocks, extension headers first, as they stand in the spool.
