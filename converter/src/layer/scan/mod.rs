@@ -151,8 +151,9 @@ pub fn scan_layer(
     let (blob_sender, blob_receiver) = bounded(QUEUE);
     let (tar_sender, tar_receiver) = bounded(QUEUE);
     let (read, inflated, spooled) = thread::scope(|scope| {
-        let reader = scope.spawn(|| read_blob(blob, &blob_sender, cancels));
-        let spooler = scope.spawn(|| write_spool(file, &tar_receiver));
+        // Each thread owns its ends: a channel is closed when either side is done.
+        let reader = scope.spawn(move || read_blob(blob, &blob_sender, cancels));
+        let spooler = scope.spawn(move || write_spool(file, &tar_receiver));
         // A panic in a scoped thread is passed on by `join` below.
         let inflated = {
             let mut stream = BlockReader::new(blob_receiver);
