@@ -177,7 +177,10 @@ pub fn convert_image(
     mut sink: OciLayoutSink,
     cancel: &Cancel,
 ) -> Result<ConvertedImage, ImageError> {
-    let convert_options = ConvertOptions { level: options.level, parallel: options.parallel };
+    let convert_options = ConvertOptions {
+        level: options.level,
+        parallel: options.parallel,
+    };
     let (mut encode, mut verify) = (Duration::ZERO, Duration::ZERO);
     let mut converted = Vec::with_capacity(layers.len());
     for (layer, prioritized) in layers.iter().zip(&prioritized.layers) {
@@ -191,26 +194,47 @@ pub fn convert_image(
             let found = verify_layer(blob.file(), options.parallel, cancel);
             found
                 .and_then(|found| found.must_equal(&finished))
-                .map_err(|source| ImageError::Verify { layer: layer.digest, source })?;
+                .map_err(|source| ImageError::Verify {
+                    layer: layer.digest,
+                    source,
+                })?;
         }
         verify += started.elapsed();
-        sink.add(BlobId { digest: finished.digest, size_bytes: finished.size_bytes }, blob)?;
+        sink.add(
+            BlobId {
+                digest: finished.digest,
+                size_bytes: finished.size_bytes,
+            },
+            blob,
+        )?;
         converted.push(report(layer, &plan, finished));
     }
     let started = Instant::now();
-    let new_layers: Vec<NewLayer> = converted.iter().map(|layer| new_layer(&layer.finished)).collect();
+    let new_layers: Vec<NewLayer> = converted
+        .iter()
+        .map(|layer| new_layer(&layer.finished))
+        .collect();
     let config = sink.add_bytes(&rewrite_config(&source.config, &new_layers))?;
     let manifest = rewrite_manifest(&source.manifest, config, &new_layers);
     cancel.check()?;
     sink.commit(&manifest, &platform(source))?;
     let commit = started.elapsed();
-    Ok(ConvertedImage { manifest: BlobId::of(&manifest), layers: converted, encode, verify, commit })
+    Ok(ConvertedImage {
+        manifest: BlobId::of(&manifest),
+        layers: converted,
+        encode,
+        verify,
+        commit,
+    })
 }
 
 fn report(layer: &ScannedLayer, plan: &LayerPlan, finished: FinishedLayer) -> ConvertedLayer {
     use crate::layer::spool::ReadAt as _;
     ConvertedLayer {
-        source: BlobId { digest: layer.digest, size_bytes: layer.size_bytes },
+        source: BlobId {
+            digest: layer.digest,
+            size_bytes: layer.size_bytes,
+        },
         source_tar_bytes: layer.spool.len_bytes(),
         entries: layer.entries.len() as u64,
         finished,
@@ -220,7 +244,10 @@ fn report(layer: &ScannedLayer, plan: &LayerPlan, finished: FinishedLayer) -> Co
 
 fn new_layer(finished: &FinishedLayer) -> NewLayer {
     NewLayer {
-        blob: BlobId { digest: finished.digest, size_bytes: finished.size_bytes },
+        blob: BlobId {
+            digest: finished.digest,
+            size_bytes: finished.size_bytes,
+        },
         diff_id: finished.diff_id,
         toc_digest: finished.toc_digest,
         uncompressed_bytes: finished.uncompressed_bytes,
@@ -241,12 +268,23 @@ fn platform(source: &SourceImage) -> Value {
             platform.insert(to.to_owned(), json!(value));
         }
     }
-    if platform.is_empty() { Value::Null } else { Value::Object(platform) }
+    if platform.is_empty() {
+        Value::Null
+    } else {
+        Value::Object(platform)
+    }
 }
 
 /// `os/architecture` of the image.
 pub fn platform_name(source: &SourceImage) -> String {
-    let text = |key: &str| source.config.raw.get(key).and_then(Value::as_str).unwrap_or("unknown");
+    let text = |key: &str| {
+        source
+            .config
+            .raw
+            .get(key)
+            .and_then(Value::as_str)
+            .unwrap_or("unknown")
+    };
     format!("{}/{}", text("os"), text("architecture"))
 }
 

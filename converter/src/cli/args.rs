@@ -111,7 +111,9 @@ fn parse_level(text: &str) -> Result<Level, String> {
 
 /// A number with an optional suffix; without one it counts bytes.
 pub(super) fn parse_size(text: &str) -> Result<u64, String> {
-    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let digits = text
+        .find(|c: char| !c.is_ascii_digit())
+        .unwrap_or(text.len());
     let (number, suffix) = text.split_at(digits);
     let shift = match suffix.trim() {
         "" | "B" => 0,
@@ -121,8 +123,12 @@ pub(super) fn parse_size(text: &str) -> Result<u64, String> {
         "T" | "TiB" => 40,
         _ => return Err(format!("unknown suffix \"{suffix}\"; use KiB, MiB or GiB")),
     };
-    let number: u64 = number.parse().map_err(|_| "not a size such as 512MiB".to_owned())?;
-    number.checked_mul(1 << shift).ok_or_else(|| "too large".to_owned())
+    let number: u64 = number
+        .parse()
+        .map_err(|_| "not a size such as 512MiB".to_owned())?;
+    number
+        .checked_mul(1 << shift)
+        .ok_or_else(|| "too large".to_owned())
 }
 
 #[cfg(test)]
@@ -141,7 +147,14 @@ mod tests {
         assert_eq!(parse_size("512MiB"), Ok(512 << 20));
         assert_eq!(parse_size("7"), Ok(7));
         assert_eq!(parse_size("2 GiB"), Ok(2 << 30));
-        for bad in ["", "MiB", "1.5G", "12MB", "99999999999999999999", "99999999T"] {
+        for bad in [
+            "",
+            "MiB",
+            "1.5G",
+            "12MB",
+            "99999999999999999999",
+            "99999999T",
+        ] {
             assert!(parse_size(bad).is_err(), "{bad}");
         }
     }

@@ -10,9 +10,7 @@ use crate::cancel::Cancel;
 use crate::cli::args::{ConversionArgs, ConvertArgs};
 use crate::cli::failure::{Failure, IMAGE};
 use crate::cli::output::{self, Size};
-use crate::convert::{
-    ConvertedImage, ImageOptions, Verify, convert_image, open_sink, scan_image,
-};
+use crate::convert::{ConvertedImage, ImageOptions, Verify, convert_image, open_sink, scan_image};
 use crate::image::ImageRef;
 use crate::layer::Parallel;
 use crate::layer::entry::{EntryKind, ScannedLayer};
@@ -43,7 +41,11 @@ pub(super) fn convert(args: &ConvertArgs, cancel: &Cancel) -> Result<(), Failure
         total: clock.elapsed(),
         verified: options.verify,
     };
-    if args.conversion.json { output::json(&report.json()) } else { report.print() }
+    if args.conversion.json {
+        output::json(&report.json())
+    } else {
+        report.print()
+    }
 }
 
 /// What the user wants to be prefetched.
@@ -63,7 +65,9 @@ impl Wanted {
         if let Some(path) = &args.record_in {
             let bytes = read_input(path)?;
             let lines = profile::parse_record(&bytes).map_err(|error| bad_input(path, error))?;
-            return Ok(Self::Paths(lines.into_iter().map(|line| line.path).collect()));
+            return Ok(Self::Paths(
+                lines.into_iter().map(|line| line.path).collect(),
+            ));
         }
         Ok(Self::Nothing)
     }
@@ -105,8 +109,15 @@ pub(super) fn image_options(args: &ConversionArgs) -> ImageOptions {
         plan: PlanOptions::default(),
         level: args.estargz_compression_level,
         // The rest is for entries, the TOC and the compressors' own tables.
-        parallel: Parallel { threads, memory_bytes: args.memory / 2 },
-        verify: if args.no_verify { Verify::Skip } else { Verify::Full },
+        parallel: Parallel {
+            threads,
+            memory_bytes: args.memory / 2,
+        },
+        verify: if args.no_verify {
+            Verify::Skip
+        } else {
+            Verify::Full
+        },
     }
 }
 
@@ -149,7 +160,9 @@ impl Report<'_> {
     fn contents(&self) -> (u64, u64) {
         let files = self.layers.iter().flat_map(|layer| &layer.entries);
         let files = files.filter(|entry| entry.kind == EntryKind::Regular);
-        files.fold((0, 0), |(count, bytes), entry| (count + 1, bytes + entry.size_bytes))
+        files.fold((0, 0), |(count, bytes), entry| {
+            (count + 1, bytes + entry.size_bytes)
+        })
     }
 
     pub(super) fn json(&self) -> Value {
@@ -276,7 +289,10 @@ impl Usage {
     fn of_this_process() -> Self {
         use nix::sys::resource::{UsageWho, getrusage};
         let Ok(usage) = getrusage(UsageWho::RUSAGE_SELF) else {
-            return Self { cpu: Duration::ZERO, peak_memory_bytes: 0 };
+            return Self {
+                cpu: Duration::ZERO,
+                peak_memory_bytes: 0,
+            };
         };
         let seconds = |time: nix::sys::time::TimeVal| {
             Duration::from_secs(u64::try_from(time.tv_sec()).unwrap_or(0))

@@ -27,16 +27,25 @@ pub(super) struct Failure {
 
 impl Failure {
     pub(super) fn new(code: u8, error: impl Into<anyhow::Error>) -> Self {
-        Self { code, error: error.into() }
+        Self {
+            code,
+            error: error.into(),
+        }
     }
 
     /// A failure that has no error below it.
     pub(super) fn message(code: u8, message: String) -> Self {
-        Self { code, error: anyhow::Error::msg(message) }
+        Self {
+            code,
+            error: anyhow::Error::msg(message),
+        }
     }
 
     pub(super) fn context(self, context: String) -> Self {
-        Self { code: self.code, error: self.error.context(context) }
+        Self {
+            code: self.code,
+            error: self.error.context(context),
+        }
     }
 
     /// The error and its causes, in one line.
@@ -92,7 +101,10 @@ impl From<ImageError> for Failure {
             ImageError::Cancelled(_)
             | ImageError::Scan(ScanError::Cancelled(_))
             | ImageError::Convert(crate::layer::ConvertError::Cancelled(_))
-            | ImageError::Verify { source: VerifyError::Cancelled(_), .. } => INTERRUPTED,
+            | ImageError::Verify {
+                source: VerifyError::Cancelled(_),
+                ..
+            } => INTERRUPTED,
             ImageError::Verify { .. } => VERIFICATION,
             ImageError::Scan(ScanError::Spool { .. })
             | ImageError::Convert(crate::layer::ConvertError::Encode { .. }) => OTHER,

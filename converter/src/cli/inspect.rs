@@ -16,16 +16,27 @@ pub(super) fn inspect(args: &InspectArgs) -> Result<(), Failure> {
     let image = source::open(&args.image)?;
     if let Some(number) = args.layer {
         let layer = image.layers.get(number).ok_or_else(|| {
-            let message = format!("{} has layers 0 to {}", args.image, image.layers.len().max(1) - 1);
+            let message = format!(
+                "{} has layers 0 to {}",
+                args.image,
+                image.layers.len().max(1) - 1
+            );
             Failure::message(USAGE, message)
         })?;
         return inspect_layer(&image, layer, args);
     }
-    let summaries =
-        image.layers.iter().map(|layer| summarize(&image, layer)).collect::<Result<Vec<_>, _>>()?;
+    let summaries = image
+        .layers
+        .iter()
+        .map(|layer| summarize(&image, layer))
+        .collect::<Result<Vec<_>, _>>()?;
     if args.json {
-        let layers: Vec<Value> =
-            image.layers.iter().zip(&summaries).map(|(layer, s)| layer_json(layer, s.as_ref())).collect();
+        let layers: Vec<Value> = image
+            .layers
+            .iter()
+            .zip(&summaries)
+            .map(|(layer, s)| layer_json(layer, s.as_ref()))
+            .collect();
         return output::json(&json!({
             "reference": args.image.to_string(),
             "manifest": image.manifest.id.digest,
@@ -33,7 +44,10 @@ pub(super) fn inspect(args: &InspectArgs) -> Result<(), Failure> {
             "layers": layers,
         }));
     }
-    output::line(format_args!("image      {} {}", args.image, image.manifest.id.digest))?;
+    output::line(format_args!(
+        "image      {} {}",
+        args.image, image.manifest.id.digest
+    ))?;
     output::line(format_args!("platform   {}", platform_name(&image)))?;
     output::line(format_args!(
         "\n{:>5}  {:<20} {:>10} {:>7} {:>7}  prefetched",
@@ -41,7 +55,11 @@ pub(super) fn inspect(args: &InspectArgs) -> Result<(), Failure> {
     ))?;
     for (number, (layer, summary)) in image.layers.iter().zip(&summaries).enumerate() {
         let digest = layer.blob.digest.to_string();
-        let head = format!("{number:>5}  {:<20} {:>10}", &digest[..19], Size(layer.blob.size_bytes));
+        let head = format!(
+            "{number:>5}  {:<20} {:>10}",
+            &digest[..19],
+            Size(layer.blob.size_bytes)
+        );
         match summary {
             Some(summary) => output::line(format_args!(
                 "{head} {:>7} {:>7}  {}",
@@ -95,11 +113,20 @@ fn summarize(image: &SourceImage, layer: &SourceLayer) -> Result<Option<Summary>
     let toc = parse_toc(&json, toc_offset_bytes).map_err(|error| named(layer, error))?;
     let is_landmark = |name: &str| {
         let name = name.trim_start_matches("./").trim_start_matches('/');
-        LANDMARK_NAMES.into_iter().find(|landmark| *landmark == name)
+        LANDMARK_NAMES
+            .into_iter()
+            .find(|landmark| *landmark == name)
     };
-    let landmark = toc.entries.iter().find_map(|row| Some((is_landmark(&row.name)?, row.offset)));
+    let landmark = toc
+        .entries
+        .iter()
+        .find_map(|row| Some((is_landmark(&row.name)?, row.offset)));
     let (landmark, end) = landmark.map_or((None, 0), |(name, offset)| (Some(name), offset));
-    let prefetch_end_bytes = if landmark == Some(LANDMARK_NAMES[0]) { end } else { 0 };
+    let prefetch_end_bytes = if landmark == Some(LANDMARK_NAMES[0]) {
+        end
+    } else {
+        0
+    };
     let prefetched = |row: &&crate::layer::toc::TocEntry<'_>| {
         row.kind == "reg" && row.size > 0 && row.offset < prefetch_end_bytes
     };
@@ -107,11 +134,24 @@ fn summarize(image: &SourceImage, layer: &SourceLayer) -> Result<Option<Summary>
         toc_digest: crate::image::Digest::of(&json).to_string(),
         toc_bytes: json.len() as u64,
         toc_offset_bytes,
-        files: toc.entries.iter().filter(|row| row.kind != "chunk" && is_landmark(&row.name).is_none()).count() as u64,
-        chunks: toc.entries.iter().filter(|row| row.kind == "chunk" || row.kind == "reg" && row.size > 0).count() as u64,
+        files: toc
+            .entries
+            .iter()
+            .filter(|row| row.kind != "chunk" && is_landmark(&row.name).is_none())
+            .count() as u64,
+        chunks: toc
+            .entries
+            .iter()
+            .filter(|row| row.kind == "chunk" || row.kind == "reg" && row.size > 0)
+            .count() as u64,
         landmark,
         prefetch_files: toc.entries.iter().filter(prefetched).count() as u64,
-        prefetch_bytes: toc.entries.iter().filter(prefetched).map(|row| row.size).sum(),
+        prefetch_bytes: toc
+            .entries
+            .iter()
+            .filter(prefetched)
+            .map(|row| row.size)
+            .sum(),
         prefetch_end_bytes,
     }))
 }
@@ -155,18 +195,27 @@ fn inspect_layer(
         let toc = serde_json::to_value(&toc).map_err(|error| Failure::new(1, error))?;
         return output::json(&toc);
     }
-    output::line(format_args!("{:>12} {:>10} {:<8} name", "offset", "size", "type"))?;
+    output::line(format_args!(
+        "{:>12} {:>10} {:<8} name",
+        "offset", "size", "type"
+    ))?;
     for row in &toc.entries {
         let (offset, size) = match &*row.kind {
             "reg" if row.size > 0 => (row.offset.to_string(), Size(row.size).to_string()),
-            "chunk" => (row.offset.to_string(), format!("+{}", Size(row.chunk_offset))),
+            "chunk" => (
+                row.offset.to_string(),
+                format!("+{}", Size(row.chunk_offset)),
+            ),
             _ => ("-".to_owned(), "-".to_owned()),
         };
         let link = match &*row.link_name {
             "" => String::new(),
             target => format!(" -> {target}"),
         };
-        output::line(format_args!("{offset:>12} {size:>10} {:<8} {}{link}", row.kind, row.name))?;
+        output::line(format_args!(
+            "{offset:>12} {size:>10} {:<8} {}{link}",
+            row.kind, row.name
+        ))?;
     }
     Ok(())
 }

@@ -17,14 +17,19 @@ const MEMORY_BYTES: u64 = 256 << 20;
 /// Runs `esgz verify`.
 pub(super) fn verify(args: &VerifyArgs, cancel: &Cancel) -> Result<(), Failure> {
     let threads = args.threads.map_or_else(all_cores, usize::from);
-    let parallel = Parallel { threads, memory_bytes: MEMORY_BYTES };
+    let parallel = Parallel {
+        threads,
+        memory_bytes: MEMORY_BYTES,
+    };
     let image = source::open(&args.image)?;
     let mut verified = Vec::new();
     for layer in &image.layers {
         let blob = image.open_layer(layer)?;
         let found = verify_layer(&blob, parallel, cancel)
             .and_then(|found| as_described(layer, &found).map(|()| found))
-            .map_err(|error| Failure::from(error).context(format!("layer {}", layer.blob.digest)))?;
+            .map_err(|error| {
+                Failure::from(error).context(format!("layer {}", layer.blob.digest))
+            })?;
         verified.push(found);
     }
     let chunks: u64 = verified.iter().map(|layer| layer.chunks).sum();
@@ -49,7 +54,10 @@ fn as_described(layer: &SourceLayer, found: &VerifiedLayer) -> Result<(), Verify
     must_equal("size", &found.size_bytes, &layer.blob.size_bytes)?;
     must_equal("digest", &found.digest, &layer.blob.digest)?;
     must_equal("DiffID", &found.diff_id, &layer.diff_id)?;
-    let annotated = layer.toc_digest.clone().unwrap_or_else(|| "none".to_owned());
+    let annotated = layer
+        .toc_digest
+        .clone()
+        .unwrap_or_else(|| "none".to_owned());
     must_equal("TOC digest", &found.toc_digest.to_string(), &annotated)
 }
 
@@ -64,4 +72,3 @@ fn layer_json(layer: &VerifiedLayer) -> Value {
         "chunks": layer.chunks,
     })
 }
-

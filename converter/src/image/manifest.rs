@@ -44,7 +44,10 @@ pub struct BlobId {
 impl BlobId {
     /// The id of `bytes`.
     pub fn of(bytes: &[u8]) -> Self {
-        Self { digest: Digest::of(bytes), size_bytes: bytes.len() as u64 }
+        Self {
+            digest: Digest::of(bytes),
+            size_bytes: bytes.len() as u64,
+        }
     }
 
     /// What `descriptor` names.
@@ -52,7 +55,10 @@ impl BlobId {
     /// # Errors
     /// When its digest is not a SHA-256.
     pub fn from_descriptor(descriptor: &Descriptor) -> Result<Self, DigestError> {
-        Ok(Self { digest: descriptor.digest().to_string().parse()?, size_bytes: descriptor.size() })
+        Ok(Self {
+            digest: descriptor.digest().to_string().parse()?,
+            size_bytes: descriptor.size(),
+        })
     }
 }
 
@@ -84,8 +90,13 @@ pub struct NewLayer {
 /// else as it was.
 pub fn rewrite_config(config: &Document<ImageConfiguration>, layers: &[NewLayer]) -> Vec<u8> {
     let mut raw = config.raw.clone();
-    let diff_ids: Vec<String> = layers.iter().map(|layer| layer.diff_id.to_string()).collect();
-    let rootfs = raw.entry("rootfs").or_insert_with(|| json!({ "type": "layers" }));
+    let diff_ids: Vec<String> = layers
+        .iter()
+        .map(|layer| layer.diff_id.to_string())
+        .collect();
+    let rootfs = raw
+        .entry("rootfs")
+        .or_insert_with(|| json!({ "type": "layers" }));
     if let Value::Object(rootfs) = rootfs {
         rootfs.insert("diff_ids".to_owned(), json!(diff_ids));
     }
@@ -104,7 +115,11 @@ pub fn rewrite_manifest(
     let mut raw = manifest.raw.clone();
     raw.insert("mediaType".to_owned(), json!(MANIFEST));
     if let Some(Value::Object(descriptor)) = raw.get_mut("config") {
-        if descriptor.get("mediaType").and_then(Value::as_str).is_none_or(is_docker) {
+        if descriptor
+            .get("mediaType")
+            .and_then(Value::as_str)
+            .is_none_or(is_docker)
+        {
             descriptor.insert("mediaType".to_owned(), json!(CONFIG));
         }
         set_blob(descriptor, config);

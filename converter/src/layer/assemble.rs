@@ -155,7 +155,10 @@ impl<'a, W: Write> Assembler<'a, W> {
         self.write(&gzip[..len])?;
         self.write(&footer(toc_offset_bytes))?;
         let offset_bytes = self.offset_bytes;
-        self.out.flush().map_err(|source| AssembleError::Write { offset_bytes, source })?;
+        self.out.flush().map_err(|source| AssembleError::Write {
+            offset_bytes,
+            source,
+        })?;
 
         let landmark = self.plan.rows.iter().find_map(|row| match row.source {
             RowSource::Landmark(".prefetch.landmark") => Some(row.first_member as usize),
@@ -177,7 +180,10 @@ impl<'a, W: Write> Assembler<'a, W> {
         let offset_bytes = self.offset_bytes;
         self.out
             .write_all(bytes)
-            .map_err(|source| AssembleError::Write { offset_bytes, source })?;
+            .map_err(|source| AssembleError::Write {
+                offset_bytes,
+                source,
+            })?;
         self.blob.update(bytes);
         self.offset_bytes += bytes.len() as u64;
         Ok(())
@@ -210,7 +216,9 @@ impl<'a, W: Write> Assembler<'a, W> {
             if is_regular {
                 first.digest = Some(match members.len() {
                     0 => Digest::of(b""),
-                    1 => self.placed[members.start].chunk_digest.unwrap_or(Digest::of(b"")),
+                    1 => self.placed[members.start]
+                        .chunk_digest
+                        .unwrap_or(Digest::of(b"")),
                     _ => self.file_digests[&index],
                 });
             }
@@ -226,11 +234,19 @@ impl<'a, W: Write> Assembler<'a, W> {
                 next.offset = placed.offset_bytes;
                 next.chunk_offset = chunk_offset;
                 // A reader takes a missing size as "to the file's end".
-                next.chunk_size = if len == u64::from(self.plan.chunk_bytes) { len } else { 0 };
+                next.chunk_size = if len == u64::from(self.plan.chunk_bytes) {
+                    len
+                } else {
+                    0
+                };
                 next.chunk_digest = placed.chunk_digest;
                 push_row(&mut json, &next);
                 chunk_offset += len;
-                next = TocEntry { name: name.clone(), kind: "chunk".into(), ..TocEntry::default() };
+                next = TocEntry {
+                    name: name.clone(),
+                    kind: "chunk".into(),
+                    ..TocEntry::default()
+                };
             }
             debug_assert_eq!(chunk_offset, size);
         }

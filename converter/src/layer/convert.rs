@@ -57,18 +57,29 @@ pub fn convert_layer(
     cancel: &Cancel,
 ) -> Result<FinishedLayer, ConvertError> {
     let digest = layer.digest;
-    let encode_error = |source| ConvertError::Encode { layer: digest, source };
-    let assemble_error = |source| ConvertError::Assemble { layer: digest, source };
+    let encode_error = |source| ConvertError::Encode {
+        layer: digest,
+        source,
+    };
+    let assemble_error = |source| ConvertError::Assemble {
+        layer: digest,
+        source,
+    };
     let buffers = Buffers::default();
     let mut assembler = Assembler::new(layer, plan, out);
     in_order(
         options.parallel,
         cancel,
-        plan.members
-            .iter()
-            .map(|member| Costed { job: member, cost_bytes: Encoder::cost_bytes(member) }),
+        plan.members.iter().map(|member| Costed {
+            job: member,
+            cost_bytes: Encoder::cost_bytes(member),
+        }),
         || Encoder::new(options.level, &buffers),
-        |encoder, member| encoder.encode(plan, member, &layer.spool).map_err(encode_error),
+        |encoder, member| {
+            encoder
+                .encode(plan, member, &layer.spool)
+                .map_err(encode_error)
+        },
         |encoded| {
             assembler.member(&encoded).map_err(assemble_error)?;
             buffers.give_back(encoded.raw);
@@ -76,5 +87,7 @@ pub fn convert_layer(
             Ok(())
         },
     )?;
-    assembler.finish(&mut options.level.compressor()).map_err(assemble_error)
+    assembler
+        .finish(&mut options.level.compressor())
+        .map_err(assemble_error)
 }

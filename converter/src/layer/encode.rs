@@ -68,7 +68,11 @@ const REUSED_BUFFER_BYTES: usize = 512 << 10;
 
 impl Buffers {
     fn take(&self, len_bytes: usize) -> Vec<u8> {
-        let reused = if len_bytes >= REUSED_BUFFER_BYTES { self.0.pop() } else { None };
+        let reused = if len_bytes >= REUSED_BUFFER_BYTES {
+            self.0.pop()
+        } else {
+            None
+        };
         reused.unwrap_or_default()
     }
 
@@ -89,7 +93,10 @@ pub struct Encoder<'a> {
 impl<'a> Encoder<'a> {
     /// A worker that compresses at `level`.
     pub fn new(level: Level, buffers: &'a Buffers) -> Self {
-        Self { compressor: level.compressor(), buffers }
+        Self {
+            compressor: level.compressor(),
+            buffers,
+        }
     }
 
     /// Memory that [`Encoder::encode`] takes for `member` until its result is dropped.
@@ -120,7 +127,11 @@ impl<'a> Encoder<'a> {
             .gzip_compress(&raw, &mut gzip)
             .expect("the buffer has the size that libdeflate asks for");
         gzip.truncate(len);
-        Ok(Encoded { raw, gzip, chunk_digest })
+        Ok(Encoded {
+            raw,
+            gzip,
+            chunk_digest,
+        })
     }
 }
 
@@ -140,7 +151,10 @@ fn read_member<R: ReadAt>(
         match *segment {
             Segment::Spool { offset_bytes, .. } => spool
                 .read_exact_at(target, offset_bytes)
-                .map_err(|source| EncodeError::Spool { offset_bytes, source })?,
+                .map_err(|source| EncodeError::Spool {
+                    offset_bytes,
+                    source,
+                })?,
             Segment::Literal { offset, .. } => {
                 let offset = offset as usize;
                 target.copy_from_slice(&plan.literals[offset..offset + target.len()]);

@@ -7,8 +7,9 @@ pub const FOOTER_BYTES: usize = 51;
 pub const LEGACY_FOOTER_BYTES: usize = 47;
 
 /// Gzip header with FEXTRA, then XLEN = 26 and the subfield `SG` of 22 bytes.
-const HEAD: [u8; 16] =
-    [0x1f, 0x8b, 8, 4, 0, 0, 0, 0, 0, 255, 26, 0, b'S', b'G', 22, 0];
+const HEAD: [u8; 16] = [
+    0x1f, 0x8b, 8, 4, 0, 0, 0, 0, 0, 255, 26, 0, b'S', b'G', 22, 0,
+];
 /// An empty final stored block, then CRC-32 and ISIZE of nothing.
 const TAIL: [u8; 13] = [1, 0, 0, 0xff, 0xff, 0, 0, 0, 0, 0, 0, 0, 0];
 const MAGIC: &[u8; 6] = b"STARGZ";

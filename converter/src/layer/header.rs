@@ -58,7 +58,11 @@ pub fn rewritten(entry: &Entry) -> Vec<u8> {
     header.set_mode(entry.mode & 0o7777);
     header.set_uid(u64::from(entry.uid.min(0o777_7777)));
     header.set_gid(u64::from(entry.gid.min(0o777_7777)));
-    header.set_mtime(u64::try_from(entry.mtime.secs).unwrap_or(0).min(0o777_7777_7777));
+    header.set_mtime(
+        u64::try_from(entry.mtime.secs)
+            .unwrap_or(0)
+            .min(0o777_7777_7777),
+    );
     header.set_size(entry.size_bytes.min(0o777_7777_7777));
     header.set_cksum();
 

@@ -57,7 +57,8 @@ where
             let worker = move || {
                 let mut state = state();
                 for (number, job) in jobs {
-                    if cancel.is_cancelled() || results.send((number, work(&mut state, job))).is_err()
+                    if cancel.is_cancelled()
+                        || results.send((number, work(&mut state, job))).is_err()
                     {
                         break;
                     }
@@ -87,7 +88,9 @@ where
                 if !(queue_has_room && (fits || under_way.is_empty())) {
                     break;
                 }
-                let Some(Costed { job, cost_bytes }) = jobs.next() else { break };
+                let Some(Costed { job, cost_bytes }) = jobs.next() else {
+                    break;
+                };
                 used_bytes += cost_bytes;
                 under_way.push_back((cost_bytes, None));
                 if job_sender.send((handed_out, job)).is_err() {
@@ -136,7 +139,10 @@ mod tests {
     }
 
     fn costed(job: u64) -> Costed<u64> {
-        Costed { job, cost_bytes: 10 }
+        Costed {
+            job,
+            cost_bytes: 10,
+        }
     }
 
     #[test]
@@ -145,7 +151,10 @@ mod tests {
             let under_way = AtomicU64::new(0);
             let mut seen = Vec::new();
             let result = in_order(
-                Parallel { threads, memory_bytes },
+                Parallel {
+                    threads,
+                    memory_bytes,
+                },
                 &Cancel::default(),
                 (0..200).map(|job| {
                     // One job more than the bound: it is made before it is admitted.
@@ -175,11 +184,20 @@ mod tests {
     fn the_first_failure_in_order_is_reported() {
         for threads in [1, 4] {
             let result = in_order(
-                Parallel { threads, memory_bytes: 1000 },
+                Parallel {
+                    threads,
+                    memory_bytes: 1000,
+                },
                 &Cancel::default(),
                 (0..100).map(costed),
                 || (),
-                |(), job| if job == 30 || job == 31 { Err(Failure::Job(job)) } else { Ok(job) },
+                |(), job| {
+                    if job == 30 || job == 31 {
+                        Err(Failure::Job(job))
+                    } else {
+                        Ok(job)
+                    }
+                },
                 |_| Ok(()),
             );
             assert_eq!(result, Err(Failure::Job(30)));
@@ -190,7 +208,10 @@ mod tests {
     fn cancelling_ends_the_work() {
         let cancel = Cancel::default();
         let result = in_order(
-            Parallel { threads: 2, memory_bytes: 1000 },
+            Parallel {
+                threads: 2,
+                memory_bytes: 1000,
+            },
             &cancel,
             (0..).map(costed),
             || (),

@@ -22,7 +22,9 @@ pub struct PlanOptions {
 
 impl Default for PlanOptions {
     fn default() -> Self {
-        Self { chunk_bytes: 4 << 20 }
+        Self {
+            chunk_bytes: 4 << 20,
+        }
     }
 }
 
@@ -191,8 +193,16 @@ impl<'a> Builder<'a> {
             self.spool(entry.header.offset_bytes, entry.header.len_bytes);
         }
         let first_member = self.next_member();
-        let chunks = if entry.kind == EntryKind::Regular { self.contents(entry) } else { 0 };
-        self.row(TocRow { source: RowSource::Entry(index), first_member, chunks });
+        let chunks = if entry.kind == EntryKind::Regular {
+            self.contents(entry)
+        } else {
+            0
+        };
+        self.row(TocRow {
+            source: RowSource::Entry(index),
+            first_member,
+            chunks,
+        });
         if self.before_landmark && entry.kind == EntryKind::Regular {
             self.plan.prefetch.files += 1;
             self.plan.prefetch.bytes += entry.size_bytes;
@@ -250,7 +260,11 @@ impl<'a> Builder<'a> {
             member.chunk_bytes = 1;
         }
         self.zeros(BLOCK_BYTES - 1);
-        self.row(TocRow { source: RowSource::Landmark(name), first_member, chunks: 1 });
+        self.row(TocRow {
+            source: RowSource::Landmark(name),
+            first_member,
+            chunks: 1,
+        });
         self.before_landmark = false;
     }
 
@@ -264,7 +278,12 @@ impl<'a> Builder<'a> {
             self.plan.members.push(member);
         }
         let first_segment = count(self.plan.segments.len());
-        self.open = Some(Member { first_segment, segments: 0, len_bytes: 0, chunk_bytes: 0 });
+        self.open = Some(Member {
+            first_segment,
+            segments: 0,
+            len_bytes: 0,
+            chunk_bytes: 0,
+        });
     }
 
     fn row(&mut self, row: TocRow) {
@@ -297,7 +316,10 @@ impl<'a> Builder<'a> {
     fn append(&mut self, mut len_bytes: u64, segment: impl Fn(u64, u32) -> Segment) {
         let mut skipped = 0;
         while len_bytes > 0 {
-            if self.open.is_none_or(|m| m.len_bytes - m.chunk_bytes >= self.tail_limit()) {
+            if self
+                .open
+                .is_none_or(|m| m.len_bytes - m.chunk_bytes >= self.tail_limit())
+            {
                 self.begin_member();
             }
             let limit = self.tail_limit();
@@ -306,7 +328,11 @@ impl<'a> Builder<'a> {
             let len = count_u64(len_bytes.min(u64::from(room)));
             let next = segment(skipped, len);
             let joined = member.segments > 0
-                && self.plan.segments.last_mut().is_some_and(|last| join(last, next));
+                && self
+                    .plan
+                    .segments
+                    .last_mut()
+                    .is_some_and(|last| join(last, next));
             if !joined {
                 self.plan.segments.push(next);
                 member.segments += 1;
@@ -340,13 +366,24 @@ const MIN_TAIL_BYTES: u32 = 64 << 10;
 fn join(last: &mut Segment, next: Segment) -> bool {
     match (last, next) {
         (
-            Segment::Spool { offset_bytes, len_bytes },
-            Segment::Spool { offset_bytes: next_offset, len_bytes: next_len },
+            Segment::Spool {
+                offset_bytes,
+                len_bytes,
+            },
+            Segment::Spool {
+                offset_bytes: next_offset,
+                len_bytes: next_len,
+            },
         ) if *offset_bytes + u64::from(*len_bytes) == next_offset => {
             *len_bytes += next_len;
             true
         }
-        (Segment::Zeros { len_bytes }, Segment::Zeros { len_bytes: next_len }) => {
+        (
+            Segment::Zeros { len_bytes },
+            Segment::Zeros {
+                len_bytes: next_len,
+            },
+        ) => {
             *len_bytes += next_len;
             true
         }

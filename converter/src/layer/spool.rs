@@ -71,7 +71,6 @@ impl Spool {
     pub fn new(file: File, len_bytes: u64) -> Self {
         Self { file, len_bytes }
     }
-
 }
 
 impl ReadAt for Spool {

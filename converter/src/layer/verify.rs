@@ -53,7 +53,11 @@ impl VerifiedLayer {
         for (what, found, expected) in digests {
             must_equal(what, &found, &expected)?;
         }
-        must_equal("uncompressed size", &self.uncompressed_bytes, &written.uncompressed_bytes)
+        must_equal(
+            "uncompressed size",
+            &self.uncompressed_bytes,
+            &written.uncompressed_bytes,
+        )
     }
 }
 
@@ -67,7 +71,11 @@ pub fn must_equal<T: PartialEq + ToString>(
     if found == expected {
         return Ok(());
     }
-    Err(VerifyError::Mismatch { what, found: found.to_string(), expected: expected.to_string() })
+    Err(VerifyError::Mismatch {
+        what,
+        found: found.to_string(),
+        expected: expected.to_string(),
+    })
 }
 
 /// What is wrong with a blob.
@@ -149,8 +157,10 @@ pub fn read_toc(file: &File) -> Result<(Vec<u8>, u64), VerifyError> {
     }
     let mut gzip = vec![0; usize::try_from(footer_at - toc_offset_bytes).unwrap_or(usize::MAX)];
     read_at(file, &mut gzip, toc_offset_bytes)?;
-    let json = inflate::toc_json(&gzip)
-        .map_err(|reason| VerifyError::Toc { toc_offset_bytes, reason })?;
+    let json = inflate::toc_json(&gzip).map_err(|reason| VerifyError::Toc {
+        toc_offset_bytes,
+        reason,
+    })?;
     Ok((json, toc_offset_bytes))
 }
 
@@ -159,7 +169,10 @@ pub fn read_toc(file: &File) -> Result<(Vec<u8>, u64), VerifyError> {
 /// # Errors
 /// When it is no TOC of version 1.
 pub fn parse_toc(json: &[u8], toc_offset_bytes: u64) -> Result<Toc<'_>, VerifyError> {
-    let damaged = |reason: String| VerifyError::Toc { toc_offset_bytes, reason };
+    let damaged = |reason: String| VerifyError::Toc {
+        toc_offset_bytes,
+        reason,
+    };
     let toc: Toc<'_> = serde_json::from_slice(json).map_err(|error| damaged(error.to_string()))?;
     if toc.version != 1 {
         return Err(damaged(format!("unknown version {}", toc.version)));
@@ -189,7 +202,10 @@ pub fn verify_layer(
     in_order(
         parallel,
         cancel,
-        runs.iter().map(|run| Costed { job: run, cost_bytes: run.cost_bytes() }),
+        runs.iter().map(|run| Costed {
+            job: run,
+            cost_bytes: run.cost_bytes(),
+        }),
         inflate::Inflater::default,
         |inflater, run| inflater.run(file, run, &rows),
         |run: inflate::InflatedRun| {
@@ -212,12 +228,17 @@ pub fn verify_layer(
 }
 
 fn blob_size(file: &File) -> Result<u64, VerifyError> {
-    let metadata =
-        file.metadata().map_err(|source| VerifyError::Read { offset_bytes: 0, source })?;
+    let metadata = file.metadata().map_err(|source| VerifyError::Read {
+        offset_bytes: 0,
+        source,
+    })?;
     Ok(metadata.len())
 }
 
 fn read_at(file: &File, buffer: &mut [u8], offset_bytes: u64) -> Result<(), VerifyError> {
     file.read_exact_at(buffer, offset_bytes)
-        .map_err(|source| VerifyError::Read { offset_bytes, source })
+        .map_err(|source| VerifyError::Read {
+            offset_bytes,
+            source,
+        })
 }

@@ -175,16 +175,23 @@ impl Profile {
     pub fn parse(json: &[u8]) -> Result<Self, ProfileError> {
         let profile: Self = serde_json::from_slice(json).map_err(ProfileError::Syntax)?;
         if profile.esgz_profile != VERSION {
-            return Err(ProfileError::Version { found: profile.esgz_profile });
+            return Err(ProfileError::Version {
+                found: profile.esgz_profile,
+            });
         }
         for file in &profile.files {
-            let wrong = |reason| ProfileError::File { path: file.path.clone(), reason };
+            let wrong = |reason| ProfileError::File {
+                path: file.path.clone(),
+                reason,
+            };
             if file.layer as usize >= profile.image.layers.len() {
                 return Err(wrong("is in a layer that the image does not have"));
             }
             let mut reached = 0;
             for &(offset, len) in &file.ranges {
-                let end = offset.checked_add(len).ok_or(wrong("has a range past its end"))?;
+                let end = offset
+                    .checked_add(len)
+                    .ok_or(wrong("has a range past its end"))?;
                 if offset < reached || len == 0 {
                     return Err(wrong("has ranges that are not ascending and disjoint"));
                 }
@@ -229,8 +236,14 @@ impl Profile {
 }
 
 fn lines(rows: impl Iterator<Item = serde_json::Result<String>>) -> String {
-    let rows: Vec<String> = rows.map(|row| row.expect("text and numbers are JSON")).collect();
-    if rows.is_empty() { "[]".to_owned() } else { format!("[\n{}]", rows.join(",\n")) }
+    let rows: Vec<String> = rows
+        .map(|row| row.expect("text and numbers are JSON"))
+        .collect();
+    if rows.is_empty() {
+        "[]".to_owned()
+    } else {
+        format!("[\n{}]", rows.join(",\n"))
+    }
 }
 
 #[cfg(test)]
@@ -257,7 +270,11 @@ mod tests {
             let error = Profile::parse(changed.as_bytes()).unwrap_err();
             assert!(error.to_string().contains(message), "{error}");
         };
-        check("\"layer\":0", "\"layer\":1", "layer that the image does not have");
+        check(
+            "\"layer\":0",
+            "\"layer\":1",
+            "layer that the image does not have",
+        );
         check("[[0,4096]]", "[[0,9000]]", "past its end");
         check("[[0,4096]]", "[[100,4],[90,4]]", "ascending");
         check("[[0,4096]]", "[[100,18446744073709551615]]", "past its end");

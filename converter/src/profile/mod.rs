@@ -7,8 +7,6 @@ mod document;
 mod record;
 mod select;
 
-pub use document::{
-    Collector, Ended, Image, Phase, Profile, ProfileError, ProfiledFile, Workload,
-};
+pub use document::{Collector, Ended, Image, Phase, Profile, ProfileError, ProfiledFile, Workload};
 pub use record::{RecordError, RecordLine, parse_record, to_record};
 pub use select::{Prioritized, from_paths, from_profile};

@@ -39,7 +39,10 @@ pub fn parse_record(text: &[u8]) -> Result<Vec<RecordLine>, RecordError> {
         .enumerate()
         .filter(|(_, line)| !line.trim_ascii().is_empty())
         .map(|(index, line)| {
-            serde_json::from_slice(line).map_err(|source| RecordError { line: index + 1, source })
+            serde_json::from_slice(line).map_err(|source| RecordError {
+                line: index + 1,
+                source,
+            })
         })
         .collect()
 }

@@ -26,7 +26,10 @@ pub fn from_profile(profile: &Profile, layers: &[ScannedLayer]) -> Prioritized {
         return from_paths(touched.map(|file| file.path.as_str()), layers);
     }
     let index = Index::new(layers);
-    let mut found = Prioritized { layers: vec![Vec::new(); layers.len()], missed: Vec::new() };
+    let mut found = Prioritized {
+        layers: vec![Vec::new(); layers.len()],
+        missed: Vec::new(),
+    };
     for file in touched {
         match index.in_layer(file.layer, file.path.as_bytes()) {
             Some(id) => found.layers[id.layer as usize].push(id.entry),
@@ -42,7 +45,10 @@ pub fn from_paths<'a>(
     layers: &[ScannedLayer],
 ) -> Prioritized {
     let index = Index::new(layers);
-    let mut found = Prioritized { layers: vec![Vec::new(); layers.len()], missed: Vec::new() };
+    let mut found = Prioritized {
+        layers: vec![Vec::new(); layers.len()],
+        missed: Vec::new(),
+    };
     let mut seen = HashSet::new();
     for path in paths {
         let cleaned = clean_path(path.as_bytes()).unwrap_or_default();
@@ -62,7 +68,9 @@ impl Index {
     fn new(layers: &[ScannedLayer]) -> Self {
         let paths = |layer: &ScannedLayer| {
             let numbered = (0..).zip(&layer.entries);
-            numbered.filter_map(|(index, entry): (u32, &Entry)| Some((entry.path()?, index))).collect()
+            numbered
+                .filter_map(|(index, entry): (u32, &Entry)| Some((entry.path()?, index)))
+                .collect()
         };
         Self(layers.iter().map(paths).collect())
     }
@@ -88,7 +96,10 @@ impl Index {
     fn is_hidden_by(&self, layer: u32, path: &[u8]) -> bool {
         let paths = &self.0[layer as usize];
         let starts = std::iter::once(0).chain(
-            path.iter().enumerate().filter(|&(_, &b)| b == b'/').map(|(at, _)| at + 1),
+            path.iter()
+                .enumerate()
+                .filter(|&(_, &b)| b == b'/')
+                .map(|(at, _)| at + 1),
         );
         starts.into_iter().any(|start| {
             let (parent, rest) = path.split_at(start);

@@ -63,27 +63,43 @@ impl OciLayoutSink {
             Ok(bytes) => Some(parse_index(&index_path, &bytes)?),
             Err(error) if error.kind() == io::ErrorKind::NotFound => None,
             Err(error) if error.kind() == io::ErrorKind::NotADirectory => {
-                return Err(SinkError::NotALayout { path: dir.to_owned() });
+                return Err(SinkError::NotALayout {
+                    path: dir.to_owned(),
+                });
             }
             Err(source) => {
-                return Err(SinkError::Write { operation: "reading", path: index_path, source });
+                return Err(SinkError::Write {
+                    operation: "reading",
+                    path: index_path,
+                    source,
+                });
             }
         };
         let is_new = match std::fs::read_dir(dir) {
             Ok(mut entries) => {
                 if index.is_none() && entries.next().is_some() {
-                    return Err(SinkError::NotALayout { path: dir.to_owned() });
+                    return Err(SinkError::NotALayout {
+                        path: dir.to_owned(),
+                    });
                 }
                 false
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => true,
             Err(source) => {
-                return Err(SinkError::Write { operation: "reading", path: dir.to_owned(), source });
+                return Err(SinkError::Write {
+                    operation: "reading",
+                    path: dir.to_owned(),
+                    source,
+                });
             }
         };
         let staging = if is_new { parent(dir) } else { dir.to_owned() };
         let metadata = std::fs::metadata(&staging).and_then(|metadata| {
-            if metadata.is_dir() { Ok(()) } else { Err(io::ErrorKind::NotADirectory.into()) }
+            if metadata.is_dir() {
+                Ok(())
+            } else {
+                Err(io::ErrorKind::NotADirectory.into())
+            }
         });
         metadata.map_err(|source| SinkError::Write {
             operation: "writing to",
@@ -91,7 +107,13 @@ impl OciLayoutSink {
             source,
         })?;
         let tag = tag.map(str::to_owned);
-        Ok(Self { dir: dir.to_owned(), tag, index, staging, blobs: Vec::new() })
+        Ok(Self {
+            dir: dir.to_owned(),
+            tag,
+            index,
+            staging,
+            blobs: Vec::new(),
+        })
     }
 
     /// A file for a blob whose digest is not known yet.
@@ -102,7 +124,10 @@ impl OciLayoutSink {
         let mode = Mode::from_raw_mode(0o644);
         let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
         match rustix::fs::open(&self.staging, flags, mode) {
-            Ok(fd) => Ok(StagedBlob { file: fd.into(), named: None }),
+            Ok(fd) => Ok(StagedBlob {
+                file: fd.into(),
+                named: None,
+            }),
             Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::ISDIR) => self.stage_named(),
             Err(error) => Err(self.error("creating a blob in", &self.staging, error.into())),
         }
@@ -114,7 +139,10 @@ impl OciLayoutSink {
             .tempfile_in(&self.staging)
             .map_err(|source| self.error("creating a blob in", &self.staging, source))?;
         let (file, path) = named.into_parts();
-        Ok(StagedBlob { file, named: Some(path) })
+        Ok(StagedBlob {
+            file,
+            named: Some(path),
+        })
     }
 
     /// Takes over a completely written blob.
@@ -149,7 +177,12 @@ impl OciLayoutSink {
     /// When a step fails; the destination has its old index then, or does not exist.
     pub fn commit(mut self, manifest: &[u8], platform: &Value) -> Result<PathBuf, SinkError> {
         let id = self.add_bytes(manifest)?;
-        let index = to_json(&extend_index(self.index.take(), id, self.tag.as_deref(), platform));
+        let index = to_json(&extend_index(
+            self.index.take(),
+            id,
+            self.tag.as_deref(),
+            platform,
+        ));
         if self.staging == self.dir {
             self.fill(&self.dir.clone(), &index)?;
             return Ok(self.dir);
@@ -200,9 +233,16 @@ impl OciLayoutSink {
         write().map_err(|source| self.error("writing", path, source))
     }
 
-    #[allow(clippy::unused_self, reason = "reads as a method of the sink at every call")]
+    #[allow(
+        clippy::unused_self,
+        reason = "reads as a method of the sink at every call"
+    )]
     fn error(&self, operation: &'static str, path: &Path, source: io::Error) -> SinkError {
-        SinkError::Write { operation, path: path.to_owned(), source }
+        SinkError::Write {
+            operation,
+            path: path.to_owned(),
+            source,
+        }
     }
 }
 
@@ -232,7 +272,10 @@ fn parent(path: &Path) -> PathBuf {
 }
 
 fn parse_index(path: &Path, bytes: &[u8]) -> Result<Map<String, Value>, SinkError> {
-    let invalid = |reason: String| SinkError::Index { path: path.to_owned(), reason };
+    let invalid = |reason: String| SinkError::Index {
+        path: path.to_owned(),
+        reason,
+    };
     let index: Map<String, Value> =
         serde_json::from_slice(bytes).map_err(|error| invalid(error.to_string()))?;
     match index.get("manifests") {

@@ -152,7 +152,11 @@ pub enum SourceError {
 fn list(names: &[String]) -> String {
     match names {
         [] => "none".to_owned(),
-        names => names.iter().map(|name| format!("\"{name}\"")).collect::<Vec<_>>().join(", "),
+        names => names
+            .iter()
+            .map(|name| format!("\"{name}\""))
+            .collect::<Vec<_>>()
+            .join(", "),
     }
 }
 

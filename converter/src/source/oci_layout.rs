@@ -8,9 +8,7 @@ use oci_spec::image::{Descriptor, ImageConfiguration, ImageIndex, ImageManifest}
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
-use crate::image::manifest::{
-    DOCKER_LIST, DOCKER_MANIFEST, INDEX, MANIFEST, REF_NAME, TOC_DIGEST,
-};
+use crate::image::manifest::{DOCKER_LIST, DOCKER_MANIFEST, INDEX, MANIFEST, REF_NAME, TOC_DIGEST};
 use crate::image::{BlobId, Document, ImageRef};
 use crate::source::{SourceError, SourceImage, SourceLayer};
 
@@ -33,27 +31,43 @@ pub(super) fn open(
 ) -> Result<SourceImage, SourceError> {
     let marker = dir.join("oci-layout");
     if let Err(source) = std::fs::metadata(&marker) {
-        return Err(SourceError::NoLayout { dir: dir.to_owned(), source });
+        return Err(SourceError::NoLayout {
+            dir: dir.to_owned(),
+            source,
+        });
     }
     let index_path = dir.join("index.json");
     let what = || index_path.display().to_string();
-    let file = File::open(&index_path)
-        .map_err(|source| SourceError::Read { path: index_path.clone(), source })?;
+    let file = File::open(&index_path).map_err(|source| SourceError::Read {
+        path: index_path.clone(),
+        source,
+    })?;
     let bytes = read_document(file, &index_path, what)?;
     let index: ImageIndex = parse(&bytes, what)?;
-    let store = Store { dir: dir.to_owned() };
+    let store = Store {
+        dir: dir.to_owned(),
+    };
     let descriptor = choose(&index, dir, tag)?;
     let descriptor = store.resolve(reference, descriptor)?;
     let manifest: Document<ImageManifest> = store.document("manifest", &descriptor)?;
     let config_type = manifest.parsed.config().media_type().to_string();
     if !config_type.contains("image.config") && !config_type.contains("container.image") {
         let what = format!("manifest {}", manifest.id.digest);
-        return Err(SourceError::MediaType { what, media_type: config_type });
+        return Err(SourceError::MediaType {
+            what,
+            media_type: config_type,
+        });
     }
     let config: Document<ImageConfiguration> =
         store.document("configuration", manifest.parsed.config())?;
     let layers = layers(&manifest, &config)?;
-    Ok(SourceImage { reference: reference.clone(), manifest, config, layers, store })
+    Ok(SourceImage {
+        reference: reference.clone(),
+        manifest,
+        config,
+        layers,
+        store,
+    })
 }
 
 /// The descriptor that `tag` names, or the only one.
@@ -63,9 +77,19 @@ fn choose<'a>(
     tag: Option<&str>,
 ) -> Result<&'a Descriptor, SourceError> {
     let name = |descriptor: &Descriptor| {
-        descriptor.annotations().as_ref().and_then(|all| all.get(REF_NAME)).cloned()
+        descriptor
+            .annotations()
+            .as_ref()
+            .and_then(|all| all.get(REF_NAME))
+            .cloned()
     };
-    let known = || index.manifests().iter().filter_map(name).collect::<Vec<_>>();
+    let known = || {
+        index
+            .manifests()
+            .iter()
+            .filter_map(name)
+            .collect::<Vec<_>>()
+    };
     match tag {
         Some(tag) => index
             .manifests()
@@ -82,7 +106,10 @@ fn choose<'a>(
                 what: dir.join("index.json").display().to_string(),
                 reason: "it lists no image".to_owned(),
             }),
-            _ => Err(SourceError::Ambiguous { dir: dir.to_owned(), known: known() }),
+            _ => Err(SourceError::Ambiguous {
+                dir: dir.to_owned(),
+                known: known(),
+            }),
         },
     }
 }
@@ -111,13 +138,17 @@ fn layers(
             let media_type = descriptor.media_type().to_string();
             let what = || format!("layer {}", descriptor.digest());
             if !is_layer(&media_type) {
-                return Err(SourceError::MediaType { what: what(), media_type });
+                return Err(SourceError::MediaType {
+                    what: what(),
+                    media_type,
+                });
             }
             Ok(SourceLayer {
                 blob: blob_id(descriptor, what)?,
-                diff_id: diff_id
-                    .parse()
-                    .map_err(|source| SourceError::Digest { what: config_what(), source })?,
+                diff_id: diff_id.parse().map_err(|source| SourceError::Digest {
+                    what: config_what(),
+                    source,
+                })?,
                 media_type,
                 toc_digest: descriptor
                     .annotations()
@@ -133,22 +164,20 @@ fn layers(
 /// (`foreign`), cannot be converted.
 fn is_layer(media_type: &str) -> bool {
     const OCI: &str = "application/vnd.oci.image.layer.v1.tar";
-    const OCI_NONDISTRIBUTABLE: &str =
-        "application/vnd.oci.image.layer.nondistributable.v1.tar";
+    const OCI_NONDISTRIBUTABLE: &str = "application/vnd.oci.image.layer.nondistributable.v1.tar";
     const DOCKER: &str = "application/vnd.docker.image.rootfs.diff.tar";
     [OCI, OCI_NONDISTRIBUTABLE, DOCKER].iter().any(|base| {
-        media_type.strip_prefix(base).is_some_and(|suffix| {
-            matches!(suffix, "" | "+gzip" | "+zstd" | ".gzip" | ".zstd")
-        })
+        media_type
+            .strip_prefix(base)
+            .is_some_and(|suffix| matches!(suffix, "" | "+gzip" | "+zstd" | ".gzip" | ".zstd"))
     })
 }
 
-fn blob_id(
-    descriptor: &Descriptor,
-    what: impl FnOnce() -> String,
-) -> Result<BlobId, SourceError> {
-    BlobId::from_descriptor(descriptor)
-        .map_err(|source| SourceError::Digest { what: what(), source })
+fn blob_id(descriptor: &Descriptor, what: impl FnOnce() -> String) -> Result<BlobId, SourceError> {
+    BlobId::from_descriptor(descriptor).map_err(|source| SourceError::Digest {
+        what: what(),
+        source,
+    })
 }
 
 impl Store {
@@ -204,24 +233,33 @@ impl Store {
         let found = BlobId::of(&bytes);
         if found != id {
             let expected_bytes = id.size_bytes;
-            return Err(SourceError::Damaged { what, digest: id.digest, expected_bytes, found });
+            return Err(SourceError::Damaged {
+                what,
+                digest: id.digest,
+                expected_bytes,
+                found,
+            });
         }
-        Ok(Document { raw: parse::<Map<String, Value>>(&bytes, name)?, parsed: parse(&bytes, name)?, id })
+        Ok(Document {
+            raw: parse::<Map<String, Value>>(&bytes, name)?,
+            parsed: parse(&bytes, name)?,
+            id,
+        })
     }
 
     fn open(&self, what: &'static str, id: BlobId) -> Result<File, SourceError> {
         let path = self.blob_path(id);
         File::open(&path).map_err(|source| match source.kind() {
-            io::ErrorKind::NotFound => SourceError::MissingBlob { what, digest: id.digest, path },
+            io::ErrorKind::NotFound => SourceError::MissingBlob {
+                what,
+                digest: id.digest,
+                path,
+            },
             _ => SourceError::Read { path, source },
         })
     }
 
-    pub(super) fn open_blob(
-        &self,
-        what: &'static str,
-        id: BlobId,
-    ) -> Result<File, SourceError> {
+    pub(super) fn open_blob(&self, what: &'static str, id: BlobId) -> Result<File, SourceError> {
         self.open(what, id)
     }
 }
@@ -232,10 +270,12 @@ fn choose_platform<'a>(
 ) -> Result<&'a Descriptor, SourceError> {
     let wanted = (std::env::consts::OS, architecture());
     let platform = |descriptor: &Descriptor| {
-        descriptor
-            .platform()
-            .as_ref()
-            .map(|platform| (platform.os().to_string(), platform.architecture().to_string()))
+        descriptor.platform().as_ref().map(|platform| {
+            (
+                platform.os().to_string(),
+                platform.architecture().to_string(),
+            )
+        })
     };
     let matches = |descriptor: &&Descriptor| {
         platform(descriptor).is_some_and(|(os, arch)| (os.as_str(), arch.as_str()) == wanted)
@@ -274,9 +314,14 @@ fn read_document(
     path: &Path,
     what: impl FnOnce() -> String,
 ) -> Result<Vec<u8>, SourceError> {
-    let read_error = |source| SourceError::Read { path: path.to_owned(), source };
+    let read_error = |source| SourceError::Read {
+        path: path.to_owned(),
+        source,
+    };
     let mut bytes = Vec::new();
-    file.take(MAX_DOCUMENT_BYTES + 1).read_to_end(&mut bytes).map_err(read_error)?;
+    file.take(MAX_DOCUMENT_BYTES + 1)
+        .read_to_end(&mut bytes)
+        .map_err(read_error)?;
     if bytes.len() as u64 > MAX_DOCUMENT_BYTES {
         return Err(SourceError::TooLarge {
             what: what(),
@@ -291,6 +336,8 @@ fn parse<T: DeserializeOwned>(
     bytes: &[u8],
     what: impl FnOnce() -> String,
 ) -> Result<T, SourceError> {
-    serde_json::from_slice(bytes)
-        .map_err(|error| SourceError::Invalid { what: what(), reason: error.to_string() })
+    serde_json::from_slice(bytes).map_err(|error| SourceError::Invalid {
+        what: what(),
+        reason: error.to_string(),
+    })
 }

@@ -33,7 +33,12 @@ pub(super) fn order(layer: &ScannedLayer, prioritized: &[u32]) -> Result<Order, 
             by_path.insert(path, index);
         }
     }
-    let mut picker = Picker { layer, by_path: &by_path, picked: vec![false; layer.entries.len()], order: Vec::new() };
+    let mut picker = Picker {
+        layer,
+        by_path: &by_path,
+        picked: vec![false; layer.entries.len()],
+        order: Vec::new(),
+    };
     for &index in prioritized {
         picker.pick(&path_of(index))?;
     }
@@ -41,7 +46,10 @@ pub(super) fn order(layer: &ScannedLayer, prioritized: &[u32]) -> Result<Order, 
     let rest = indices(layer)
         .filter(|&index| !picked[index as usize] && by_path.get(&path_of(index)) == Some(&index))
         .collect();
-    Ok(Order { prioritized: order, rest })
+    Ok(Order {
+        prioritized: order,
+        rest,
+    })
 }
 
 fn indices(layer: &ScannedLayer) -> impl Iterator<Item = u32> + use<> {
@@ -69,7 +77,11 @@ impl Picker<'_> {
     fn pick(&mut self, path: &[u8]) -> Result<(), PlanError> {
         // A chain of hardlinks, each a link to the next: followed without recursion.
         let mut chain = vec![path.to_vec()];
-        while let Some(link) = chain.last().and_then(|path| self.by_path.get(path)).copied() {
+        while let Some(link) = chain
+            .last()
+            .and_then(|path| self.by_path.get(path))
+            .copied()
+        {
             let entry = &self.layer.entries[link as usize];
             if entry.kind != EntryKind::Hardlink || self.picked[link as usize] {
                 break;
@@ -86,7 +98,12 @@ impl Picker<'_> {
         }
         for path in chain.iter().rev() {
             self.pick_one(b"");
-            for slash in path.iter().enumerate().filter(|&(_, &b)| b == b'/').map(|(at, _)| at) {
+            for slash in path
+                .iter()
+                .enumerate()
+                .filter(|&(_, &b)| b == b'/')
+                .map(|(at, _)| at)
+            {
                 self.pick_one(&path[..slash]);
             }
             self.pick_one(path);

@@ -52,25 +52,42 @@ pub(super) fn inflate(
     block_bytes: usize,
 ) -> Result<(), InflateError> {
     let mut out = Output::new(sender, limit_bytes, block_bytes);
-    let head = stream.fill_buf().map_err(|source| InflateError::Gzip { output_bytes: 0, source })?;
+    let head = stream.fill_buf().map_err(|source| InflateError::Gzip {
+        output_bytes: 0,
+        source,
+    })?;
     match head {
         [0x1f, 0x8b, ..] => inflate_gzip(stream, &mut out)?,
         [0x28, 0xb5, 0x2f, 0xfd, ..] | [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..] => {
-            let corrupt = |output_bytes, source| InflateError::Zstd { output_bytes, source };
-            let mut decoder = zstd::Decoder::with_buffer(stream)
-                .map_err(|source| InflateError::Zstd { output_bytes: 0, source })?;
+            let corrupt = |output_bytes, source| InflateError::Zstd {
+                output_bytes,
+                source,
+            };
+            let mut decoder =
+                zstd::Decoder::with_buffer(stream).map_err(|source| InflateError::Zstd {
+                    output_bytes: 0,
+                    source,
+                })?;
             out.copy(&mut decoder, corrupt)?;
         }
-        _ => out.copy(stream, |output_bytes, source| InflateError::Gzip { output_bytes, source })?,
+        _ => out.copy(stream, |output_bytes, source| InflateError::Gzip {
+            output_bytes,
+            source,
+        })?,
     }
     out.finish()
 }
 
 fn inflate_gzip(stream: &mut impl BufRead, out: &mut Output<'_>) -> Result<(), InflateError> {
-    let corrupt = |output_bytes, source| InflateError::Gzip { output_bytes, source };
+    let corrupt = |output_bytes, source| InflateError::Gzip {
+        output_bytes,
+        source,
+    };
     loop {
         out.copy(&mut GzDecoder::new(&mut *stream), corrupt)?;
-        let rest = stream.fill_buf().map_err(|source| corrupt(out.total_bytes, source))?;
+        let rest = stream
+            .fill_buf()
+            .map_err(|source| corrupt(out.total_bytes, source))?;
         match rest.first() {
             None => return Ok(()),
             Some(0x1f) => {}
@@ -80,14 +97,20 @@ fn inflate_gzip(stream: &mut impl BufRead, out: &mut Output<'_>) -> Result<(), I
                     && !rest.is_empty()
                 {
                     if rest.iter().any(|&b| b != 0) {
-                        return Err(InflateError::TrailingData { output_bytes: out.total_bytes });
+                        return Err(InflateError::TrailingData {
+                            output_bytes: out.total_bytes,
+                        });
                     }
                     let len = rest.len();
                     stream.consume(len);
                 }
                 return Ok(());
             }
-            Some(_) => return Err(InflateError::TrailingData { output_bytes: out.total_bytes }),
+            Some(_) => {
+                return Err(InflateError::TrailingData {
+                    output_bytes: out.total_bytes,
+                });
+            }
         }
     }
 }
@@ -103,7 +126,13 @@ struct Output<'a> {
 
 impl<'a> Output<'a> {
     fn new(sender: &'a Sender<Vec<u8>>, limit_bytes: u64, block_bytes: usize) -> Self {
-        Self { sender, limit_bytes, block: vec![0; block_bytes], filled: 0, total_bytes: 0 }
+        Self {
+            sender,
+            limit_bytes,
+            block: vec![0; block_bytes],
+            filled: 0,
+            total_bytes: 0,
+        }
     }
 
     /// Takes over all of `source`.
@@ -123,7 +152,9 @@ impl<'a> Output<'a> {
                 Err(error) => return Err(corrupt(self.total_bytes, error)),
             }
             if self.total_bytes > self.limit_bytes {
-                return Err(InflateError::TooLarge { limit_bytes: self.limit_bytes });
+                return Err(InflateError::TooLarge {
+                    limit_bytes: self.limit_bytes,
+                });
             }
             if self.filled == self.block.len() {
                 let next = vec![0; self.block.len()];
@@ -134,13 +165,19 @@ impl<'a> Output<'a> {
 
     /// Sends what is left.
     fn finish(mut self) -> Result<(), InflateError> {
-        if self.filled == 0 { Ok(()) } else { self.send(Vec::new()) }
+        if self.filled == 0 {
+            Ok(())
+        } else {
+            self.send(Vec::new())
+        }
     }
 
     fn send(&mut self, next: Vec<u8>) -> Result<(), InflateError> {
         let mut block = std::mem::replace(&mut self.block, next);
         block.truncate(self.filled);
         self.filled = 0;
-        self.sender.send(block).map_err(|_| InflateError::SinkClosed)
+        self.sender
+            .send(block)
+            .map_err(|_| InflateError::SinkClosed)
     }
 }

@@ -157,8 +157,12 @@ pub fn scan_layer(
         // A panic in a scoped thread is passed on by `join` below.
         let inflated = {
             let mut stream = BlockReader::new(blob_receiver);
-            let result =
-                inflate::inflate(&mut stream, options.max_layer_bytes, &tar_sender, BLOCK_BYTES);
+            let result = inflate::inflate(
+                &mut stream,
+                options.max_layer_bytes,
+                &tar_sender,
+                BLOCK_BYTES,
+            );
             if !matches!(result, Ok(()) | Err(InflateError::SinkClosed)) {
                 // The digest of the whole blob tells damage from a strange format.
                 let _ = io::copy(&mut stream, &mut io::sink());
@@ -172,30 +176,42 @@ pub fn scan_layer(
     for cancel in cancels {
         cancel.check()?;
     }
-    let (found, found_bytes) =
-        read.map_err(|source| ScanError::Read { digest, source })?;
+    let (found, found_bytes) = read.map_err(|source| ScanError::Read { digest, source })?;
     let (diff_id, file, len_bytes) = spooled.map_err(spool_error)?;
     if found_bytes != expected.size_bytes {
         let expected_bytes = expected.size_bytes;
-        return Err(ScanError::SizeMismatch { digest, expected_bytes, found_bytes });
+        return Err(ScanError::SizeMismatch {
+            digest,
+            expected_bytes,
+            found_bytes,
+        });
     }
     if found != digest {
-        return Err(ScanError::DigestMismatch { expected: digest, found });
+        return Err(ScanError::DigestMismatch {
+            expected: digest,
+            found,
+        });
     }
     match inflated {
         Ok(()) => {}
         Err(InflateError::TooLarge { limit_bytes }) => {
-            return Err(ScanError::TooLarge { digest, limit_bytes });
+            return Err(ScanError::TooLarge {
+                digest,
+                limit_bytes,
+            });
         }
         Err(source) => return Err(ScanError::Inflate { digest, source }),
     }
     if diff_id != expected.diff_id {
         let expected = expected.diff_id;
-        return Err(ScanError::DiffIdMismatch { digest, expected, found: diff_id });
+        return Err(ScanError::DiffIdMismatch {
+            digest,
+            expected,
+            found: diff_id,
+        });
     }
     let spool = Spool::new(file, len_bytes);
-    let archive =
-        tar::read_entries(&spool).map_err(|source| ScanError::Tar { digest, source })?;
+    let archive = tar::read_entries(&spool).map_err(|source| ScanError::Tar { digest, source })?;
     Ok(ScannedLayer {
         digest,
         size_bytes: found_bytes,
@@ -207,7 +223,9 @@ pub fn scan_layer(
 }
 
 fn join<T>(thread: thread::ScopedJoinHandle<'_, T>) -> T {
-    thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    thread
+        .join()
+        .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }
 
 /// Reads and hashes the blob; the sender is closed at its end.
@@ -220,7 +238,9 @@ fn read_blob(
     let mut size_bytes = 0;
     while !cancels.iter().any(|cancel| cancel.is_cancelled()) {
         let mut block = Vec::with_capacity(BLOCK_BYTES);
-        (&mut blob).take(BLOCK_BYTES as u64).read_to_end(&mut block)?;
+        (&mut blob)
+            .take(BLOCK_BYTES as u64)
+            .read_to_end(&mut block)?;
         if block.is_empty() {
             break;
         }
@@ -235,10 +255,7 @@ fn read_blob(
 }
 
 /// Hashes the uncompressed tar and writes it down.
-fn write_spool(
-    mut file: File,
-    receiver: &Receiver<Vec<u8>>,
-) -> io::Result<(Digest, File, u64)> {
+fn write_spool(mut file: File, receiver: &Receiver<Vec<u8>>) -> io::Result<(Digest, File, u64)> {
     let mut hasher = Hasher::default();
     let mut len_bytes = 0;
     for block in receiver {
@@ -258,7 +275,11 @@ struct BlockReader {
 
 impl BlockReader {
     fn new(receiver: Receiver<Vec<u8>>) -> Self {
-        Self { receiver, block: Vec::new(), at: 0 }
+        Self {
+            receiver,
+            block: Vec::new(),
+            at: 0,
+        }
     }
 }
 

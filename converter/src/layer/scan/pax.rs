@@ -21,11 +21,15 @@ impl Records {
     }
 
     pub(super) fn bytes(&self, key: &str) -> Option<&[u8]> {
-        self.values.get(key.as_bytes()).map(Vec::as_slice).filter(|value| !value.is_empty())
+        self.values
+            .get(key.as_bytes())
+            .map(Vec::as_slice)
+            .filter(|value| !value.is_empty())
     }
 
     pub(super) fn text(&self, key: &str) -> Option<&str> {
-        self.bytes(key).and_then(|value| std::str::from_utf8(value).ok())
+        self.bytes(key)
+            .and_then(|value| std::str::from_utf8(value).ok())
     }
 
     pub(super) fn xattrs(&self) -> Vec<Xattr> {
@@ -49,8 +53,10 @@ pub(super) fn parse(mut body: &[u8]) -> Result<Records, &'static str> {
             break;
         }
         let space = body.iter().take(20).position(|&b| b == b' ').ok_or(BAD)?;
-        let len: usize =
-            std::str::from_utf8(&body[..space]).ok().and_then(|t| t.parse().ok()).ok_or(BAD)?;
+        let len: usize = std::str::from_utf8(&body[..space])
+            .ok()
+            .and_then(|t| t.parse().ok())
+            .ok_or(BAD)?;
         let record = body.get(space + 1..len).ok_or(BAD)?;
         body = &body[len..];
         let record = record.strip_suffix(b"\n").ok_or(BAD)?;
@@ -86,11 +92,17 @@ pub(super) fn timestamp(text: &str) -> Option<Timestamp> {
     }
     let mut nanos = 0_u32;
     for place in 0..9 {
-        let digit = fraction.as_bytes().get(place).map_or(0, |b| u32::from(b - b'0'));
+        let digit = fraction
+            .as_bytes()
+            .get(place)
+            .map_or(0, |b| u32::from(b - b'0'));
         nanos = nanos * 10 + digit;
     }
     if negative && nanos > 0 {
-        return Some(Timestamp { secs: secs.checked_sub(1)?, nanos: 1_000_000_000 - nanos });
+        return Some(Timestamp {
+            secs: secs.checked_sub(1)?,
+            nanos: 1_000_000_000 - nanos,
+        });
     }
     Some(Timestamp { secs, nanos })
 }
@@ -104,7 +116,10 @@ mod tests {
         let records = parse(b"12 path=abc\n9 size=5\n27 SCHILY.xattr.user.a=b=\0\n").unwrap();
         assert_eq!(records.bytes("path"), Some(b"abc".as_slice()));
         assert_eq!(records.text("size"), Some("5"));
-        assert_eq!(records.xattrs(), vec![(b"user.a"[..].into(), b"b=\0"[..].into())]);
+        assert_eq!(
+            records.xattrs(),
+            vec![(b"user.a"[..].into(), b"b=\0"[..].into())]
+        );
         for bad in [
             b"12 path=abc" as &[u8],
             b"99 path=abc\n",

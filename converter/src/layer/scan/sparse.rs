@@ -14,9 +14,15 @@ pub(super) fn gnu_header<R: ReadAt + ?Sized>(
     reader: &mut Reader<'_, R>,
 ) -> Result<SparseMap, TarError> {
     let offset_bytes = reader.position_of_last_block();
-    let invalid = || TarError::Header { offset_bytes, reason: "bad sparse map" };
-    let unsigned =
-        |field: &[u8]| number(field).and_then(|n| u64::try_from(n).ok()).ok_or_else(invalid);
+    let invalid = || TarError::Header {
+        offset_bytes,
+        reason: "bad sparse map",
+    };
+    let unsigned = |field: &[u8]| {
+        number(field)
+            .and_then(|n| u64::try_from(n).ok())
+            .ok_or_else(invalid)
+    };
     let mut stretches = Vec::new();
     let mut take = |table: &[u8]| -> Result<(), TarError> {
         for pair in table.chunks_exact(24) {
@@ -25,7 +31,11 @@ pub(super) fn gnu_header<R: ReadAt + ?Sized>(
             }
             stretches.push((unsigned(&pair[..12])?, unsigned(&pair[12..])?));
         }
-        if stretches.len() > MAX_STRETCHES { Err(invalid()) } else { Ok(()) }
+        if stretches.len() > MAX_STRETCHES {
+            Err(invalid())
+        } else {
+            Ok(())
+        }
     };
     take(&header[386..482])?;
     let mut extended = header[482];
@@ -34,7 +44,11 @@ pub(super) fn gnu_header<R: ReadAt + ?Sized>(
         take(&block[..504])?;
         extended = block[504];
     }
-    Ok(SparseMap { size_bytes: unsigned(&header[483..495])?, stretches, map_bytes: 0 })
+    Ok(SparseMap {
+        size_bytes: unsigned(&header[483..495])?,
+        stretches,
+        map_bytes: 0,
+    })
 }
 
 /// The map that PAX records, or the head of the payload, give a regular file; `None` if it is
@@ -44,14 +58,23 @@ pub(super) fn pax_map<R: ReadAt + ?Sized>(
     payload: Extent,
     reader: &Reader<'_, R>,
 ) -> Result<Option<SparseMap>, TarError> {
-    let invalid =
-        || TarError::Header { offset_bytes: payload.offset_bytes, reason: "bad sparse map" };
+    let invalid = || TarError::Header {
+        offset_bytes: payload.offset_bytes,
+        reason: "bad sparse map",
+    };
     let unsigned = |text: &str| text.parse::<u64>().map_err(|_| invalid());
-    let version = (records.text("GNU.sparse.major"), records.text("GNU.sparse.minor"));
+    let version = (
+        records.text("GNU.sparse.major"),
+        records.text("GNU.sparse.minor"),
+    );
     if version == (Some("1"), Some("0")) {
         let size = records.text("GNU.sparse.realsize").ok_or_else(invalid)?;
         let (stretches, map_bytes) = payload_map(payload, reader)?;
-        return Ok(Some(SparseMap { size_bytes: unsigned(size)?, stretches, map_bytes }));
+        return Ok(Some(SparseMap {
+            size_bytes: unsigned(size)?,
+            stretches,
+            map_bytes,
+        }));
     }
     let numbers: Vec<&[u8]> = if let Some(map) = records.bytes("GNU.sparse.map") {
         map.split(|&b| b == b',').collect()
@@ -63,13 +86,24 @@ pub(super) fn pax_map<R: ReadAt + ?Sized>(
     let size = records.text("GNU.sparse.size").ok_or_else(invalid)?;
     let numbers = numbers
         .into_iter()
-        .map(|digits| std::str::from_utf8(digits).map_err(|_| invalid()).and_then(unsigned))
+        .map(|digits| {
+            std::str::from_utf8(digits)
+                .map_err(|_| invalid())
+                .and_then(unsigned)
+        })
         .collect::<Result<Vec<u64>, _>>()?;
     if numbers.len() % 2 != 0 {
         return Err(invalid());
     }
-    let stretches = numbers.chunks_exact(2).map(|pair| (pair[0], pair[1])).collect();
-    Ok(Some(SparseMap { size_bytes: unsigned(size)?, stretches, map_bytes: 0 }))
+    let stretches = numbers
+        .chunks_exact(2)
+        .map(|pair| (pair[0], pair[1]))
+        .collect();
+    Ok(Some(SparseMap {
+        size_bytes: unsigned(size)?,
+        stretches,
+        map_bytes: 0,
+    }))
 }
 
 /// Format 1.0: decimal lines at the head of the payload, padded to a block.
@@ -77,8 +111,10 @@ fn payload_map<R: ReadAt + ?Sized>(
     payload: Extent,
     reader: &Reader<'_, R>,
 ) -> Result<(Vec<(u64, u64)>, u64), TarError> {
-    let invalid =
-        || TarError::Header { offset_bytes: payload.offset_bytes, reason: "bad sparse map" };
+    let invalid = || TarError::Header {
+        offset_bytes: payload.offset_bytes,
+        reason: "bad sparse map",
+    };
     let mut text = Vec::new();
     let mut consumed = 0;
     let mut lines = 0;
@@ -107,7 +143,10 @@ fn payload_map<R: ReadAt + ?Sized>(
                     .map(|line| std::str::from_utf8(line).ok().and_then(|t| t.parse().ok()))
                     .collect::<Option<Vec<u64>>>()
                     .ok_or_else(invalid)?;
-                let stretches = numbers.chunks_exact(2).map(|pair| (pair[0], pair[1])).collect();
+                let stretches = numbers
+                    .chunks_exact(2)
+                    .map(|pair| (pair[0], pair[1]))
+                    .collect();
                 return Ok((stretches, (consumed as u64).next_multiple_of(BLOCK_BYTES)));
             }
         }

@@ -81,7 +81,10 @@ pub fn read_entries<R: ReadAt + ?Sized>(source: &R) -> Result<Archive, TarError>
     loop {
         let start = reader.position;
         let Some(header) = next_header(&mut reader, &mut global)? else {
-            return Ok(Archive { entries, end_of_entries_bytes: start.min(source.len_bytes()) });
+            return Ok(Archive {
+                entries,
+                end_of_entries_bytes: start.min(source.len_bytes()),
+            });
         };
         entries.push(header.into_entry(&mut reader, start, &mut names)?);
     }
@@ -105,8 +108,13 @@ fn next_header<R: ReadAt + ?Sized>(
     let mut long_link = None;
     loop {
         let offset_bytes = reader.position;
-        let Some(block) = reader.header_block()? else { return Ok(None) };
-        let invalid = |reason| TarError::Header { offset_bytes, reason };
+        let Some(block) = reader.header_block()? else {
+            return Ok(None);
+        };
+        let invalid = |reason| TarError::Header {
+            offset_bytes,
+            reason,
+        };
         verify_checksum(&block).map_err(invalid)?;
         match block[156] {
             flag @ (b'x' | b'X' | b'g' | b'L' | b'K') => {
@@ -127,7 +135,12 @@ fn next_header<R: ReadAt + ?Sized>(
             _ => {
                 let mut records = global.clone();
                 records.merge(local);
-                return Ok(Some(FullHeader { block, records, long_name, long_link }));
+                return Ok(Some(FullHeader {
+                    block,
+                    records,
+                    long_name,
+                    long_link,
+                }));
             }
         }
     }
@@ -140,7 +153,10 @@ impl FullHeader {
         start: u64,
         names: &mut NameCache,
     ) -> Result<Entry, TarError> {
-        let invalid = |reason| TarError::Header { offset_bytes: start, reason };
+        let invalid = |reason| TarError::Header {
+            offset_bytes: start,
+            reason,
+        };
         let (block, records) = (&self.block, &self.records);
         let flavour = Flavour::of(block);
         let name = records
@@ -160,7 +176,10 @@ impl FullHeader {
             typeflag: char::from(block[156]),
         })?;
         let field = |range: std::ops::Range<usize>, reason| {
-            number(&block[range]).ok_or(TarError::Header { offset_bytes: start, reason })
+            number(&block[range]).ok_or(TarError::Header {
+                offset_bytes: start,
+                reason,
+            })
         };
         let id = |key, range, reason| -> Result<u32, TarError> {
             let id = match records.text(key) {
@@ -179,7 +198,10 @@ impl FullHeader {
         };
         let mtime = match records.text("mtime") {
             Some(text) => pax::timestamp(text).ok_or(invalid("bad mtime"))?,
-            None => Timestamp { secs: field(136..148, "bad mtime")?, nanos: 0 },
+            None => Timestamp {
+                secs: field(136..148, "bad mtime")?,
+                nanos: 0,
+            },
         };
         let device = matches!(kind, EntryKind::CharDevice | EntryKind::BlockDevice)
             && flavour != Flavour::V7;
@@ -196,8 +218,10 @@ impl FullHeader {
             None if flavour == Flavour::V7 => Vec::new(),
             None => until_nul(&block[range]).to_vec(),
         };
-        let (uid, gid) =
-            (id("uid", 108..116, "bad uid")?, id("gid", 116..124, "bad gid")?);
+        let (uid, gid) = (
+            id("uid", 108..116, "bad uid")?,
+            id("gid", 116..124, "bad gid")?,
+        );
         let (dev_major, dev_minor) = (device_number(329..337)?, device_number(337..345)?);
         let mode = (field(100..108, "bad mode")? & 0xffff_ffff) as u32;
         let user_name = names.share(&owner("uname", 265..297));
@@ -207,8 +231,14 @@ impl FullHeader {
             (b'S', EntryKind::Regular) => Some(sparse::gnu_header(block, reader)?),
             _ => None,
         };
-        let header = Extent { offset_bytes: start, len_bytes: reader.position - start };
-        let payload = Extent { offset_bytes: reader.position, len_bytes: stored_bytes };
+        let header = Extent {
+            offset_bytes: start,
+            len_bytes: reader.position - start,
+        };
+        let payload = Extent {
+            offset_bytes: reader.position,
+            len_bytes: stored_bytes,
+        };
         let what = || format!("the payload of \"{}\"", String::from_utf8_lossy(&name));
         reader.require(stored_bytes, what)?;
         let map = match old_sparse {
@@ -274,7 +304,11 @@ impl Flavour {
             Self::Star => until_nul(&block[345..476]),
             Self::V7 | Self::Gnu => &[],
         };
-        if prefix.is_empty() { name.to_vec() } else { [prefix, b"/", name].concat() }
+        if prefix.is_empty() {
+            name.to_vec()
+        } else {
+            [prefix, b"/", name].concat()
+        }
     }
 }
 
@@ -310,7 +344,10 @@ pub(super) fn number(field: &[u8]) -> Option<i64> {
         return i64::try_from(value).ok();
     }
     let is_space = |b: &u8| *b == b' ' || *b == 0;
-    let start = field.iter().position(|b| !is_space(b)).unwrap_or(field.len());
+    let start = field
+        .iter()
+        .position(|b| !is_space(b))
+        .unwrap_or(field.len());
     let digits = &field[start..];
     let digits = &digits[..digits.iter().position(is_space).unwrap_or(digits.len())];
     digits.iter().try_fold(0_i64, |value, &digit| match digit {
@@ -326,7 +363,11 @@ fn verify_checksum(block: &[u8; 512]) -> Result<(), &'static str> {
     let unsigned: i64 = bytes().map(i64::from).sum::<i64>() + 8 * 32;
     // Some old writers summed signed characters.
     let signed: i64 = bytes().map(|b| i64::from(b.cast_signed())).sum::<i64>() + 8 * 32;
-    if stored == unsigned || stored == signed { Ok(()) } else { Err("wrong checksum") }
+    if stored == unsigned || stored == signed {
+        Ok(())
+    } else {
+        Err("wrong checksum")
+    }
 }
 
 pub(super) fn until_nul(field: &[u8]) -> &[u8] {
@@ -365,7 +406,13 @@ const WINDOW_BYTES: u64 = 64 << 10;
 impl<'a, R: ReadAt + ?Sized> Reader<'a, R> {
     fn new(source: &'a R) -> Self {
         let len_bytes = source.len_bytes();
-        Self { source, len_bytes, position: 0, window: Vec::new(), window_start: 0 }
+        Self {
+            source,
+            len_bytes,
+            position: 0,
+            window: Vec::new(),
+            window_start: 0,
+        }
     }
 
     /// The next header block, or `None` at the end: no data, or a block of zeros.
@@ -380,7 +427,10 @@ impl<'a, R: ReadAt + ?Sized> Reader<'a, R> {
         // One block of zeros and then data again is damage, not an end.
         if self.position + BLOCK_BYTES <= self.len_bytes && self.block()? != [0; 512] {
             let offset_bytes = self.position - BLOCK_BYTES;
-            return Err(TarError::Header { offset_bytes, reason: "data after one zero block" });
+            return Err(TarError::Header {
+                offset_bytes,
+                reason: "data after one zero block",
+            });
         }
         Ok(None)
     }
@@ -401,7 +451,10 @@ impl<'a, R: ReadAt + ?Sized> Reader<'a, R> {
             self.window_start = self.position;
             self.source
                 .read_exact_at(&mut self.window, self.position)
-                .map_err(|source| TarError::Read { offset_bytes: self.position, source })?;
+                .map_err(|source| TarError::Read {
+                    offset_bytes: self.position,
+                    source,
+                })?;
         }
         let at = usize::try_from(self.position - self.window_start).unwrap_or(0);
         let mut block = [0; 512];
@@ -414,7 +467,10 @@ impl<'a, R: ReadAt + ?Sized> Reader<'a, R> {
     fn padded(&mut self, size: u64, what: &str) -> Result<Vec<u8>, TarError> {
         self.require(size, || what.to_owned())?;
         let body = self.peek(self.position, size)?;
-        self.skip_payload(Extent { offset_bytes: self.position, len_bytes: size });
+        self.skip_payload(Extent {
+            offset_bytes: self.position,
+            len_bytes: size,
+        });
         Ok(body)
     }
 
@@ -423,7 +479,10 @@ impl<'a, R: ReadAt + ?Sized> Reader<'a, R> {
         let mut bytes = vec![0; usize::try_from(len_bytes).unwrap_or(usize::MAX)];
         self.source
             .read_exact_at(&mut bytes, offset_bytes)
-            .map_err(|source| TarError::Read { offset_bytes, source })?;
+            .map_err(|source| TarError::Read {
+                offset_bytes,
+                source,
+            })?;
         Ok(bytes)
     }
 
@@ -462,7 +521,9 @@ impl SparseMap {
         let mut reached = 0_u64;
         let mut segments = Vec::with_capacity(self.stretches.len());
         for (file_offset_bytes, len_bytes) in self.stretches {
-            let end = file_offset_bytes.checked_add(len_bytes).ok_or("bad sparse map")?;
+            let end = file_offset_bytes
+                .checked_add(len_bytes)
+                .ok_or("bad sparse map")?;
             let stored_end = stored.checked_add(len_bytes).ok_or("bad sparse map")?;
             if file_offset_bytes < reached
                 || end > self.size_bytes
@@ -471,8 +532,14 @@ impl SparseMap {
                 return Err("bad sparse map");
             }
             if len_bytes > 0 {
-                let stored = Extent { offset_bytes: stored, len_bytes };
-                segments.push(DataSegment { file_offset_bytes, stored });
+                let stored = Extent {
+                    offset_bytes: stored,
+                    len_bytes,
+                };
+                segments.push(DataSegment {
+                    file_offset_bytes,
+                    stored,
+                });
             }
             reached = end;
             stored = stored_end;

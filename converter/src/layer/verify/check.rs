@@ -81,19 +81,31 @@ struct WholeFile {
 
 impl Rows {
     pub(super) fn fault(&self, chunk: &Chunk, fault: RowFault) -> VerifyError {
-        VerifyError::Row { row: chunk.row, name: self.digests[chunk.file].name.clone(), fault }
+        VerifyError::Row {
+            row: chunk.row,
+            name: self.digests[chunk.file].name.clone(),
+            fault,
+        }
     }
 }
 
 /// Checks the rows among themselves and collects the chunks.
 pub(super) fn rows(toc: &Toc<'_>, toc_offset_bytes: u64) -> Result<Rows, VerifyError> {
-    let mut found =
-        Rows { chunks: Vec::new(), digests: Vec::new(), files: 0, toc_offset_bytes };
+    let mut found = Rows {
+        chunks: Vec::new(),
+        digests: Vec::new(),
+        files: 0,
+        toc_offset_bytes,
+    };
     let mut names = HashSet::new();
     // The file whose chunks are being collected: (size, reached).
     let mut open: Option<(u64, u64)> = None;
     for (row, entry) in toc.entries.iter().enumerate() {
-        let fault = |fault| VerifyError::Row { row, name: entry.name.to_string(), fault };
+        let fault = |fault| VerifyError::Row {
+            row,
+            name: entry.name.to_string(),
+            fault,
+        };
         if entry.kind != "chunk" && open.take().is_some_and(|(size, reached)| size != reached) {
             return Err(incomplete(&found));
         }
@@ -129,7 +141,9 @@ pub(super) fn rows(toc: &Toc<'_>, toc_offset_bytes: u64) -> Result<Rows, VerifyE
     if open.is_some_and(|(size, reached)| size != reached) {
         return Err(incomplete(&found));
     }
-    found.chunks.sort_by_key(|chunk| (chunk.offset_bytes, chunk.inner_bytes));
+    found
+        .chunks
+        .sort_by_key(|chunk| (chunk.offset_bytes, chunk.inner_bytes));
     for pair in found.chunks.windows(2) {
         let place = |chunk: &Chunk| (chunk.offset_bytes, chunk.inner_bytes);
         if place(&pair[0]) == place(&pair[1]) {
@@ -159,7 +173,11 @@ fn chunk(
         return Err(RowFault::ChunkOrder);
     }
     let left = size - reached;
-    let len_bytes = if entry.chunk_size == 0 { left } else { entry.chunk_size };
+    let len_bytes = if entry.chunk_size == 0 {
+        left
+    } else {
+        entry.chunk_size
+    };
     if len_bytes > left {
         return Err(RowFault::ChunkSizes);
     }
@@ -178,7 +196,9 @@ fn chunk(
 
 /// The name as readers compare it.
 fn clean(name: &str) -> &str {
-    name.trim_start_matches("./").trim_start_matches('/').trim_end_matches('/')
+    name.trim_start_matches("./")
+        .trim_start_matches('/')
+        .trim_end_matches('/')
 }
 
 /// A stretch of the blob that starts with a gzip member.
@@ -205,7 +225,11 @@ pub(super) fn runs(rows: &Rows, size_bytes: u64) -> Vec<Run> {
         if let Some(last) = runs.last_mut() {
             last.blob.end = start;
         }
-        runs.push(Run { blob: start..size_bytes, chunks, expected_bytes });
+        runs.push(Run {
+            blob: start..size_bytes,
+            chunks,
+            expected_bytes,
+        });
     };
     let chunks = &rows.chunks;
     if chunks.first().is_none_or(|chunk| chunk.offset_bytes > 0) {
@@ -215,8 +239,10 @@ pub(super) fn runs(rows: &Rows, size_bytes: u64) -> Vec<Run> {
     while let Some(chunk) = chunks.get(first) {
         let same = |other: &&Chunk| other.offset_bytes == chunk.offset_bytes;
         let end = first + chunks[first..].iter().take_while(same).count();
-        let expected =
-            chunks[first..end].iter().map(|c| c.inner_bytes.saturating_add(c.len_bytes)).max();
+        let expected = chunks[first..end]
+            .iter()
+            .map(|c| c.inner_bytes.saturating_add(c.len_bytes))
+            .max();
         push(chunk.offset_bytes, first..end, expected.unwrap_or(0));
         first = end;
     }
@@ -235,7 +261,11 @@ pub(super) struct FileDigests<'a> {
 
 impl<'a> FileDigests<'a> {
     pub(super) fn new(rows: &'a Rows) -> Self {
-        Self { rows, open: None, checked: 0 }
+        Self {
+            rows,
+            open: None,
+            checked: 0,
+        }
     }
 
     /// Takes the uncompressed bytes of a run; workers have compared the chunks' digests.
@@ -249,10 +279,16 @@ impl<'a> FileDigests<'a> {
                 }
                 continue;
             }
-            if self.open.as_ref().is_none_or(|(open, ..)| *open != chunk.file) {
+            if self
+                .open
+                .as_ref()
+                .is_none_or(|(open, ..)| *open != chunk.file)
+            {
                 self.open = Some((chunk.file, 0, Hasher::default()));
             }
-            let Some((_, seen, hasher)) = &mut self.open else { continue };
+            let Some((_, seen, hasher)) = &mut self.open else {
+                continue;
+            };
             let (start, len) = (to_index(chunk.inner_bytes), to_index(chunk.len_bytes));
             hasher.update(&raw[start..start + len]);
             *seen += 1;

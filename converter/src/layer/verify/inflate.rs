@@ -51,7 +51,11 @@ impl Inflater {
                 return Err(rows.fault(chunk, RowFault::ChunkDigest));
             }
         }
-        Ok(InflatedRun { chunks: run.chunks.clone(), gzip, raw })
+        Ok(InflatedRun {
+            chunks: run.chunks.clone(),
+            gzip,
+            raw,
+        })
     }
 }
 
@@ -60,7 +64,10 @@ pub(super) fn toc_json(gzip: &[u8]) -> Result<Vec<u8>, String> {
     let mut archive = tar::Archive::new(flate2::bufread::GzDecoder::new(gzip));
     let io_reason = |error: io::Error| error.to_string();
     let mut entries = archive.entries().map_err(io_reason)?;
-    let mut entry = entries.next().ok_or("it holds no tar entry")?.map_err(io_reason)?;
+    let mut entry = entries
+        .next()
+        .ok_or("it holds no tar entry")?
+        .map_err(io_reason)?;
     if &*entry.path_bytes() != TOC_NAME.as_bytes() {
         return Err(format!("its tar entry is not named {TOC_NAME}"));
     }
