@@ -336,3 +336,52 @@ fn dropped_attributes_are_counted_alike() {
         assert_eq!(view(rootfs.path())[std::path::Path::new("d")].xattr_names(), ["user.kept"]);
     });
 }
+
+/// Run by hand: `ESGZ_LAYERS=base.tar:next.tar cargo test --release --test rootfs -- --ignored`.
+#[test]
+#[ignore = "needs uncompressed layers of a real image in ESGZ_LAYERS"]
+#[allow(clippy::print_stderr, reason = "it is there to be read")]
+fn real_layers() {
+    use std::time::Instant;
+    let Some(scratch) = Scratch::privileged("real_layers") else { return };
+    let paths = std::env::var("ESGZ_LAYERS").unwrap();
+    let layers: Vec<ScannedLayer> = paths
+        .split(':')
+        .map(|path| esgz_tests::layers::read_tar(path.as_ref()).unwrap())
+        .collect();
+    let bytes: u64 = layers.iter().map(|layer| layer.size_bytes).sum();
+    let entries: usize = layers.iter().map(|layer| layer.entries.len()).sum();
+    eprintln!("{} layers, {bytes} bytes, {entries} entries", layers.len());
+    let modes = match std::env::var("ESGZ_MODES").as_deref() {
+        Ok("erofs") => vec![RootfsMode::Erofs],
+        _ => vec![RootfsMode::Erofs, RootfsMode::Unpack],
+    };
+    let mut views = Vec::new();
+    for mode in modes {
+        for _ in 0..3 {
+            let start = Instant::now();
+            let rootfs = mounted(&scratch, &layers, mode);
+            let took = start.elapsed();
+            let start = Instant::now();
+            let (files, opened) = (rootfs.files().len(), rootfs.opened_as().len());
+            let index_bytes = rootfs.index_bytes();
+            rootfs.unmount().unwrap();
+            eprintln!(
+                "{mode:?}: {took:?} to mount, {index_bytes} bytes of index, {files} files, \
+                 {opened} visible, {:?} to unmount",
+                start.elapsed()
+            );
+            if mode == RootfsMode::Unpack {
+                break;
+            }
+        }
+        if std::env::var_os("ESGZ_COMPARE").is_some() {
+            let rootfs = mounted(&scratch, &layers, mode);
+            views.push(view(rootfs.path()));
+            check_inodes(&rootfs, &layers);
+        }
+    }
+    if let [a, b] = &views[..] {
+        assert_eq!(differences(a, b), Vec::<String>::new());
+    }
+}

@@ -20,14 +20,14 @@ static ALONE: Mutex<()> = Mutex::new(());
 
 /// A scratch directory. When it is dropped, no mount and no loop device may refer to it, and no
 /// directory of a root file system may be in it.
-pub struct Scratch {
+pub(crate) struct Scratch {
     directory: tempfile::TempDir,
     _alone: MutexGuard<'static, ()>,
 }
 
 impl Scratch {
     /// None, with a line on stderr, where root file systems cannot be mounted.
-    pub fn privileged(test: &str) -> Option<Self> {
+    pub(crate) fn privileged(test: &str) -> Option<Self> {
         let reason = if !rustix::process::geteuid().is_root() {
             "not root"
         } else if !fs::exists("/dev/loop-control").unwrap_or(false) {
@@ -44,7 +44,7 @@ impl Scratch {
         None
     }
 
-    pub fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         self.directory.path()
     }
 
@@ -96,13 +96,13 @@ impl Drop for Scratch {
 }
 
 /// Bytes that differ from place to place, so that a shifted block is noticed.
-pub fn pattern(len: usize, seed: u8) -> Vec<u8> {
+pub(crate) fn pattern(len: usize, seed: u8) -> Vec<u8> {
     (0..len).map(|i| (i as u8) ^ ((i >> 8) as u8).wrapping_mul(31) ^ seed | 1).collect()
 }
 
 /// What can be seen of one file.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Facts {
+pub(crate) struct Facts {
     mode: u32,
     uid: u32,
     gid: u32,
@@ -116,17 +116,17 @@ pub struct Facts {
 }
 
 impl Facts {
-    pub fn is_file(&self) -> bool {
+    pub(crate) fn is_file(&self) -> bool {
         self.mode & 0o170_000 == 0o100_000
     }
 
-    pub fn xattr_names(&self) -> Vec<&OsStr> {
+    pub(crate) fn xattr_names(&self) -> Vec<&OsStr> {
         self.xattrs.keys().map(OsString::as_os_str).collect()
     }
 }
 
 /// Everything below and at `root`.
-pub fn view(root: &Path) -> BTreeMap<PathBuf, Facts> {
+pub(crate) fn view(root: &Path) -> BTreeMap<PathBuf, Facts> {
     let mut all = BTreeMap::new();
     let mut pending = vec![PathBuf::new()];
     while let Some(path) = pending.pop() {
@@ -180,7 +180,7 @@ fn xattrs(path: &Path) -> BTreeMap<OsString, Vec<u8>> {
 }
 
 /// One line for each path that differs.
-pub fn differences(a: &BTreeMap<PathBuf, Facts>, b: &BTreeMap<PathBuf, Facts>) -> Vec<String> {
+pub(crate) fn differences(a: &BTreeMap<PathBuf, Facts>, b: &BTreeMap<PathBuf, Facts>) -> Vec<String> {
     let paths: BTreeSet<_> = a.keys().chain(b.keys()).collect();
     let short = |facts: Option<&Facts>| {
         facts.map(|f| Facts { contents: f.contents.iter().take(16).copied().collect(), ..f.clone() })
@@ -193,13 +193,13 @@ pub fn differences(a: &BTreeMap<PathBuf, Facts>, b: &BTreeMap<PathBuf, Facts>) -
 }
 
 /// Sizes around the borders of blocks, pages and chunks.
-pub const SIZES: &[usize] = &[
+pub(crate) const SIZES: &[usize] = &[
     0, 1, 511, 512, 513, 1023, 1024, 1025, 4095, 4096, 4097, 65_535, 65_536, 65_537, 131_072,
     1_048_575, 1_048_576, 1_048_577, 3_000_000,
 ];
 
 /// How many names the large directory has.
-pub const MANY: usize = 20_000;
+pub(crate) const MANY: usize = 20_000;
 
 fn acl(user: u32) -> Vec<u8> {
     let mut value = 2u32.to_le_bytes().to_vec();
@@ -218,7 +218,7 @@ fn acl(user: u32) -> Vec<u8> {
 }
 
 /// Three layers with every kind of file, and with everything that one layer can do to another.
-pub fn every_kind(scratch: &Path) -> Vec<ScannedLayer> {
+pub(crate) fn every_kind(scratch: &Path) -> Vec<ScannedLayer> {
     [base_layer(), middle_layer(), top_layer()]
         .into_iter()
         .map(|builder| builder.finish(scratch).unwrap())
