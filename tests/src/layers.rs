@@ -21,7 +21,10 @@ pub fn file(name: impl AsRef<[u8]>) -> Entry {
         gid: 0,
         user_name: "".into(),
         group_name: "".into(),
-        mtime: Timestamp { secs: 1_600_000_000, nanos: 0 },
+        mtime: Timestamp {
+            secs: 1_600_000_000,
+            nanos: 0,
+        },
         dev_major: 0,
         dev_minor: 0,
         xattrs: Vec::new(),
@@ -34,17 +37,32 @@ pub fn file(name: impl AsRef<[u8]>) -> Entry {
 
 /// A directory.
 pub fn dir(name: impl AsRef<[u8]>) -> Entry {
-    Entry { kind: EntryKind::Directory, mode: 0o755, ..file(name) }
+    Entry {
+        kind: EntryKind::Directory,
+        mode: 0o755,
+        ..file(name)
+    }
 }
 
 /// A symlink or hardlink.
 pub fn link(kind: EntryKind, name: impl AsRef<[u8]>, target: impl AsRef<[u8]>) -> Entry {
-    Entry { kind, mode: 0o777, link_name: target.as_ref().into(), ..file(name) }
+    Entry {
+        kind,
+        mode: 0o777,
+        link_name: target.as_ref().into(),
+        ..file(name)
+    }
 }
 
 /// A device or fifo.
 pub fn special(kind: EntryKind, name: impl AsRef<[u8]>, major: u32, minor: u32) -> Entry {
-    Entry { kind, mode: 0o600, dev_major: major, dev_minor: minor, ..file(name) }
+    Entry {
+        kind,
+        mode: 0o600,
+        dev_major: major,
+        dev_minor: minor,
+        ..file(name)
+    }
 }
 
 /// Adds extended attributes.
@@ -73,7 +91,12 @@ impl LayerBuilder {
     #[must_use]
     pub fn add(mut self, entry: Entry, data: &[u8]) -> Self {
         let (header, payload) = self.store(data);
-        self.entries.push(Entry { header, payload, size_bytes: data.len() as u64, ..entry });
+        self.entries.push(Entry {
+            header,
+            payload,
+            size_bytes: data.len() as u64,
+            ..entry
+        });
         self
     }
 
@@ -93,23 +116,42 @@ impl LayerBuilder {
         for (file_offset_bytes, bytes) in stretches {
             let offset_bytes = start + stored.len() as u64;
             let len_bytes = bytes.len() as u64;
-            let stored_at = Extent { offset_bytes, len_bytes };
-            segments.push(DataSegment { file_offset_bytes: *file_offset_bytes, stored: stored_at });
+            let stored_at = Extent {
+                offset_bytes,
+                len_bytes,
+            };
+            segments.push(DataSegment {
+                file_offset_bytes: *file_offset_bytes,
+                stored: stored_at,
+            });
             stored.extend_from_slice(bytes);
         }
         let (header, payload) = self.store(&stored);
         let sparse = Some(segments.into());
-        self.entries.push(Entry { header, payload, size_bytes, sparse, ..entry });
+        self.entries.push(Entry {
+            header,
+            payload,
+            size_bytes,
+            sparse,
+            ..entry
+        });
         self
     }
 
     fn store(&mut self, payload: &[u8]) -> (Extent, Extent) {
-        let header = Extent { offset_bytes: self.bytes.len() as u64, len_bytes: 512 };
+        let header = Extent {
+            offset_bytes: self.bytes.len() as u64,
+            len_bytes: 512,
+        };
         self.bytes.extend_from_slice(&HEADER);
         let len_bytes = payload.len() as u64;
-        let stored = Extent { offset_bytes: self.bytes.len() as u64, len_bytes };
+        let stored = Extent {
+            offset_bytes: self.bytes.len() as u64,
+            len_bytes,
+        };
         self.bytes.extend_from_slice(payload);
-        self.bytes.resize(self.bytes.len().next_multiple_of(512), PADDING);
+        self.bytes
+            .resize(self.bytes.len().next_multiple_of(512), PADDING);
         (header, stored)
     }
 
@@ -171,22 +213,44 @@ fn read_entry<R: Read>(entry: &mut tar::Entry<'_, R>) -> io::Result<Entry> {
         mode: entry.header().mode()?,
         uid: entry.header().uid()? as u32,
         gid: entry.header().gid()? as u32,
-        mtime: Timestamp { secs: entry.header().mtime()? as i64, nanos: 0 },
+        mtime: Timestamp {
+            secs: entry.header().mtime()? as i64,
+            nanos: 0,
+        },
         dev_major: entry.header().device_major()?.unwrap_or(0),
         dev_minor: entry.header().device_minor()?.unwrap_or(0),
         size_bytes,
-        header: Extent { offset_bytes: entry.raw_header_position(), len_bytes: 512 },
-        payload: Extent { offset_bytes: entry.raw_file_position(), len_bytes: size_bytes },
+        header: Extent {
+            offset_bytes: entry.raw_header_position(),
+            len_bytes: 512,
+        },
+        payload: Extent {
+            offset_bytes: entry.raw_file_position(),
+            len_bytes: size_bytes,
+        },
         ..file(entry.path_bytes())
     };
     if let Some(extensions) = entry.pax_extensions()? {
         for extension in extensions {
             let extension = extension?;
             if let Some(name) = extension.key_bytes().strip_prefix(b"SCHILY.xattr.") {
-                made.xattrs.push((name.into(), extension.value_bytes().into()));
+                made.xattrs
+                    .push((name.into(), extension.value_bytes().into()));
+            } else if extension.key_bytes() == b"mtime" {
+                made.mtime = timestamp(extension.value().map_err(io::Error::other)?)?;
             }
         }
     }
     made.xattrs.sort();
     Ok(made)
+}
+
+/// A PAX time after 1970: seconds, perhaps with a fraction.
+fn timestamp(text: &str) -> io::Result<Timestamp> {
+    let (secs, fraction) = text.split_once('.').unwrap_or((text, ""));
+    let nanos = format!("{fraction:0<9.9}");
+    Ok(Timestamp {
+        secs: secs.parse().map_err(io::Error::other)?,
+        nanos: nanos.parse().map_err(io::Error::other)?,
+    })
 }

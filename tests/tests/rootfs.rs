@@ -16,7 +16,11 @@ use esgz_tests::layers::{LayerBuilder, dir, file, link, special, with_xattrs};
 use rootfs_parts::{Scratch, differences, every_kind, pattern, view};
 
 fn options(scratch: &Scratch, mode: RootfsMode) -> RootfsOptions {
-    RootfsOptions { mode, scratch: scratch.path().to_path_buf(), read_ahead_kib: 64 }
+    RootfsOptions {
+        mode,
+        scratch: scratch.path().to_path_buf(),
+        read_ahead_kib: 64,
+    }
 }
 
 fn mounted(scratch: &Scratch, layers: &[ScannedLayer], mode: RootfsMode) -> MountedRootfs {
@@ -28,8 +32,14 @@ fn mounted(scratch: &Scratch, layers: &[ScannedLayer], mode: RootfsMode) -> Moun
 fn both_ways(scratch: &Scratch, layers: &[ScannedLayer], check: impl Fn(&MountedRootfs)) {
     let erofs = mounted(scratch, layers, RootfsMode::Erofs);
     let unpacked = mounted(scratch, layers, RootfsMode::Unpack);
-    assert_eq!((erofs.backend(), unpacked.backend()), (Backend::Erofs, Backend::Unpack));
-    assert_eq!(differences(&view(erofs.path()), &view(unpacked.path())), Vec::<String>::new());
+    assert_eq!(
+        (erofs.backend(), unpacked.backend()),
+        (Backend::Erofs, Backend::Unpack)
+    );
+    assert_eq!(
+        differences(&view(erofs.path()), &view(unpacked.path())),
+        Vec::<String>::new()
+    );
     check_inodes(&erofs, layers);
     check_inodes(&unpacked, layers);
     check(&erofs);
@@ -48,13 +58,25 @@ fn check_inodes(rootfs: &MountedRootfs, layers: &[ScannedLayer]) {
         let stat = fs::symlink_metadata(rootfs.path().join(path)).unwrap();
         let device = rustix::fs::major(stat.dev()) << 20 | rustix::fs::minor(stat.dev());
         let found = opened.binary_search_by_key(&(device, stat.ino()), |f| (f.device, f.inode));
-        let found = opened[found.unwrap_or_else(|_| panic!("{} is not in the list", path.display()))];
+        let found =
+            opened[found.unwrap_or_else(|_| panic!("{} is not in the list", path.display()))];
         let entry: &Entry = &layers[found.file.layer as usize].entries[found.file.entry as usize];
-        assert_eq!((entry.size_bytes, found.size_bytes), (stat.len(), stat.len()));
-        let lower = rootfs.files().iter().filter(|file| file.file == found.file).count();
+        assert_eq!(
+            (entry.size_bytes, found.size_bytes),
+            (stat.len(), stat.len())
+        );
+        let lower = rootfs
+            .files()
+            .iter()
+            .filter(|file| file.file == found.file)
+            .count();
         assert_eq!(lower, 1, "{}", path.display());
     }
-    assert!(rootfs.files().is_sorted_by_key(|file| (file.device, file.inode)));
+    assert!(
+        rootfs
+            .files()
+            .is_sorted_by_key(|file| (file.device, file.inode))
+    );
     assert!(rootfs.files().len() >= opened.len());
 }
 
@@ -67,27 +89,68 @@ fn both_ways_show_the_same_files_of_every_kind() {
     both_ways(&scratch, &layers, |rootfs| {
         let path = |name: &str| rootfs.path().join(name);
         let stat = |name: &str| fs::symlink_metadata(path(name)).unwrap();
-        assert_eq!(stat("").permissions().mode() & 0o7777, 0o711, "the root's own mode");
-        assert_eq!(stat("tmp").permissions().mode() & 0o7777, 0o1777, "inherited by layer 1");
+        assert_eq!(
+            stat("").permissions().mode() & 0o7777,
+            0o711,
+            "the root's own mode"
+        );
+        assert_eq!(
+            stat("tmp").permissions().mode() & 0o7777,
+            0o1777,
+            "inherited by layer 1"
+        );
         assert_eq!(stat("bin/su").permissions().mode() & 0o7777, 0o4755);
-        assert_eq!((stat("ids").uid(), stat("ids").gid()), (4_000_000_000, 70_000));
-        assert_eq!((stat("old").mtime(), stat("old").mtime_nsec()), (-86_400, 500));
-        assert_eq!((stat("future").mtime(), stat("future").mtime_nsec()), (9_000_000_000, 7));
+        assert_eq!(
+            (stat("ids").uid(), stat("ids").gid()),
+            (4_000_000_000, 70_000)
+        );
+        assert_eq!(
+            (stat("old").mtime(), stat("old").mtime_nsec()),
+            (-86_400, 500)
+        );
+        assert_eq!(
+            (stat("future").mtime(), stat("future").mtime_nsec()),
+            (9_000_000_000, 7)
+        );
         assert_eq!(stat("hard/1").nlink(), 3);
         assert_eq!(stat("hard/1").ino(), stat("hard-3").ino());
         assert!(stat("dev/fifo").file_type().is_fifo());
         let device = stat("dev/block").rdev();
-        assert_eq!((rustix::fs::major(device), rustix::fs::minor(device)), (259, 70_000));
+        assert_eq!(
+            (rustix::fs::major(device), rustix::fs::minor(device)),
+            (259, 70_000)
+        );
         for size in rootfs_parts::SIZES {
-            assert!(fs::read(path(&format!("sizes/{size}"))).unwrap() == pattern(*size, *size as u8));
+            assert!(
+                fs::read(path(&format!("sizes/{size}"))).unwrap() == pattern(*size, *size as u8)
+            );
         }
-        assert_eq!(fs::read_dir(path("many")).unwrap().count(), rootfs_parts::MANY);
-        assert_eq!(fs::read_link(path("links/long")).unwrap().as_os_str().len(), 4000);
-        for gone in ["gone", "gone-dir", "opaque/low", "was-dir/x", "remade/low", "through/low"] {
+        assert_eq!(
+            fs::read_dir(path("many")).unwrap().count(),
+            rootfs_parts::MANY
+        );
+        assert_eq!(
+            fs::read_link(path("links/long")).unwrap().as_os_str().len(),
+            4000
+        );
+        for gone in [
+            "gone",
+            "gone-dir",
+            "opaque/low",
+            "was-dir/x",
+            "remade/low",
+            "through/low",
+        ] {
             assert!(fs::symlink_metadata(path(gone)).is_err(), "{gone}");
         }
-        for there in ["opaque/high", "was-file/x", "remade/high", "kept/low", "kept/high", "was-dir"]
-        {
+        for there in [
+            "opaque/high",
+            "was-file/x",
+            "remade/high",
+            "kept/low",
+            "kept/high",
+            "was-dir",
+        ] {
             assert!(fs::symlink_metadata(path(there)).is_ok(), "{there}");
         }
         // The view is writable, set-id files can be copied up, and writes stay in it.
@@ -99,17 +162,34 @@ fn both_ways_show_the_same_files_of_every_kind() {
 
 #[test]
 fn sparse_files_read_alike() {
-    let Some(scratch) = Scratch::privileged("sparse_files_read_alike") else { return };
+    let Some(scratch) = Scratch::privileged("sparse_files_read_alike") else {
+        return;
+    };
     let stretch = |offset: u64, len: usize| (offset, pattern(len, offset as u8));
     let cases: &[(&str, u64, u64, Vec<(u64, Vec<u8>)>)] = &[
         ("all-hole", 1 << 20, 0, vec![]),
         ("hole-first", 1 << 16, 0, vec![stretch(1 << 15, 1 << 15)]),
         ("hole-last", 1 << 16, 512, vec![stretch(0, 4096)]),
-        ("blocks", 20_480, 512, vec![stretch(0, 512), stretch(1024, 1024), stretch(19_968, 512)]),
+        (
+            "blocks",
+            20_480,
+            512,
+            vec![stretch(0, 512), stretch(1024, 1024), stretch(19_968, 512)],
+        ),
         ("odd-end", 10_000, 0, vec![stretch(4096, 5904)]),
-        ("misaligned", 10_000, 0, vec![stretch(100, 1000), stretch(5000, 77)]),
+        (
+            "misaligned",
+            10_000,
+            0,
+            vec![stretch(100, 1000), stretch(5000, 77)],
+        ),
         ("misaligned-map", 10_000, 100, vec![stretch(0, 1000)]),
-        ("huge", 1 << 40, 512, vec![stretch(512, 512), stretch((1 << 40) - 512, 512)]),
+        (
+            "huge",
+            1 << 40,
+            512,
+            vec![stretch(512, 512), stretch((1 << 40) - 512, 512)],
+        ),
     ];
     let mut builder = LayerBuilder::default();
     for (name, size, map, stretches) in cases {
@@ -123,7 +203,10 @@ fn sparse_files_read_alike() {
             assert_eq!(fs::metadata(&path).unwrap().len(), *size, "{name}");
             let read = |offset: u64, len: usize| {
                 let mut buffer = vec![0xff; len];
-                fs::File::open(&path).unwrap().read_exact_at(&mut buffer, offset).unwrap();
+                fs::File::open(&path)
+                    .unwrap()
+                    .read_exact_at(&mut buffer, offset)
+                    .unwrap();
                 buffer
             };
             if *size <= 1 << 20 {
@@ -134,7 +217,10 @@ fn sparse_files_read_alike() {
                 assert!(read(0, *size as usize) == expected, "{mode:?} {name}");
             }
             for (offset, bytes) in stretches {
-                assert!(read(*offset, bytes.len()) == *bytes, "{mode:?} {name} {offset}");
+                assert!(
+                    read(*offset, bytes.len()) == *bytes,
+                    "{mode:?} {name} {offset}"
+                );
             }
         }
         assert!(rootfs.index_bytes() < 1 << 41);
@@ -144,7 +230,9 @@ fn sparse_files_read_alike() {
 
 #[test]
 fn a_layer_cannot_write_outside_its_root() {
-    let Some(scratch) = Scratch::privileged("a_layer_cannot_write_outside_its_root") else { return };
+    let Some(scratch) = Scratch::privileged("a_layer_cannot_write_outside_its_root") else {
+        return;
+    };
     let victim = scratch.path().join("victim");
     fs::create_dir(&victim).unwrap();
     let symlink = |name: &str, target: &[u8]| link(EntryKind::Symlink, name, target);
@@ -165,9 +253,16 @@ fn a_layer_cannot_write_outside_its_root() {
         .unwrap();
     both_ways(&scratch, &[layer], |rootfs| {
         for name in ["etc/evil", "esgz-evil", "etc/evil2", "hard"] {
-            assert_eq!(fs::read(rootfs.path().join(name)).unwrap(), b"evil", "{name}");
+            assert_eq!(
+                fs::read(rootfs.path().join(name)).unwrap(),
+                b"evil",
+                "{name}"
+            );
         }
-        let inside = rootfs.path().join(victim.strip_prefix("/").unwrap()).join("evil");
+        let inside = rootfs
+            .path()
+            .join(victim.strip_prefix("/").unwrap())
+            .join("evil");
         assert_eq!(fs::read(inside).unwrap(), b"evil");
         assert_eq!(fs::read(rootfs.path().join("final")).unwrap(), b"replaced");
     });
@@ -175,10 +270,16 @@ fn a_layer_cannot_write_outside_its_root() {
     assert!(!fs::exists("/etc/evil").unwrap() && !fs::exists("/esgz-evil").unwrap());
 
     let refused = |entry: Entry, expected: EntryProblem| {
-        let layer = LayerBuilder::default().add(entry, b"").finish(scratch.path()).unwrap();
+        let layer = LayerBuilder::default()
+            .add(entry, b"")
+            .finish(scratch.path())
+            .unwrap();
         for mode in [RootfsMode::Erofs, RootfsMode::Unpack, RootfsMode::Auto] {
             match mount(&[&layer], &options(&scratch, mode), &Cancel::default()) {
-                Err(RootfsError::Layer { source: TreeError::Entry { problem, .. }, layer: 0 }) => {
+                Err(RootfsError::Layer {
+                    source: TreeError::Entry { problem, .. },
+                    layer: 0,
+                }) => {
                     assert_eq!(problem, expected);
                 }
                 other => panic!("{other:?}"),
@@ -186,19 +287,36 @@ fn a_layer_cannot_write_outside_its_root() {
         }
     };
     refused(file("../../evil"), EntryProblem::LeavesRoot);
-    refused(link(EntryKind::Hardlink, "l", "../evil"), EntryProblem::LeavesRoot);
+    refused(
+        link(EntryKind::Hardlink, "l", "../evil"),
+        EntryProblem::LeavesRoot,
+    );
 }
 
 #[test]
 fn layers_without_files_and_images_without_layers_mount() {
     let name = "layers_without_files_and_images_without_layers_mount";
-    let Some(scratch) = Scratch::privileged(name) else { return };
+    let Some(scratch) = Scratch::privileged(name) else {
+        return;
+    };
     let empty = || LayerBuilder::default().finish(scratch.path()).unwrap();
     both_ways(&scratch, &[], |rootfs| assert!(rootfs.files().is_empty()));
-    both_ways(&scratch, &[empty()], |rootfs| assert!(view(rootfs.path()).len() <= 1));
-    let root = || Entry { mode: 0o700, uid: 5, ..dir("./") };
-    let only_root = LayerBuilder::default().add(root(), b"").finish(scratch.path()).unwrap();
-    let one = LayerBuilder::default().add(file("a"), b"a").finish(scratch.path()).unwrap();
+    both_ways(&scratch, &[empty()], |rootfs| {
+        assert!(view(rootfs.path()).len() <= 1)
+    });
+    let root = || Entry {
+        mode: 0o700,
+        uid: 5,
+        ..dir("./")
+    };
+    let only_root = LayerBuilder::default()
+        .add(root(), b"")
+        .finish(scratch.path())
+        .unwrap();
+    let one = LayerBuilder::default()
+        .add(file("a"), b"a")
+        .finish(scratch.path())
+        .unwrap();
     both_ways(&scratch, &[empty(), one, only_root, empty()], |rootfs| {
         let stat = fs::metadata(rootfs.path()).unwrap();
         assert_eq!((stat.permissions().mode() & 0o7777, stat.uid()), (0o700, 5));
@@ -208,8 +326,13 @@ fn layers_without_files_and_images_without_layers_mount() {
 
 #[test]
 fn an_opaque_root_hides_the_layers_below() {
-    let Some(scratch) = Scratch::privileged("an_opaque_root_hides_the_layers_below") else { return };
-    let low = LayerBuilder::default().add(file("low"), b"").finish(scratch.path()).unwrap();
+    let Some(scratch) = Scratch::privileged("an_opaque_root_hides_the_layers_below") else {
+        return;
+    };
+    let low = LayerBuilder::default()
+        .add(file("low"), b"")
+        .finish(scratch.path())
+        .unwrap();
     let high = LayerBuilder::default()
         .add(file(".wh..wh..opq"), b"")
         .add(file("high"), b"")
@@ -217,7 +340,10 @@ fn an_opaque_root_hides_the_layers_below() {
         .unwrap();
     both_ways(&scratch, &[low, high], |rootfs| {
         let names: Vec<_> = view(rootfs.path()).into_keys().collect();
-        assert_eq!(names, [std::path::Path::new(""), std::path::Path::new("high")]);
+        assert_eq!(
+            names,
+            [std::path::Path::new(""), std::path::Path::new("high")]
+        );
     });
 }
 
@@ -229,7 +355,10 @@ fn as_many_layers_as_images_may_have_mount() {
     let layers: Vec<ScannedLayer> = (0..127)
         .map(|layer: usize| {
             LayerBuilder::default()
-                .add(file(format!("own/{layer}")), &pattern(layer * 37, layer as u8))
+                .add(
+                    file(format!("own/{layer}")),
+                    &pattern(layer * 37, layer as u8),
+                )
                 .add(file("shared"), layer.to_string().as_bytes())
                 .finish(scratch.path())
                 .unwrap()
@@ -260,17 +389,34 @@ fn reads_carry_the_pages_of_the_lower_file_only() {
 
 #[test]
 fn nothing_is_left_after_a_failure_midway() {
-    let Some(scratch) = Scratch::privileged("nothing_is_left_after_a_failure_midway") else { return };
-    let good = LayerBuilder::default().add(file("a"), b"a").finish(scratch.path()).unwrap();
-    let mut bad = LayerBuilder::default().add(file("b"), b"b").finish(scratch.path()).unwrap();
+    let Some(scratch) = Scratch::privileged("nothing_is_left_after_a_failure_midway") else {
+        return;
+    };
+    let good = LayerBuilder::default()
+        .add(file("a"), b"a")
+        .finish(scratch.path())
+        .unwrap();
+    let mut bad = LayerBuilder::default()
+        .add(file("b"), b"b")
+        .finish(scratch.path())
+        .unwrap();
     // Not a file that a loop device takes, nor one that can be read at an offset.
     let (reader, _writer) = std::io::pipe().unwrap();
     bad.spool = Spool::new(fs::File::from(std::os::fd::OwnedFd::from(reader)), 4096);
     let layers = [&bad, &good];
     let attempt = |mode| mount(&layers, &options(&scratch, mode), &Cancel::default());
-    assert!(matches!(attempt(RootfsMode::Erofs), Err(RootfsError::Loop { .. })));
-    assert!(matches!(attempt(RootfsMode::Unpack), Err(RootfsError::Io { .. })));
-    assert!(matches!(attempt(RootfsMode::Auto), Err(RootfsError::Io { .. })), "auto tries both");
+    assert!(matches!(
+        attempt(RootfsMode::Erofs),
+        Err(RootfsError::Loop { .. })
+    ));
+    assert!(matches!(
+        attempt(RootfsMode::Unpack),
+        Err(RootfsError::Io { .. })
+    ));
+    assert!(
+        matches!(attempt(RootfsMode::Auto), Err(RootfsError::Io { .. })),
+        "auto tries both"
+    );
     let cancel = Cancel::default();
     cancel.cancel();
     let cancelled = mount(&layers, &options(&scratch, RootfsMode::Auto), &cancel);
@@ -280,8 +426,13 @@ fn nothing_is_left_after_a_failure_midway() {
 #[test]
 fn nothing_is_left_after_a_panic_or_while_files_are_open() {
     let name = "nothing_is_left_after_a_panic_or_while_files_are_open";
-    let Some(scratch) = Scratch::privileged(name) else { return };
-    let layers = [LayerBuilder::default().add(file("a"), b"a").finish(scratch.path()).unwrap()];
+    let Some(scratch) = Scratch::privileged(name) else {
+        return;
+    };
+    let layers = [LayerBuilder::default()
+        .add(file("a"), b"a")
+        .finish(scratch.path())
+        .unwrap()];
     for mode in [RootfsMode::Erofs, RootfsMode::Unpack] {
         let panicked = catch_unwind(AssertUnwindSafe(|| {
             let _rootfs = mounted(&scratch, &layers, mode);
@@ -302,25 +453,60 @@ fn times_and_modes_of_the_header_alone_count() {
     let Some(scratch) = Scratch::privileged("times_and_modes_of_the_header_alone_count") else {
         return;
     };
-    let mtime = Timestamp { secs: 1_000_000_000, nanos: 999_999_999 };
+    let mtime = Timestamp {
+        secs: 1_000_000_000,
+        nanos: 999_999_999,
+    };
     let layer = LayerBuilder::default()
-        .add(Entry { mtime, mode: 0o40_555, ..dir("d") }, b"")
-        .add(Entry { mtime, mode: 0o100_000, ..file("d/none") }, b"x")
-        .add(Entry { mtime, ..link(EntryKind::Symlink, "d/l", "none") }, b"")
-        .add(Entry { mtime, ..special(EntryKind::Fifo, "d/p", 0, 0) }, b"")
+        .add(
+            Entry {
+                mtime,
+                mode: 0o40_555,
+                ..dir("d")
+            },
+            b"",
+        )
+        .add(
+            Entry {
+                mtime,
+                mode: 0o100_000,
+                ..file("d/none")
+            },
+            b"x",
+        )
+        .add(
+            Entry {
+                mtime,
+                ..link(EntryKind::Symlink, "d/l", "none")
+            },
+            b"",
+        )
+        .add(
+            Entry {
+                mtime,
+                ..special(EntryKind::Fifo, "d/p", 0, 0)
+            },
+            b"",
+        )
         .finish(scratch.path())
         .unwrap();
     both_ways(&scratch, &[layer], |rootfs| {
         for name in ["d", "d/none", "d/l", "d/p"] {
             let stat = fs::symlink_metadata(rootfs.path().join(name)).unwrap();
-            assert_eq!((stat.mtime(), stat.mtime_nsec()), (1_000_000_000, 999_999_999), "{name}");
+            assert_eq!(
+                (stat.mtime(), stat.mtime_nsec()),
+                (1_000_000_000, 999_999_999),
+                "{name}"
+            );
         }
     });
 }
 
 #[test]
 fn dropped_attributes_are_counted_alike() {
-    let Some(scratch) = Scratch::privileged("dropped_attributes_are_counted_alike") else { return };
+    let Some(scratch) = Scratch::privileged("dropped_attributes_are_counted_alike") else {
+        return;
+    };
     let attributes: &[(&str, &[u8])] = &[
         ("trusted.overlay.redirect", b"/etc"),
         ("com.apple.quarantine", b"x"),
@@ -333,17 +519,24 @@ fn dropped_attributes_are_counted_alike() {
         .unwrap();
     both_ways(&scratch, &[layer], |rootfs| {
         assert_eq!(rootfs.dropped_xattrs(), 3);
-        assert_eq!(view(rootfs.path())[std::path::Path::new("d")].xattr_names(), ["user.kept"]);
+        assert_eq!(
+            view(rootfs.path())[std::path::Path::new("d")].xattr_names(),
+            ["user.kept"]
+        );
     });
 }
 
 /// Run by hand: `ESGZ_LAYERS=base.tar:next.tar cargo test --release --test rootfs -- --ignored`.
+/// ESGZ_MODES=erofs leaves unpacking out, ESGZ_COMPARE=1 compares the views in memory, ESGZ_RUN is
+/// a shell command to run in the root directory of the view.
 #[test]
 #[ignore = "needs uncompressed layers of a real image in ESGZ_LAYERS"]
 #[allow(clippy::print_stderr, reason = "it is there to be read")]
 fn real_layers() {
     use std::time::Instant;
-    let Some(scratch) = Scratch::privileged("real_layers") else { return };
+    let Some(scratch) = Scratch::privileged("real_layers") else {
+        return;
+    };
     let paths = std::env::var("ESGZ_LAYERS").unwrap();
     let layers: Vec<ScannedLayer> = paths
         .split(':')
@@ -374,6 +567,14 @@ fn real_layers() {
             if mode == RootfsMode::Unpack {
                 break;
             }
+        }
+        if let Ok(command) = std::env::var("ESGZ_RUN") {
+            let rootfs = mounted(&scratch, &layers, mode);
+            let start = Instant::now();
+            let mut shell = std::process::Command::new("sh");
+            let status = shell.args(["-c", &command]).current_dir(rootfs.path()).status();
+            assert!(status.unwrap().success());
+            eprintln!("{mode:?}: {command}: {:?}", start.elapsed());
         }
         if std::env::var_os("ESGZ_COMPARE").is_some() {
             let rootfs = mounted(&scratch, &layers, mode);

@@ -25,7 +25,13 @@ pub(super) struct Attributes {
 impl Attributes {
     /// Of a directory that no layer describes.
     pub(super) fn implied() -> Self {
-        Self { mode: 0o755, uid: 0, gid: 0, mtime: Timestamp::default(), xattrs: Vec::new() }
+        Self {
+            mode: 0o755,
+            uid: 0,
+            gid: 0,
+            mtime: Timestamp::default(),
+            xattrs: Vec::new(),
+        }
     }
 
     /// Of the file that `entry` makes.
@@ -42,7 +48,11 @@ impl Attributes {
 
 /// How many extended attributes of `entry` are dropped.
 pub(super) fn dropped_xattrs(entry: &Entry) -> usize {
-    if entry.xattrs.is_empty() { 0 } else { entry.xattrs.len() - kept_xattrs(entry).count() }
+    if entry.xattrs.is_empty() {
+        0
+    } else {
+        entry.xattrs.len() - kept_xattrs(entry).count()
+    }
 }
 
 /// The most that an inode's attributes may take in an EROFS index, entry headers included
@@ -92,7 +102,9 @@ fn is_acl(value: &[u8]) -> bool {
     const GROUP: u16 = 0x08;
     const MASK: u16 = 0x10;
     const OTHER: u16 = 0x20;
-    let Some(entries) = value.strip_prefix(&2u32.to_le_bytes()) else { return false };
+    let Some(entries) = value.strip_prefix(&2u32.to_le_bytes()) else {
+        return false;
+    };
     if !entries.len().is_multiple_of(8) {
         return false;
     }
@@ -131,10 +143,20 @@ mod tests {
     #[test]
     fn only_attributes_that_the_kernel_takes_are_kept() {
         let check = |kind, name: &str, value: &[u8], kept| {
-            assert_eq!(is_kept(kind, name.as_bytes(), value), kept, "{kind:?} {name}");
+            assert_eq!(
+                is_kept(kind, name.as_bytes(), value),
+                kept,
+                "{kind:?} {name}"
+            );
         };
         let none = u32::MAX;
-        let good = acl(&[(1, 6, none), (2, 4, 7), (4, 4, none), (0x10, 4, none), (0x20, 4, none)]);
+        let good = acl(&[
+            (1, 6, none),
+            (2, 4, 7),
+            (4, 4, none),
+            (0x10, 4, none),
+            (0x20, 4, none),
+        ]);
         let no_mask = acl(&[(1, 6, none), (2, 4, 7), (4, 4, none), (0x20, 4, none)]);
         check(EntryKind::Regular, "user.a", b"", true);
         check(EntryKind::Directory, "user.a", b"x", true);
@@ -142,16 +164,41 @@ mod tests {
         check(EntryKind::Fifo, "user.a", b"x", false);
         check(EntryKind::Regular, "user.", b"x", false);
         check(EntryKind::Symlink, "trusted.a", b"x", true);
-        check(EntryKind::Directory, "trusted.overlay.redirect", b"/", false);
+        check(
+            EntryKind::Directory,
+            "trusted.overlay.redirect",
+            b"/",
+            false,
+        );
         check(EntryKind::CharDevice, "security.selinux", b"x", true);
         check(EntryKind::Regular, "com.apple.quarantine", b"x", false);
         check(EntryKind::Regular, "system.posix_acl_access", &good, true);
-        check(EntryKind::Regular, "system.posix_acl_access", &good[..9], false);
-        check(EntryKind::Regular, "system.posix_acl_access", &no_mask, false);
+        check(
+            EntryKind::Regular,
+            "system.posix_acl_access",
+            &good[..9],
+            false,
+        );
+        check(
+            EntryKind::Regular,
+            "system.posix_acl_access",
+            &no_mask,
+            false,
+        );
         check(EntryKind::Symlink, "system.posix_acl_access", &good, false);
         check(EntryKind::Regular, "system.posix_acl_default", &good, false);
-        check(EntryKind::Directory, "system.posix_acl_default", &good, true);
+        check(
+            EntryKind::Directory,
+            "system.posix_acl_default",
+            &good,
+            true,
+        );
         check(EntryKind::Regular, "user.big", &vec![0; 65536], false);
-        check(EntryKind::Regular, &format!("user.{}", "n".repeat(251)), b"", false);
+        check(
+            EntryKind::Regular,
+            &format!("user.{}", "n".repeat(251)),
+            b"",
+            false,
+        );
     }
 }

@@ -145,7 +145,11 @@ pub enum RootfsError {
 }
 
 fn detail(messages: &str) -> String {
-    if messages.is_empty() { String::new() } else { format!(" ({messages})") }
+    if messages.is_empty() {
+        String::new()
+    } else {
+        format!(" ({messages})")
+    }
 }
 
 /// The errno values by which the kernel says "not you".
@@ -162,9 +166,17 @@ impl RootfsError {
         move |error| {
             let (path, source) = (path.to_path_buf(), error.into());
             if is_privilege(&source) {
-                Self::NotPrivileged { operation, path, source }
+                Self::NotPrivileged {
+                    operation,
+                    path,
+                    source,
+                }
             } else {
-                Self::Io { operation, path, source }
+                Self::Io {
+                    operation,
+                    path,
+                    source,
+                }
             }
         }
     }
@@ -173,9 +185,17 @@ impl RootfsError {
     pub(super) fn loop_device(operation: &'static str, path: &Path, source: io::Error) -> Self {
         let path = path.to_path_buf();
         if is_privilege(&source) {
-            Self::NotPrivileged { operation, path, source }
+            Self::NotPrivileged {
+                operation,
+                path,
+                source,
+            }
         } else {
-            Self::Loop { operation, path, source }
+            Self::Loop {
+                operation,
+                path,
+                source,
+            }
         }
     }
 
@@ -183,7 +203,12 @@ impl RootfsError {
     pub(super) fn is_unsupported(&self) -> bool {
         matches!(
             self,
-            Self::Loop { .. } | Self::Mount { filesystem: "erofs", .. } | Self::LayerTooLarge { .. }
+            Self::Loop { .. }
+                | Self::Mount {
+                    filesystem: "erofs",
+                    ..
+                }
+                | Self::LayerTooLarge { .. }
         )
     }
 }

@@ -11,8 +11,14 @@ type Part = (usize, NodeId);
 
 /// The parts of the merged root directory, top layer first. An opaque root hides what is below.
 pub(super) fn root_parts(trees: &[Tree]) -> Vec<Part> {
-    let opaque = trees.iter().rposition(|tree| tree.root().opaque).unwrap_or(0);
-    (opaque..trees.len()).rev().map(|layer| (layer, ROOT)).collect()
+    let opaque = trees
+        .iter()
+        .rposition(|tree| tree.root().opaque)
+        .unwrap_or(0);
+    (opaque..trees.len())
+        .rev()
+        .map(|layer| (layer, ROOT))
+        .collect()
 }
 
 /// What the parts of a directory show under `name`.
@@ -30,7 +36,9 @@ fn lookup(trees: &[Tree], parts: &[Part], name: &[u8]) -> Lookup {
     for &(layer, parent) in parts {
         let tree = &trees[layer];
         let children = tree.directory(parent).map(|d| &d.children);
-        let Some(&child) = children.and_then(|children| children.get(name)) else { continue };
+        let Some(&child) = children.and_then(|children| children.get(name)) else {
+            continue;
+        };
         match &tree.node(child).kind {
             NodeKind::Directory(directory) => {
                 merged.push((layer, child));
@@ -43,7 +51,11 @@ fn lookup(trees: &[Tree], parts: &[Part], name: &[u8]) -> Lookup {
             _ => break,
         }
     }
-    if merged.is_empty() { Lookup::Absent } else { Lookup::Directory(merged) }
+    if merged.is_empty() {
+        Lookup::Absent
+    } else {
+        Lookup::Directory(merged)
+    }
 }
 
 /// Gives every directory that its layer does not describe the metadata of the directory it is
@@ -53,14 +65,20 @@ pub(super) fn inherit_directories(trees: &mut [Tree], layers: &[&[Entry]]) {
     for layer in 0..trees.len() {
         let (lower, upper) = trees.split_at_mut(layer);
         let tree = &mut upper[0];
-        let below = if tree.root().opaque { Vec::new() } else { root_parts(lower) };
+        let below = if tree.root().opaque {
+            Vec::new()
+        } else {
+            root_parts(lower)
+        };
         let mut pending = vec![(ROOT, below)];
         while let Some((id, below)) = pending.pop() {
             if tree.node(id).entry.is_none()
                 && let Some(&(donor, donor_id)) = below.first()
             {
                 let inherited = lower[donor].attributes(donor_id, layers[donor]);
-                let directory = tree.directory_mut(id).expect("only directories are pending");
+                let directory = tree
+                    .directory_mut(id)
+                    .expect("only directories are pending");
                 directory.inherited = Some(inherited);
             }
             if below.is_empty() {
@@ -68,7 +86,9 @@ pub(super) fn inherit_directories(trees: &mut [Tree], layers: &[&[Entry]]) {
             }
             let directory = tree.directory(id).expect("only directories are pending");
             for (name, &child) in &directory.children {
-                let Some(child_directory) = tree.directory(child) else { continue };
+                let Some(child_directory) = tree.directory(child) else {
+                    continue;
+                };
                 if child_directory.opaque {
                     continue;
                 }
@@ -146,12 +166,29 @@ mod tests {
 
     #[test]
     fn the_top_layer_wins_and_whiteouts_hide() {
-        let base = [file("a"), file("d/x"), file("d/y"), file("o/1"), file("f/below")];
-        let middle = [file(".wh.a"), file("d/.wh.x"), file("o/.wh..wh..opq"), file("o/2")];
+        let base = [
+            file("a"),
+            file("d/x"),
+            file("d/y"),
+            file("o/1"),
+            file("f/below"),
+        ];
+        let middle = [
+            file(".wh.a"),
+            file("d/.wh.x"),
+            file("o/.wh..wh..opq"),
+            file("o/2"),
+        ];
         let top = [file("d/y"), file("f"), file("a")];
-        assert_eq!(visible(&[&base]), ["a:0", "d/x:0", "d/y:0", "f/below:0", "o/1:0"]);
+        assert_eq!(
+            visible(&[&base]),
+            ["a:0", "d/x:0", "d/y:0", "f/below:0", "o/1:0"]
+        );
         assert_eq!(visible(&[&base, &middle]), ["d/y:0", "f/below:0", "o/2:1"]);
-        assert_eq!(visible(&[&base, &middle, &top]), ["a:2", "d/y:2", "f:2", "o/2:1"]);
+        assert_eq!(
+            visible(&[&base, &middle, &top]),
+            ["a:2", "d/y:2", "f:2", "o/2:1"]
+        );
     }
 
     #[test]

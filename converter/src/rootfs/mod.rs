@@ -27,7 +27,6 @@ use crate::layer::entry::{Entry, FileId, ScannedLayer};
 use tree::{NodeId, Tree};
 use workspace::Workspace;
 
-
 /// How the root file system is made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum RootfsMode {
@@ -150,7 +149,10 @@ pub fn mount(
     cancel: &Cancel,
 ) -> Result<MountedRootfs, RootfsError> {
     if layers.len() > MAX_LAYERS {
-        return Err(RootfsError::TooManyLayers { layers: layers.len(), limit: MAX_LAYERS });
+        return Err(RootfsError::TooManyLayers {
+            layers: layers.len(),
+            limit: MAX_LAYERS,
+        });
     }
     let image = Image::new(layers, cancel)?;
     match options.mode {
@@ -203,7 +205,11 @@ impl<'a> Image<'a> {
             trees.push(tree.map_err(|source| RootfsError::Layer { layer, source })?);
         }
         merge::inherit_directories(&mut trees, &entries);
-        Ok(Self { layers, entries, trees })
+        Ok(Self {
+            layers,
+            entries,
+            trees,
+        })
     }
 
     fn mount(
@@ -213,7 +219,9 @@ impl<'a> Image<'a> {
         cancel: &Cancel,
     ) -> Result<MountedRootfs, RootfsError> {
         if backend == Backend::Unpack && unpack::is_tmpfs(&options.scratch)? {
-            return Err(RootfsError::Tmpfs { path: options.scratch.clone() });
+            return Err(RootfsError::Tmpfs {
+                path: options.scratch.clone(),
+            });
         }
         let mut mounting = Mounting {
             image: self,
@@ -241,10 +249,18 @@ impl<'a> Image<'a> {
         mounting.mount_overlay(lowers)?;
         let path = mounting.workspace.path(MERGED);
         let opened_as = opened::opened_as(&path, &self.trees, &mounted)?;
-        let mut files: Vec<MountedFile> =
-            mounted.into_iter().flat_map(|layer| layer.files).map(|(_, file)| file).collect();
+        let mut files: Vec<MountedFile> = mounted
+            .into_iter()
+            .flat_map(|layer| layer.files)
+            .map(|(_, file)| file)
+            .collect();
         files.sort_unstable_by_key(|file| (file.device, file.inode));
-        let Mounting { workspace, dropped_xattrs, index_bytes, .. } = mounting;
+        let Mounting {
+            workspace,
+            dropped_xattrs,
+            index_bytes,
+            ..
+        } = mounting;
         Ok(MountedRootfs {
             workspace,
             path,
@@ -258,9 +274,20 @@ impl<'a> Image<'a> {
     }
 
     fn file(&self, layer: usize, node: NodeId, device: u32, inode: u64) -> MountedFile {
-        let entry = self.trees[layer].node(node).entry.expect("a regular file has an entry");
+        let entry = self.trees[layer]
+            .node(node)
+            .entry
+            .expect("a regular file has an entry");
         let size_bytes = self.entries[layer][entry as usize].size_bytes;
-        MountedFile { device, inode, file: FileId { layer: layer as u32, entry }, size_bytes }
+        MountedFile {
+            device,
+            inode,
+            file: FileId {
+                layer: layer as u32,
+                entry,
+            },
+            size_bytes,
+        }
     }
 }
 
@@ -280,7 +307,11 @@ impl Mounting<'_> {
     fn mount_layer(&mut self, layer: usize, name: &str) -> Result<MountedLayer, RootfsError> {
         let (tree, scanned) = (&self.image.trees[layer], self.image.layers[layer]);
         let file = self.workspace.make_file()?;
-        let source = erofs::Source { tree, entries: &scanned.entries, spool: &scanned.spool };
+        let source = erofs::Source {
+            tree,
+            entries: &scanned.entries,
+            spool: &scanned.spool,
+        };
         let mut out = std::io::BufWriter::with_capacity(1 << 20, file);
         let index = erofs::write_index(&mut out, source, uuid(scanned, layer));
         let index = index.map_err(|error| self.index_error(layer, error))?;
@@ -310,19 +341,27 @@ impl Mounting<'_> {
             erofs::IndexError::TooLarge { size_bytes } => {
                 RootfsError::LayerTooLarge { layer, size_bytes }
             }
-            erofs::IndexError::Write(source) => {
-                RootfsError::Io { operation: "write an index in", path, source }
-            }
-            erofs::IndexError::Spool(source) => {
-                RootfsError::Io { operation: "read a spool for an index in", path, source }
-            }
+            erofs::IndexError::Write(source) => RootfsError::Io {
+                operation: "write an index in",
+                path,
+                source,
+            },
+            erofs::IndexError::Spool(source) => RootfsError::Io {
+                operation: "read a spool for an index in",
+                path,
+                source,
+            },
         }
     }
 
     fn unpack_layer(&mut self, layer: usize, name: &str) -> Result<MountedLayer, RootfsError> {
         let path = self.workspace.make_directory(name)?;
         let (tree, scanned) = (&self.image.trees[layer], self.image.layers[layer]);
-        let source = unpack::Source { tree, entries: &scanned.entries, spool: &scanned.spool };
+        let source = unpack::Source {
+            tree,
+            entries: &scanned.entries,
+            spool: &scanned.spool,
+        };
         let unpacked = unpack::unpack(&path, source, self.cancel)?;
         self.dropped_xattrs += unpacked.dropped_xattrs;
         let mut files: Vec<(NodeId, MountedFile)> = unpacked
@@ -344,8 +383,12 @@ impl Mounting<'_> {
         self.workspace.make_directory("work")?;
         let attributes = merge::root_attributes(&self.image.trees, &self.image.entries);
         self.dropped_xattrs += unpack::set_attributes_at(&upper, &attributes)?;
-        let overlay =
-            mount::Overlay { lowers: &lowers, upper: "upper", work: "work", target: MERGED };
+        let overlay = mount::Overlay {
+            lowers: &lowers,
+            upper: "upper",
+            work: "work",
+            target: MERGED,
+        };
         mount::mount_overlay(&mut self.workspace, &overlay)
     }
 }

@@ -47,9 +47,12 @@ fn attach(
     label: &str,
     read_ahead_kib: u32,
 ) -> Result<LoopDevice, RootfsError> {
-    let failed = |LoopError { operation, path, source }: LoopError| {
-        RootfsError::loop_device(operation, &path, source)
-    };
+    let failed =
+        |LoopError {
+             operation,
+             path,
+             source,
+         }: LoopError| { RootfsError::loop_device(operation, &path, source) };
     let mut device = LoopDevice::attach(file, label).map_err(failed)?;
     device.set_read_ahead_kib(read_ahead_kib).map_err(failed)?;
     Ok(device)
@@ -68,8 +71,11 @@ pub(super) struct Overlay<'a> {
 /// Options wanted, and what to do without each: `xino` makes inode numbers of several lower file
 /// systems unique; `volatile` spares the `sync` of a writable layer that is thrown away. Directory
 /// redirects are never followed: a layer could point one at another place.
-const FIRM_OPTIONS: [(&str, &str); 3] =
-    [("redirect_dir", "nofollow"), ("metacopy", "off"), ("index", "off")];
+const FIRM_OPTIONS: [(&str, &str); 3] = [
+    ("redirect_dir", "nofollow"),
+    ("metacopy", "off"),
+    ("index", "off"),
+];
 
 /// Mounts `overlay` in the workspace.
 pub(super) fn mount_overlay(
@@ -82,7 +88,10 @@ pub(super) fn mount_overlay(
     let place = |name: &str| format!("/proc/self/fd/{}/{name}", directory.as_raw_fd());
     let error = match mount_layer_by_layer(overlay, &path, place) {
         // Before 6.8 there is no `lowerdir+`; what the kernel then says differs.
-        Err(NewApiError { errno: Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP, messages }) => {
+        Err(NewApiError {
+            errno: Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP,
+            messages,
+        }) => {
             let legacy = mount_at_once(overlay, &path, place);
             legacy.err().map(|errno| NewApiError { errno, messages })
         }
@@ -93,7 +102,9 @@ pub(super) fn mount_overlay(
             workspace.keep_mount(path);
             Ok(())
         }
-        Some(NewApiError { errno, messages }) => Err(mount_error("overlay", &path, messages, errno)),
+        Some(NewApiError { errno, messages }) => {
+            Err(mount_error("overlay", &path, messages, errno))
+        }
     }
 }
 
@@ -107,8 +118,12 @@ fn mount_layer_by_layer(
     path: &Path,
     place: impl Fn(&str) -> String,
 ) -> Result<(), NewApiError> {
-    let fs = rustix::mount::fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)
-        .map_err(|errno| NewApiError { errno, messages: String::new() })?;
+    let fs = rustix::mount::fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC).map_err(|errno| {
+        NewApiError {
+            errno,
+            messages: String::new(),
+        }
+    })?;
     let set = |key: &str, value: &str| rustix::mount::fsconfig_set_string(&fs, key, value);
     let configure = || {
         set("source", "overlay")?;
@@ -124,7 +139,10 @@ fn mount_layer_by_layer(
         rustix::mount::fsconfig_create(&fs)?;
         attach_mount(&fs, MountAttrFlags::empty(), path)
     };
-    configure().map_err(|errno| NewApiError { errno, messages: messages(&fs) })
+    configure().map_err(|errno| NewApiError {
+        errno,
+        messages: messages(&fs),
+    })
 }
 
 /// With one option string, as all kernels take it: about 180 layers fit.
@@ -147,8 +165,13 @@ fn mount_at_once(
     for optional in [",xino=on,volatile", ",xino=on", ""] {
         let options = std::ffi::CString::new(format!("{options}{optional}"))
             .expect("names in the workspace hold no zero byte");
-        result =
-            rustix::mount::mount("overlay", path, "overlay", MountFlags::empty(), Some(&*options));
+        result = rustix::mount::mount(
+            "overlay",
+            path,
+            "overlay",
+            MountFlags::empty(),
+            Some(&*options),
+        );
         if result != Err(Errno::INVAL) {
             break;
         }
@@ -192,7 +215,62 @@ fn mount_error(
     let source = io::Error::from(errno);
     let path = path.to_path_buf();
     if source.kind() == io::ErrorKind::PermissionDenied {
-        return RootfsError::NotPrivileged { operation: "mount on", path, source };
+        return RootfsError::NotPrivileged {
+            operation: "mount on",
+            path,
+            source,
+        };
     }
-    RootfsError::Mount { filesystem, path, messages, source }
+    RootfsError::Mount {
+        filesystem,
+        path,
+        messages,
+        source,
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::print_stderr, reason = "a skipped test says so")]
+mod tests {
+    use super::*;
+
+    /// Kernels before 6.8 take this way only.
+    #[test]
+    fn one_option_string_holds_as_many_layers_as_images_may_have() {
+        let name = "one_option_string_holds_as_many_layers_as_images_may_have";
+        if !rustix::process::geteuid().is_root() {
+            eprintln!("skipped: {name}: not root");
+            return;
+        }
+        let scratch = tempfile::tempdir().unwrap();
+        let mut workspace = match Workspace::new(scratch.path()) {
+            Ok(workspace) => workspace,
+            Err(error) => {
+                eprintln!("skipped: {name}: {error}");
+                return;
+            }
+        };
+        let lowers: Vec<String> = (0..127).map(|layer| format!("l{layer}")).collect();
+        for lower in &lowers {
+            std::fs::write(workspace.make_directory(lower).unwrap().join(lower), "x").unwrap();
+        }
+        for name in ["upper", "work"] {
+            workspace.make_directory(name).unwrap();
+        }
+        let path = workspace.make_directory("merged").unwrap();
+        let overlay = Overlay {
+            lowers: &lowers,
+            upper: "upper",
+            work: "work",
+            target: "merged",
+        };
+        let directory = workspace.open().unwrap();
+        let place = |name: &str| format!("/proc/self/fd/{}/{name}", directory.as_raw_fd());
+        mount_at_once(&overlay, &path, place).unwrap();
+        workspace.keep_mount(path.clone());
+        assert_eq!(std::fs::read_dir(path).unwrap().count(), 127);
+        drop(directory);
+        workspace.release().unwrap();
+        assert_eq!(std::fs::read_dir(scratch.path()).unwrap().count(), 0);
+    }
 }

@@ -27,16 +27,24 @@ pub(super) fn opened_as(
     }
     let device = device_of(path)?;
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let root = rustix::fs::open(path, flags, Mode::empty())
-        .map_err(RootfsError::io("open", path))?;
-    let mut view = View { root, path, prefixes: HashMap::new() };
+    let root =
+        rustix::fs::open(path, flags, Mode::empty()).map_err(RootfsError::io("open", path))?;
+    let mut view = View {
+        root,
+        path,
+        prefixes: HashMap::new(),
+    };
     let mut opened = Vec::new();
     merge::for_each_visible_file(trees, |name, layer, node| {
         let files = lower_files[&layer];
         let found = files.binary_search_by_key(&node, |&(id, _)| id);
         let (_, lower) = files[found.expect("every regular file of a layer is mounted")];
         let inode = view.inode(device, layer, name, lower.inode)?;
-        opened.push(MountedFile { device, inode, ..lower });
+        opened.push(MountedFile {
+            device,
+            inode,
+            ..lower
+        });
         Ok::<(), RootfsError>(())
     })?;
     opened.sort_unstable_by_key(|file| (file.device, file.inode));

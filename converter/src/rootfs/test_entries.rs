@@ -29,7 +29,10 @@ pub(super) fn file(name: impl AsRef<[u8]>) -> Entry {
 }
 
 pub(super) fn dir(name: impl AsRef<[u8]>) -> Entry {
-    Entry { mode: 0o755, ..entry(name, EntryKind::Directory, "") }
+    Entry {
+        mode: 0o755,
+        ..entry(name, EntryKind::Directory, "")
+    }
 }
 
 pub(super) fn symlink(name: impl AsRef<[u8]>, target: impl AsRef<[u8]>) -> Entry {

@@ -83,9 +83,20 @@ pub(super) struct Tree {
 impl Tree {
     /// Builds the tree of `entries`.
     pub(super) fn build(entries: &[Entry]) -> Result<Self, TreeError> {
-        let root = Node { kind: NodeKind::Directory(Box::default()), entry: None, links: 1 };
-        let tree = Self { nodes: vec![root], dropped_xattrs: 0 };
-        let mut builder = Builder { tree, entries, last_parent: None };
+        let root = Node {
+            kind: NodeKind::Directory(Box::default()),
+            entry: None,
+            links: 1,
+        };
+        let tree = Self {
+            nodes: vec![root],
+            dropped_xattrs: 0,
+        };
+        let mut builder = Builder {
+            tree,
+            entries,
+            last_parent: None,
+        };
         for (index, entry) in entries.iter().enumerate() {
             let index = u32::try_from(index).expect("a tar entry takes 512 bytes of memory");
             builder.place(index, entry)?;
@@ -118,7 +129,8 @@ impl Tree {
 
     /// The root directory.
     pub(super) fn root(&self) -> &Directory {
-        self.directory(ROOT).expect("the root is made as a directory and never replaced")
+        self.directory(ROOT)
+            .expect("the root is made as a directory and never replaced")
     }
 
     pub(super) fn directory_mut(&mut self, id: NodeId) -> Option<&mut Directory> {
@@ -132,11 +144,15 @@ impl Tree {
     pub(super) fn attributes(&self, id: NodeId, entries: &[Entry]) -> Attributes {
         let node = self.node(id);
         match (&node.kind, node.entry) {
-            (NodeKind::Whiteout, _) => Attributes { mode: 0, ..Attributes::implied() },
+            (NodeKind::Whiteout, _) => Attributes {
+                mode: 0,
+                ..Attributes::implied()
+            },
             (_, Some(entry)) => Attributes::of(&entries[entry as usize]),
-            (NodeKind::Directory(directory), None) => {
-                directory.inherited.clone().unwrap_or_else(Attributes::implied)
-            }
+            (NodeKind::Directory(directory), None) => directory
+                .inherited
+                .clone()
+                .unwrap_or_else(Attributes::implied),
             (_, None) => Attributes::implied(),
         }
     }
@@ -152,8 +168,13 @@ struct Builder<'a> {
 
 impl Builder<'_> {
     fn place(&mut self, index: u32, entry: &Entry) -> Result<(), TreeError> {
-        let problem = |problem| TreeError::Entry { name: lossy(&entry.name), problem };
-        let path = entry.path().ok_or_else(|| problem(EntryProblem::LeavesRoot))?;
+        let problem = |problem| TreeError::Entry {
+            name: lossy(&entry.name),
+            problem,
+        };
+        let path = entry
+            .path()
+            .ok_or_else(|| problem(EntryProblem::LeavesRoot))?;
         self.tree.dropped_xattrs += attributes::dropped_xattrs(entry);
         let (parent, name) = split(&path);
         if name.is_empty() {
@@ -180,7 +201,10 @@ impl Builder<'_> {
             }
             EntryKind::Directory => {
                 let path_len = self.path_len(parent, name).map_err(problem)?;
-                NodeKind::Directory(Box::new(Directory { path_len, ..Directory::default() }))
+                NodeKind::Directory(Box::new(Directory {
+                    path_len,
+                    ..Directory::default()
+                }))
             }
             EntryKind::Regular => NodeKind::Regular,
             EntryKind::Symlink => {
@@ -192,13 +216,24 @@ impl Builder<'_> {
                 device_kind(entry).map_err(problem)?
             }
         };
-        self.insert(parent, name, Node { kind, entry: Some(index), links: 0 });
+        self.insert(
+            parent,
+            name,
+            Node {
+                kind,
+                entry: Some(index),
+                links: 0,
+            },
+        );
         Ok(())
     }
 
     /// Hides `hidden` of the lower layers, or all of `parent` there.
     fn place_whiteout(&mut self, parent: NodeId, hidden: &[u8]) -> Result<(), EntryProblem> {
-        let directory = self.tree.directory_mut(parent).expect("parents are directories");
+        let directory = self
+            .tree
+            .directory_mut(parent)
+            .expect("parents are directories");
         match hidden {
             b".wh..opq" => directory.opaque = true,
             b"" | b"." | b".." => return Err(EntryProblem::EmptyWhiteout),
@@ -210,12 +245,17 @@ impl Builder<'_> {
     }
 
     fn hardlink_target(&mut self, entry: &Entry) -> Result<NodeId, TreeError> {
-        let problem = |problem| TreeError::Entry { name: lossy(&entry.name), problem };
+        let problem = |problem| TreeError::Entry {
+            name: lossy(&entry.name),
+            problem,
+        };
         let missing = || TreeError::HardlinkTarget {
             name: lossy(&entry.name),
             target: lossy(&entry.link_name),
         };
-        let path = entry.link_path().ok_or_else(|| problem(EntryProblem::LeavesRoot))?;
+        let path = entry
+            .link_path()
+            .ok_or_else(|| problem(EntryProblem::LeavesRoot))?;
         let (parent, name) = split(&path);
         let parent = match self.resolve(parent, Missing::Stop) {
             Ok(parent) => parent.ok_or_else(missing)?,
@@ -225,7 +265,10 @@ impl Builder<'_> {
         if name.is_empty() {
             return Err(problem(EntryProblem::HardlinkToDirectory));
         }
-        let directory = self.tree.directory(parent).expect("parents are directories");
+        let directory = self
+            .tree
+            .directory(parent)
+            .expect("parents are directories");
         let target = *directory.children.get(name).ok_or_else(missing)?;
         match self.tree.node(target).kind {
             NodeKind::Directory(_) => Err(problem(EntryProblem::HardlinkToDirectory)),
@@ -239,7 +282,9 @@ impl Builder<'_> {
         {
             return Ok(*id);
         }
-        let id = self.resolve(path, Missing::Create)?.expect("missing parents were made");
+        let id = self
+            .resolve(path, Missing::Create)?
+            .expect("missing parents were made");
         self.last_parent = Some((path.to_vec(), id));
         Ok(id)
     }
@@ -264,7 +309,10 @@ impl Builder<'_> {
                 }
                 _ => {}
             }
-            let directory = self.tree.directory(here).expect("the trail holds directories");
+            let directory = self
+                .tree
+                .directory(here)
+                .expect("the trail holds directories");
             let Some(&child) = directory.children.get(&*component) else {
                 match missing {
                     Missing::Stop => return Ok(None),
@@ -297,13 +345,27 @@ impl Builder<'_> {
             return Err(EntryProblem::NameTooLong);
         }
         let path_len = self.path_len(parent, name)?;
-        let kind = NodeKind::Directory(Box::new(Directory { path_len, ..Directory::default() }));
-        Ok(self.insert(parent, name, Node { kind, entry: None, links: 0 }))
+        let kind = NodeKind::Directory(Box::new(Directory {
+            path_len,
+            ..Directory::default()
+        }));
+        Ok(self.insert(
+            parent,
+            name,
+            Node {
+                kind,
+                entry: None,
+                links: 0,
+            },
+        ))
     }
 
     /// The length of a path below the root. Symlinks can lead deeper than any single name does.
     fn path_len(&self, parent: NodeId, name: &[u8]) -> Result<usize, EntryProblem> {
-        let parent = self.tree.directory(parent).expect("parents are directories");
+        let parent = self
+            .tree
+            .directory(parent)
+            .expect("parents are directories");
         let len = parent.path_len + 1 + name.len();
         // Room for a file's own name, so that every file has a path that a system call takes.
         if len + MAX_NAME_BYTES > MAX_PATH_BYTES {
@@ -313,7 +375,11 @@ impl Builder<'_> {
     }
 
     fn insert(&mut self, parent: NodeId, name: &[u8], node: Node) -> NodeId {
-        let children = &self.tree.directory(parent).expect("parents are directories").children;
+        let children = &self
+            .tree
+            .directory(parent)
+            .expect("parents are directories")
+            .children;
         if let (NodeKind::Directory(_), Some(&existing)) = (&node.kind, children.get(name))
             && self.tree.directory(existing).is_some()
         {
@@ -329,7 +395,10 @@ impl Builder<'_> {
     /// Makes `name` in `parent` a name of `id`, whatever it was before.
     fn link(&mut self, parent: NodeId, name: &[u8], id: NodeId) {
         self.tree.nodes[id as usize].links += 1;
-        let directory = self.tree.directory_mut(parent).expect("parents are directories");
+        let directory = self
+            .tree
+            .directory_mut(parent)
+            .expect("parents are directories");
         let replaced = match directory.children.entry(name.into()) {
             Slot::Vacant(slot) => {
                 slot.insert(id);
@@ -357,20 +426,30 @@ impl Builder<'_> {
     fn finish(mut self) -> Tree {
         for id in 0..self.tree.nodes.len() {
             let id = id as NodeId;
-            let Some(directory) = self.tree.directory_mut(id) else { continue };
+            let Some(directory) = self.tree.directory_mut(id) else {
+                continue;
+            };
             for name in std::mem::take(&mut directory.whiteouts) {
-                match self.tree.directory(id).and_then(|d| d.children.get(&name).copied()) {
+                match self
+                    .tree
+                    .directory(id)
+                    .and_then(|d| d.children.get(&name).copied())
+                {
                     Some(child) => {
                         if let Some(directory) = self.tree.directory_mut(child) {
                             directory.opaque = true;
                         }
                     }
                     None if self.tree.node(id).links > 0 => {
-                        self.insert(id, &name, Node {
-                            kind: NodeKind::Whiteout,
-                            entry: None,
-                            links: 0,
-                        });
+                        self.insert(
+                            id,
+                            &name,
+                            Node {
+                                kind: NodeKind::Whiteout,
+                                entry: None,
+                                links: 0,
+                            },
+                        );
                     }
                     None => {}
                 }
@@ -400,7 +479,11 @@ fn check_name(path: &[u8], name: &[u8]) -> Result<(), EntryProblem> {
     }
     // A whiteout's own name never becomes a file.
     let name = name.strip_prefix(b".wh.").unwrap_or(name);
-    if name.len() > MAX_NAME_BYTES { Err(EntryProblem::NameTooLong) } else { Ok(()) }
+    if name.len() > MAX_NAME_BYTES {
+        Err(EntryProblem::NameTooLong)
+    } else {
+        Ok(())
+    }
 }
 
 fn check_symlink(target: &[u8]) -> Result<(), EntryProblem> {

@@ -17,7 +17,11 @@ fn listing(entries: &[Entry]) -> Vec<String> {
                 NodeKind::Whiteout => 'w',
                 NodeKind::CharDevice | NodeKind::BlockDevice | NodeKind::Fifo => 's',
             };
-            let source = tree.node(child).entry.map(|e| format!(" {e}")).unwrap_or_default();
+            let source = tree
+                .node(child)
+                .entry
+                .map(|e| format!(" {e}"))
+                .unwrap_or_default();
             lines.push(format!("{letter} {path}{source}"));
             if tree.directory(child).is_some() {
                 pending.push((path, child));
@@ -36,7 +40,11 @@ fn check_problem(entries: &[Entry], expected: EntryProblem) {
     match Tree::build(entries) {
         Err(TreeError::Entry { problem, name }) => {
             assert_eq!(problem, expected);
-            assert_eq!(name, lossy(&entries.last().unwrap().name), "the entry is named");
+            assert_eq!(
+                name,
+                lossy(&entries.last().unwrap().name),
+                "the entry is named"
+            );
         }
         other => panic!("expected {expected:?}, got {other:?}"),
     }
@@ -44,7 +52,10 @@ fn check_problem(entries: &[Entry], expected: EntryProblem) {
 
 #[test]
 fn parents_are_implied_and_the_last_entry_wins() {
-    check(&[file("./a/b/c"), dir("a/"), file("a/b/c")], &["d /a 1", "d /a/b", "f /a/b/c 2"]);
+    check(
+        &[file("./a/b/c"), dir("a/"), file("a/b/c")],
+        &["d /a 1", "d /a/b", "f /a/b/c 2"],
+    );
 }
 
 #[test]
@@ -54,19 +65,37 @@ fn a_directory_over_a_directory_keeps_its_children() {
 
 #[test]
 fn any_other_kind_replaces_with_children() {
-    check(&[file("a/x"), file("a"), dir("b"), symlink("b", "a")], &["f /a 1", "l /b 3"]);
+    check(
+        &[file("a/x"), file("a"), dir("b"), symlink("b", "a")],
+        &["f /a 1", "l /b 3"],
+    );
     check(&[file("a"), dir("a"), file("a/x")], &["d /a 1", "f /a/x 2"]);
-    check(&[symlink("l", "d"), dir("l"), file("l/x")], &["d /l 1", "f /l/x 2"]);
+    check(
+        &[symlink("l", "d"), dir("l"), file("l/x")],
+        &["d /l 1", "f /l/x 2"],
+    );
 }
 
 #[test]
 fn whiteouts_hide_lower_layers_only_in_any_order() {
-    check(&[file(".wh.a"), file("d/.wh.b")], &["w /a", "d /d", "w /d/b"]);
+    check(
+        &[file(".wh.a"), file("d/.wh.b")],
+        &["w /a", "d /d", "w /d/b"],
+    );
     check(&[file(".wh.a"), file("a")], &["f /a 1"]);
     check(&[file("a"), file(".wh.a")], &["f /a 0"]);
-    check(&[file(".wh.a"), file("a"), file("a"), dir("a")], &["o /a 3"]);
-    check(&[dir("a"), file("a/x"), file(".wh.a")], &["o /a 0", "f /a/x 1"]);
-    check(&[file("a/x"), file("a/.wh..wh..opq")], &["o /a", "f /a/x 0"]);
+    check(
+        &[file(".wh.a"), file("a"), file("a"), dir("a")],
+        &["o /a 3"],
+    );
+    check(
+        &[dir("a"), file("a/x"), file(".wh.a")],
+        &["o /a 0", "f /a/x 1"],
+    );
+    check(
+        &[file("a/x"), file("a/.wh..wh..opq")],
+        &["o /a", "f /a/x 0"],
+    );
     check(&[file(".wh..wh.aufs"), file(".wh..wh.plnk/1.2")], &[]);
     check(&[entry("c", EntryKind::CharDevice, "")], &["w /c 0"]);
     assert!(Tree::build(&[file(".wh..wh..opq")]).unwrap().root().opaque);
@@ -94,7 +123,10 @@ fn parents_are_followed_through_symlinks_inside_the_root() {
         &[dir("usr/lib"), symlink("lib", "usr/lib"), file("lib/x")],
         &["l /lib 1", "d /usr", "d /usr/lib 0", "f /usr/lib/x 2"],
     );
-    check_problem(&[symlink("a", "b"), symlink("b", "a"), file("a/x")], EntryProblem::TooManySymlinks);
+    check_problem(
+        &[symlink("a", "b"), symlink("b", "a"), file("a/x")],
+        EntryProblem::TooManySymlinks,
+    );
     check_problem(&[file("a"), file("a/x")], EntryProblem::ParentNotDirectory);
 }
 
@@ -108,9 +140,19 @@ fn a_parent_looked_up_before_is_looked_up_again_after_a_replacement() {
 
 #[test]
 fn hardlinks_bind_to_the_file_of_that_moment() {
-    let tree = Tree::build(&[file("a"), hardlink("b", "a"), file("a"), hardlink("c", "/b")]).unwrap();
+    let tree = Tree::build(&[
+        file("a"),
+        hardlink("b", "a"),
+        file("a"),
+        hardlink("c", "/b"),
+    ])
+    .unwrap();
     let children = &tree.root().children;
-    let (a, b, c) = (children[&b"a"[..]], children[&b"b"[..]], children[&b"c"[..]]);
+    let (a, b, c) = (
+        children[&b"a"[..]],
+        children[&b"b"[..]],
+        children[&b"c"[..]],
+    );
     assert_eq!((b, tree.node(b).links, tree.node(b).entry), (c, 2, Some(0)));
     assert_eq!((tree.node(a).links, tree.node(a).entry), (1, Some(2)));
     let tree = Tree::build(&[file("a"), hardlink("a", "a")]).unwrap();
@@ -119,9 +161,18 @@ fn hardlinks_bind_to_the_file_of_that_moment() {
 
 #[test]
 fn hardlinks_to_nothing_name_both_ends() {
-    let missing = TreeError::HardlinkTarget { name: "b".into(), target: "a".into() };
-    assert_eq!(Tree::build(&[hardlink("b", "a"), file("a")]).unwrap_err(), missing);
-    check_problem(&[dir("d"), hardlink("b", "d")], EntryProblem::HardlinkToDirectory);
+    let missing = TreeError::HardlinkTarget {
+        name: "b".into(),
+        target: "a".into(),
+    };
+    assert_eq!(
+        Tree::build(&[hardlink("b", "a"), file("a")]).unwrap_err(),
+        missing
+    );
+    check_problem(
+        &[dir("d"), hardlink("b", "d")],
+        EntryProblem::HardlinkToDirectory,
+    );
     check_problem(&[hardlink("b", "./")], EntryProblem::HardlinkToDirectory);
     check_problem(&[hardlink("b", "../x")], EntryProblem::LeavesRoot);
 }
@@ -131,10 +182,16 @@ fn names_that_no_file_can_have_are_refused() {
     check_problem(&[file("../../evil")], EntryProblem::LeavesRoot);
     check_problem(&[file("a\0b")], EntryProblem::ZeroByte);
     check_problem(&[file("n".repeat(256))], EntryProblem::NameTooLong);
-    check_problem(&[file(format!("{}/x", "n".repeat(256)))], EntryProblem::NameTooLong);
+    check_problem(
+        &[file(format!("{}/x", "n".repeat(256)))],
+        EntryProblem::NameTooLong,
+    );
     check_problem(&[file("d/".repeat(2000) + "x")], EntryProblem::NameTooLong);
     check_problem(&[symlink("l", "")], EntryProblem::SymlinkLength);
-    check(&[file("n".repeat(255))], &[&format!("f /{} 0", "n".repeat(255))]);
+    check(
+        &[file("n".repeat(255))],
+        &[&format!("f /{} 0", "n".repeat(255))],
+    );
     let mut device = entry("d", EntryKind::BlockDevice, "");
     device.dev_major = 4096;
     check_problem(&[device], EntryProblem::DeviceNumber);

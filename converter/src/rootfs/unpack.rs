@@ -14,7 +14,9 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{Advice, AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags, Timespec, Timestamps};
+use rustix::fs::{
+    Advice, AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags, Timespec, Timestamps,
+};
 use rustix::fs::{Gid, Uid, XattrFlags};
 use rustix::io::Errno;
 
@@ -74,7 +76,11 @@ pub(super) fn unpack(
         let attributes = source.tree.attributes(id, source.entries);
         unpacker.unpacked.dropped_xattrs += set_attributes(&directory, &attributes)
             .map_err(RootfsError::io("set the attributes of", &display))?;
-        if source.tree.directory(id).is_some_and(|directory| directory.opaque) {
+        if source
+            .tree
+            .directory(id)
+            .is_some_and(|directory| directory.opaque)
+        {
             let (name, value) = ("trusted.overlay.opaque", b"y");
             rustix::fs::fsetxattr(&directory, name, value, XattrFlags::empty())
                 .map_err(RootfsError::io("make opaque", &display))?;
@@ -117,8 +123,14 @@ fn set_xattrs(
 }
 
 fn timestamps(mtime: Timestamp) -> Timestamps {
-    let time = Timespec { tv_sec: mtime.secs, tv_nsec: mtime.nanos.into() };
-    Timestamps { last_access: time, last_modification: time }
+    let time = Timespec {
+        tv_sec: mtime.secs,
+        tv_nsec: mtime.nanos.into(),
+    };
+    Timestamps {
+        last_access: time,
+        last_modification: time,
+    }
 }
 
 /// Calls `visit` with the path of every directory, parents first.
@@ -140,7 +152,11 @@ fn for_each_directory(
 }
 
 fn child_path(directory: &[u8], name: &[u8]) -> Vec<u8> {
-    if directory.is_empty() { name.to_vec() } else { [directory, b"/", name].concat() }
+    if directory.is_empty() {
+        name.to_vec()
+    } else {
+        [directory, b"/", name].concat()
+    }
 }
 
 fn join(root: &Path, path: &[u8]) -> PathBuf {
@@ -198,7 +214,12 @@ impl<'a> Unpacker<'a> {
     }
 
     fn entry(&self, id: NodeId) -> &'a Entry {
-        let entry = self.source.tree.node(id).entry.expect("files and symlinks have an entry");
+        let entry = self
+            .source
+            .tree
+            .node(id)
+            .entry
+            .expect("files and symlinks have an entry");
         &self.source.entries[entry as usize]
     }
 
@@ -216,7 +237,8 @@ impl<'a> Unpacker<'a> {
         let entry = self.entry(id);
         let file = File::from(fd);
         // Sets the size of what ends in a hole; the rest is written over it.
-        file.set_len(entry.size_bytes).map_err(RootfsError::io("extend", &display()))?;
+        file.set_len(entry.size_bytes)
+            .map_err(RootfsError::io("extend", &display()))?;
         for segment in entry.data() {
             let mut done = 0;
             while done < segment.stored.len_bytes {
@@ -238,7 +260,9 @@ impl<'a> Unpacker<'a> {
         self.unpacked.dropped_xattrs += set_attributes(&fd, &attributes)
             .map_err(RootfsError::io("set the attributes of", &display()))?;
         let stat = rustix::fs::fstat(&fd).map_err(RootfsError::io("look at", &display()))?;
-        self.unpacked.files.push((id, kernel_device(stat.st_dev), stat.st_ino));
+        self.unpacked
+            .files
+            .push((id, kernel_device(stat.st_dev), stat.st_ino));
         Ok(())
     }
 
@@ -288,8 +312,10 @@ impl<'a> Unpacker<'a> {
             rustix::fs::utimensat(directory, name, &timestamps(attributes.mtime), nofollow)?;
             Ok(dropped)
         };
-        self.unpacked.dropped_xattrs += set()
-            .map_err(RootfsError::io::<Errno>("set the attributes of", &display()))?;
+        self.unpacked.dropped_xattrs += set().map_err(RootfsError::io::<Errno>(
+            "set the attributes of",
+            &display(),
+        ))?;
         Ok(())
     }
 
@@ -351,6 +377,5 @@ pub(super) fn set_attributes_at(
     let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let fd = rustix::fs::open(directory, flags, Mode::empty())
         .map_err(RootfsError::io("open", directory))?;
-    set_attributes(&fd, attributes)
-        .map_err(RootfsError::io("set the attributes of", directory))
+    set_attributes(&fd, attributes).map_err(RootfsError::io("set the attributes of", directory))
 }

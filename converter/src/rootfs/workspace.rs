@@ -34,7 +34,12 @@ impl Workspace {
             .tempdir_in(&scratch)
             .map_err(RootfsError::io("make a directory in", &scratch))?
             .keep();
-        let mut workspace = Self { root, mounts: Vec::new(), loops: Vec::new(), is_released: false };
+        let mut workspace = Self {
+            root,
+            mounts: Vec::new(),
+            loops: Vec::new(),
+            is_released: false,
+        };
         let root = workspace.root.clone();
         rustix::mount::mount_bind(&root, &root)
             .map_err(RootfsError::io("make a mount point of", &root))?;
@@ -103,7 +108,10 @@ impl Workspace {
 impl Drop for Workspace {
     fn drop(&mut self) {
         if let Err(error) = self.release() {
-            tracing::warn!(error = &error as &dyn std::error::Error, "a root file system is left behind");
+            tracing::warn!(
+                error = &error as &dyn std::error::Error,
+                "a root file system is left behind"
+            );
         }
     }
 }

@@ -89,7 +89,13 @@ impl LoopDevice {
             // SAFETY: `config` is a `struct loop_config` (size asserted, all fields initialised)
             // that the kernel only reads; both descriptors are open for the call.
             match unsafe { request::loop_configure(file.as_raw_fd(), &raw const config) } {
-                Ok(_) => return Ok(Self { file, path, old_read_ahead_sectors: None }),
+                Ok(_) => {
+                    return Ok(Self {
+                        file,
+                        path,
+                        old_read_ahead_sectors: None,
+                    });
+                }
                 // Another process configured it between the two calls.
                 Err(Errno::EBUSY) => {}
                 Err(errno) => return Err(error("attach a file to", &path, errno)),
@@ -162,13 +168,20 @@ fn config(fd: u32, label: &str) -> LoopConfig {
 }
 
 fn open_device(path: &Path) -> Result<File, LoopError> {
-    OpenOptions::new().read(true).open(path).map_err(|source| LoopError {
-        operation: "open",
-        path: path.to_path_buf(),
-        source,
-    })
+    OpenOptions::new()
+        .read(true)
+        .open(path)
+        .map_err(|source| LoopError {
+            operation: "open",
+            path: path.to_path_buf(),
+            source,
+        })
 }
 
 fn error(operation: &'static str, path: &Path, errno: Errno) -> LoopError {
-    LoopError { operation, path: path.to_path_buf(), source: errno.into() }
+    LoopError {
+        operation,
+        path: path.to_path_buf(),
+        source: errno.into(),
+    }
 }

@@ -32,13 +32,22 @@ impl Scratch {
             "not root"
         } else if !fs::exists("/dev/loop-control").unwrap_or(false) {
             "no loop devices"
-        } else if !fs::read_to_string("/proc/filesystems").unwrap_or_default().contains("erofs") {
+        } else if !fs::read_to_string("/proc/filesystems")
+            .unwrap_or_default()
+            .contains("erofs")
+        {
             "no EROFS in this kernel"
         } else {
             let alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
             let target = Path::new(env!("CARGO_TARGET_TMPDIR"));
-            let directory = tempfile::Builder::new().prefix("rootfs:test,").tempdir_in(target).unwrap();
-            return Some(Self { directory, _alone: alone });
+            let directory = tempfile::Builder::new()
+                .prefix("rootfs:test,")
+                .tempdir_in(target)
+                .unwrap();
+            return Some(Self {
+                directory,
+                _alone: alone,
+            });
         };
         eprintln!("skipped: {test}: {reason}");
         None
@@ -56,7 +65,11 @@ impl Scratch {
                 left.push(format!("mount: {line}"));
             }
         }
-        left.extend(loop_devices().into_iter().map(|device| format!("loop device: {device}")));
+        left.extend(
+            loop_devices()
+                .into_iter()
+                .map(|device| format!("loop device: {device}")),
+        );
         for entry in fs::read_dir(self.path()).unwrap() {
             let name = entry.unwrap().file_name();
             if name.as_bytes().starts_with(b"esgz-rootfs-") {
@@ -72,7 +85,9 @@ fn loop_devices() -> BTreeSet<String> {
     let mut devices = BTreeSet::new();
     for entry in fs::read_dir("/sys/block").unwrap() {
         let backing = entry.unwrap().path().join("loop/backing_file");
-        let Ok(backing_file) = fs::read_to_string(&backing) else { continue };
+        let Ok(backing_file) = fs::read_to_string(&backing) else {
+            continue;
+        };
         if backing_file.contains("rootfs:test,") {
             devices.insert(format!("{}: {backing_file}", backing.display()));
         }
@@ -97,7 +112,9 @@ impl Drop for Scratch {
 
 /// Bytes that differ from place to place, so that a shifted block is noticed.
 pub(crate) fn pattern(len: usize, seed: u8) -> Vec<u8> {
-    (0..len).map(|i| (i as u8) ^ ((i >> 8) as u8).wrapping_mul(31) ^ seed | 1).collect()
+    (0..len)
+        .map(|i| (i as u8) ^ ((i >> 8) as u8).wrapping_mul(31) ^ seed | 1)
+        .collect()
 }
 
 /// What can be seen of one file.
@@ -133,7 +150,11 @@ pub(crate) fn view(root: &Path) -> BTreeMap<PathBuf, Facts> {
         let full = root.join(&path);
         let facts = facts(&full);
         if facts.mode & 0o170_000 == 0o040_000 {
-            pending.extend(fs::read_dir(&full).unwrap().map(|e| path.join(e.unwrap().file_name())));
+            pending.extend(
+                fs::read_dir(&full)
+                    .unwrap()
+                    .map(|e| path.join(e.unwrap().file_name())),
+            );
         }
         all.insert(path, facts);
     }
@@ -169,7 +190,10 @@ fn xattrs(path: &Path) -> BTreeMap<OsString, Vec<u8>> {
     let mut names = vec![0; 1 << 16];
     let len = rustix::fs::llistxattr(path, &mut names[..]).unwrap();
     let mut all = BTreeMap::new();
-    for name in names[..len].split(|&b| b == 0).filter(|name| !name.is_empty()) {
+    for name in names[..len]
+        .split(|&b| b == 0)
+        .filter(|name| !name.is_empty())
+    {
         let name = OsStr::from_bytes(name);
         let mut value = vec![0; 1 << 16];
         let len = rustix::fs::lgetxattr(path, name, &mut value[..]).unwrap();
@@ -180,15 +204,27 @@ fn xattrs(path: &Path) -> BTreeMap<OsString, Vec<u8>> {
 }
 
 /// One line for each path that differs.
-pub(crate) fn differences(a: &BTreeMap<PathBuf, Facts>, b: &BTreeMap<PathBuf, Facts>) -> Vec<String> {
+pub(crate) fn differences(
+    a: &BTreeMap<PathBuf, Facts>,
+    b: &BTreeMap<PathBuf, Facts>,
+) -> Vec<String> {
     let paths: BTreeSet<_> = a.keys().chain(b.keys()).collect();
     let short = |facts: Option<&Facts>| {
-        facts.map(|f| Facts { contents: f.contents.iter().take(16).copied().collect(), ..f.clone() })
+        facts.map(|f| Facts {
+            contents: f.contents.iter().take(16).copied().collect(),
+            ..f.clone()
+        })
     };
     paths
         .into_iter()
         .filter(|path| a.get(*path) != b.get(*path))
-        .map(|path| format!("{path:?}: {:?} {:?}", short(a.get(path)), short(b.get(path))))
+        .map(|path| {
+            format!(
+                "{path:?}: {:?} {:?}",
+                short(a.get(path)),
+                short(b.get(path))
+            )
+        })
         .collect()
 }
 
@@ -228,13 +264,62 @@ pub(crate) fn every_kind(scratch: &Path) -> Vec<ScannedLayer> {
 fn base_layer() -> LayerBuilder {
     let mut layer = LayerBuilder::default();
     layer = layer
-        .add(Entry { mode: 0o711, ..dir("./") }, b"")
-        .add(Entry { mode: 0o1777, ..dir("./tmp/") }, b"")
-        .add(Entry { mode: 0o4755, ..file("bin/su") }, &pattern(5000, 3))
-        .add(Entry { mode: 0o2755, ..dir("setgid") }, b"")
-        .add(Entry { uid: 4_000_000_000, gid: 70_000, ..file("ids") }, b"ids")
-        .add(Entry { mtime: Timestamp { secs: -86_400, nanos: 500 }, ..file("old") }, b"")
-        .add(Entry { mtime: Timestamp { secs: 9_000_000_000, nanos: 7 }, ..file("future") }, b"");
+        .add(
+            Entry {
+                mode: 0o711,
+                ..dir("./")
+            },
+            b"",
+        )
+        .add(
+            Entry {
+                mode: 0o1777,
+                ..dir("./tmp/")
+            },
+            b"",
+        )
+        .add(
+            Entry {
+                mode: 0o4755,
+                ..file("bin/su")
+            },
+            &pattern(5000, 3),
+        )
+        .add(
+            Entry {
+                mode: 0o2755,
+                ..dir("setgid")
+            },
+            b"",
+        )
+        .add(
+            Entry {
+                uid: 4_000_000_000,
+                gid: 70_000,
+                ..file("ids")
+            },
+            b"ids",
+        )
+        .add(
+            Entry {
+                mtime: Timestamp {
+                    secs: -86_400,
+                    nanos: 500,
+                },
+                ..file("old")
+            },
+            b"",
+        )
+        .add(
+            Entry {
+                mtime: Timestamp {
+                    secs: 9_000_000_000,
+                    nanos: 7,
+                },
+                ..file("future")
+            },
+            b"",
+        );
     for size in SIZES {
         layer = layer.add(file(format!("sizes/{size}")), &pattern(*size, *size as u8));
     }
@@ -242,19 +327,33 @@ fn base_layer() -> LayerBuilder {
         let name = format!("many/{}{nth}", "n".repeat(nth % 200));
         layer = layer.add(file(name), nth.to_string().as_bytes());
     }
-    let names: [&[u8]; 4] = [b"names/\xff\xfe", b"names/a\nb", b"names/!first", b"names/ "];
+    let names: [&[u8]; 4] = [
+        b"names/\xff\xfe",
+        b"names/a\nb",
+        b"names/!first",
+        b"names/ ",
+    ];
     for name in names {
         layer = layer.add(file(name), name);
     }
     layer = layer.add(file(format!("names/{}", "m".repeat(255))), b"long");
     let deep = format!("{}{}", "deep/".repeat(100), "d".repeat(200));
     layer = layer.add(file(deep), b"deep");
-    for len in [1, 63, 64, 65, 383, 384, 447, 448, 449, 511, 512, 513, 1024, 4000] {
-        let name = if len == 4000 { "links/long".into() } else { format!("links/{len}") };
+    for len in [
+        1, 63, 64, 65, 383, 384, 447, 448, 449, 511, 512, 513, 1024, 4000,
+    ] {
+        let name = if len == 4000 {
+            "links/long".into()
+        } else {
+            format!("links/{len}")
+        };
         let entry = link(EntryKind::Symlink, name, "t".repeat(len));
         layer = layer.add(entry.clone(), b"");
         let attributes = pattern(len % 300, 9);
-        let named = Entry { name: [b"x", &*entry.name].concat().into(), ..entry };
+        let named = Entry {
+            name: [b"x", &*entry.name].concat().into(),
+            ..entry
+        };
         layer = layer.add(with_xattrs(named, &[("trusted.on-link", &attributes)]), b"");
     }
     layer
@@ -262,10 +361,19 @@ fn base_layer() -> LayerBuilder {
         .add(link(EntryKind::Hardlink, "./hard/2", "hard/1"), b"")
         .add(link(EntryKind::Hardlink, "hard-3", "/hard/2"), b"")
         .add(link(EntryKind::Symlink, "hard-to-link", "links/1"), b"")
-        .add(link(EntryKind::Hardlink, "hard-to-link-2", "hard-to-link"), b"")
+        .add(
+            link(EntryKind::Hardlink, "hard-to-link-2", "hard-to-link"),
+            b"",
+        )
         .add(special(EntryKind::CharDevice, "dev/null", 1, 3), b"")
-        .add(special(EntryKind::BlockDevice, "dev/block", 259, 70_000), b"")
-        .add(special(EntryKind::CharDevice, "dev/big", 4095, 1_048_575), b"")
+        .add(
+            special(EntryKind::BlockDevice, "dev/block", 259, 70_000),
+            b"",
+        )
+        .add(
+            special(EntryKind::CharDevice, "dev/big", 4095, 1_048_575),
+            b"",
+        )
         .add(special(EntryKind::Fifo, "dev/fifo", 0, 0), b"")
         .add(file("gone"), b"gone")
         .add(file("gone-dir/x"), b"x")
@@ -280,17 +388,25 @@ fn base_layer() -> LayerBuilder {
 }
 
 fn middle_layer() -> LayerBuilder {
-    let capability: &[u8] =
-        &[1, 0, 0, 2, 0, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+    let capability: &[u8] = &[1, 0, 0, 2, 0, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
     let (access, default) = (acl(1000), acl(100_000));
     let long_name = format!("user.{}", "n".repeat(250));
     let long_value = pattern(2000, 7);
     LayerBuilder::default()
         .add(file("tmp/inherits"), b"x")
-        .add(with_xattrs(file("xattr/capability"), &[("security.capability", capability)]), b"\x7f")
         .add(
             with_xattrs(
-                Entry { mode: 0o644, ..file("xattr/all") },
+                file("xattr/capability"),
+                &[("security.capability", capability)],
+            ),
+            b"\x7f",
+        )
+        .add(
+            with_xattrs(
+                Entry {
+                    mode: 0o644,
+                    ..file("xattr/all")
+                },
                 &[
                     ("user.empty", b""),
                     ("user.binary", b"\0\xff\n"),
@@ -310,7 +426,13 @@ fn middle_layer() -> LayerBuilder {
             ),
             b"",
         )
-        .add(with_xattrs(special(EntryKind::Fifo, "xattr/fifo", 0, 0), &[("trusted.f", b"f")]), b"")
+        .add(
+            with_xattrs(
+                special(EntryKind::Fifo, "xattr/fifo", 0, 0),
+                &[("trusted.f", b"f")],
+            ),
+            b"",
+        )
         .add(file(".wh.gone"), b"")
         .add(file(".wh.gone-dir"), b"")
         .add(file("opaque/.wh..wh..opq"), b"")

@@ -22,7 +22,11 @@ pub(super) fn dirents<'a>(
 ) -> Vec<Dirent<'a>> {
     let mut all = Vec::with_capacity(directory.children.len() + 2);
     for (name, node) in [(&b"."[..], id), (b"..", parent)] {
-        all.push(Dirent { name, node, file_type: format::TYPE_DIRECTORY });
+        all.push(Dirent {
+            name,
+            node,
+            file_type: format::TYPE_DIRECTORY,
+        });
     }
     all.extend(directory.children.iter().map(|(name, &node)| Dirent {
         name,
@@ -62,7 +66,10 @@ pub(super) fn blocks<'d, 'a>(dirents: &'d [Dirent<'a>]) -> impl Iterator<Item = 
 
 /// The bytes that a block of `dirents` uses.
 pub(super) fn used_bytes(dirents: &[Dirent]) -> usize {
-    dirents.iter().map(|dirent| DIRECTORY_ENTRY_BYTES + dirent.name.len()).sum()
+    dirents
+        .iter()
+        .map(|dirent| DIRECTORY_ENTRY_BYTES + dirent.name.len())
+        .sum()
 }
 
 /// Appends one block without its unused end.

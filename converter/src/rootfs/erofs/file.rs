@@ -50,11 +50,18 @@ pub(super) fn contents(entry: &Entry, spool_bytes: u64) -> Contents {
         return Contents::Empty;
     }
     let blocks = size.div_ceil(BLOCK_BYTES);
-    let mut bits = blocks.next_power_of_two().trailing_zeros().min(MAX_CHUNK_BITS);
+    let mut bits = blocks
+        .next_power_of_two()
+        .trailing_zeros()
+        .min(MAX_CHUNK_BITS);
     let mut stored_bytes = 0;
     // Blocks behind the spool's last whole one are not part of its loop device.
     let readable = spool_bytes / BLOCK_BYTES * BLOCK_BYTES;
-    for DataSegment { file_offset_bytes: start, stored } in segments(entry) {
+    for DataSegment {
+        file_offset_bytes: start,
+        stored,
+    } in segments(entry)
+    {
         let end = start + stored.len_bytes;
         let aligned = start.is_multiple_of(BLOCK_BYTES)
             && stored.offset_bytes.is_multiple_of(BLOCK_BYTES)
@@ -102,14 +109,20 @@ pub(super) fn for_each_chunk<E>(
             _ => HOLE,
         };
         let device = if block == HOLE { 0 } else { SPOOL_DEVICE };
-        emit(ChunkIndex { block_high: 0.into(), device: device.into(), block: block.into() })?;
+        emit(ChunkIndex {
+            block_high: 0.into(),
+            device: device.into(),
+            block: block.into(),
+        })?;
     }
     Ok(())
 }
 
 /// The stored stretches of a copied file as (offset in the file, where in the spool).
 pub(super) fn copied(entry: &Entry) -> impl Iterator<Item = (u64, Extent)> {
-    segments(entry).into_iter().map(|s| (s.file_offset_bytes, s.stored))
+    segments(entry)
+        .into_iter()
+        .map(|s| (s.file_offset_bytes, s.stored))
 }
 
 #[cfg(test)]
@@ -120,23 +133,41 @@ mod tests {
     const SPOOL: u64 = 1 << 30;
 
     fn dense(offset: u64, len: u64) -> Entry {
-        let payload = Extent { offset_bytes: offset, len_bytes: len };
-        Entry { size_bytes: len, payload, ..file("f") }
+        let payload = Extent {
+            offset_bytes: offset,
+            len_bytes: len,
+        };
+        Entry {
+            size_bytes: len,
+            payload,
+            ..file("f")
+        }
     }
 
     fn sparse(size: u64, segments: &[(u64, u64, u64)]) -> Entry {
         let segments = segments
             .iter()
-            .map(|&(file_offset_bytes, offset_bytes, len_bytes)| DataSegment {
-                file_offset_bytes,
-                stored: Extent { offset_bytes, len_bytes },
-            })
+            .map(
+                |&(file_offset_bytes, offset_bytes, len_bytes)| DataSegment {
+                    file_offset_bytes,
+                    stored: Extent {
+                        offset_bytes,
+                        len_bytes,
+                    },
+                },
+            )
             .collect();
-        Entry { size_bytes: size, sparse: Some(segments), ..file("f") }
+        Entry {
+            size_bytes: size,
+            sparse: Some(segments),
+            ..file("f")
+        }
     }
 
     fn chunks(entry: &Entry) -> Option<(u32, Vec<u32>)> {
-        let Contents::Chunks { bits } = contents(entry, SPOOL) else { return None };
+        let Contents::Chunks { bits } = contents(entry, SPOOL) else {
+            return None;
+        };
         let mut blocks = Vec::new();
         for_each_chunk(entry, bits, |chunk| {
             let hole = chunk.block.get() == HOLE;
@@ -153,7 +184,10 @@ mod tests {
         for len in [1, 511, 512, 513, 4096, 4097, 1 << 20, (1 << 20) + 1] {
             let (bits, blocks) = chunks(&dense(1024, len)).unwrap();
             assert_eq!(blocks, [2], "{len}");
-            assert!(512 << bits >= len && (bits == 0 || 256 << bits < len), "{len} {bits}");
+            assert!(
+                512 << bits >= len && (bits == 0 || 256 << bits < len),
+                "{len} {bits}"
+            );
         }
         assert_eq!(contents(&dense(512, 0), SPOOL), Contents::Empty);
     }
@@ -168,10 +202,22 @@ mod tests {
         check(8192, &[(0, 512, 4096)], Some((3, vec![1, h])));
         check(8192, &[(4096, 512, 4096)], Some((3, vec![h, 1])));
         check(5000, &[(4096, 512, 904)], Some((3, vec![h, 1])));
-        check(4096, &[(0, 512, 1024), (2048, 1536, 1024)], Some((1, vec![1, h, 3, h])));
+        check(
+            4096,
+            &[(0, 512, 1024), (2048, 1536, 1024)],
+            Some((1, vec![1, h, 3, h])),
+        );
         // Neighbours in the spool but not in the file, and the other way round.
-        check(2048, &[(0, 512, 512), (512, 2048, 512)], Some((0, vec![1, 4, h, h])));
-        check(2048, &[(0, 512, 1024), (1024, 1536, 1024)], Some((2, vec![1])));
+        check(
+            2048,
+            &[(0, 512, 512), (512, 2048, 512)],
+            Some((0, vec![1, 4, h, h])),
+        );
+        check(
+            2048,
+            &[(0, 512, 1024), (1024, 1536, 1024)],
+            Some((2, vec![1])),
+        );
     }
 
     #[test]

@@ -20,7 +20,11 @@ pub(super) enum Body {
     Chunks { bits: u32 },
     /// `size_bytes`, the first blocks of which lie at `block`, and the rest behind the inode if
     /// `inline`.
-    Flat { size_bytes: u64, block: u64, inline: bool },
+    Flat {
+        size_bytes: u64,
+        block: u64,
+        inline: bool,
+    },
 }
 
 /// One inode.
@@ -53,7 +57,13 @@ impl Layout {
         entries: &[Entry],
         spool_bytes: u64,
     ) -> Result<Self, IndexError> {
-        let mut placing = Placing { tree, entries, spool_bytes, position: 0, blocks: 0 };
+        let mut placing = Placing {
+            tree,
+            entries,
+            spool_bytes,
+            position: 0,
+            blocks: 0,
+        };
         placing.position = DEVICE_SLOT_OFFSET + 128;
         let mut nids = vec![0; tree.len()];
         let mut inodes = vec![placing.place(ROOT, ROOT)];
@@ -62,7 +72,9 @@ impl Layout {
         while next < inodes.len() {
             let id = inodes[next].node;
             next += 1;
-            let Some(directory) = tree.directory(id) else { continue };
+            let Some(directory) = tree.directory(id) else {
+                continue;
+            };
             for &child in directory.children.values() {
                 if nids[child as usize] == 0 {
                     let placed = placing.place(child, id);
@@ -82,9 +94,16 @@ impl Layout {
         let spool_blocks = spool_bytes / BLOCK_BYTES;
         let most = blocks.max(spool_blocks);
         if most >= u64::from(HOLE) {
-            return Err(IndexError::TooLarge { size_bytes: most.saturating_mul(BLOCK_BYTES) });
+            return Err(IndexError::TooLarge {
+                size_bytes: most.saturating_mul(BLOCK_BYTES),
+            });
         }
-        Ok(Self { inodes, nids, blocks, spool_blocks })
+        Ok(Self {
+            inodes,
+            nids,
+            blocks,
+            spool_blocks,
+        })
     }
 }
 
@@ -101,7 +120,10 @@ struct Placing<'a> {
 impl Placing<'_> {
     fn place(&mut self, node: NodeId, parent: NodeId) -> Placed {
         let attributes = self.tree.attributes(node, self.entries);
-        let opaque = self.tree.directory(node).is_some_and(|directory| directory.opaque);
+        let opaque = self
+            .tree
+            .directory(node)
+            .is_some_and(|directory| directory.opaque);
         let xattr_bytes = xattr_bytes(&attributes.xattrs, opaque);
         let head = INODE_BYTES + xattr_bytes;
         let start = self.position.next_multiple_of(SLOT_BYTES);
@@ -121,17 +143,26 @@ impl Placing<'_> {
                 // Kernels read an inlined target from the block of its inode alone.
                 self.place_flat(size_bytes, start, head, start)
             }
-            NodeKind::CharDevice
-            | NodeKind::BlockDevice
-            | NodeKind::Fifo
-            | NodeKind::Whiteout => (start, Body::None, start + head),
+            NodeKind::CharDevice | NodeKind::BlockDevice | NodeKind::Fifo | NodeKind::Whiteout => {
+                (start, Body::None, start + head)
+            }
         };
         self.position = body_end;
-        Placed { node, parent, position, xattr_bytes, body }
+        Placed {
+            node,
+            parent,
+            position,
+            xattr_bytes,
+            body,
+        }
     }
 
     fn entry(&self, node: NodeId) -> &Entry {
-        let entry = self.tree.node(node).entry.expect("files and symlinks have an entry");
+        let entry = self
+            .tree
+            .node(node)
+            .entry
+            .expect("files and symlinks have an entry");
         &self.entries[entry as usize]
     }
 
@@ -146,7 +177,11 @@ impl Placing<'_> {
                 (start, Body::Chunks { bits }, indexes + len)
             }
             file::Contents::Copied => {
-                let body = Body::Flat { size_bytes, block: self.blocks, inline: false };
+                let body = Body::Flat {
+                    size_bytes,
+                    block: self.blocks,
+                    inline: false,
+                };
                 self.blocks = self.blocks.saturating_add(size_bytes.div_ceil(BLOCK_BYTES));
                 (start, body, start + head)
             }
@@ -165,14 +200,20 @@ impl Placing<'_> {
         let all = size_bytes.div_ceil(BLOCK_BYTES);
         let tail = size_bytes - (all - 1) * BLOCK_BYTES;
         let offset = undivided - start;
-        let position = (start..start + BLOCK_BYTES).step_by(SLOT_BYTES as usize).find(|position| {
-            let (first, last) = (position + offset, position + head + tail - 1);
-            first / BLOCK_BYTES == last / BLOCK_BYTES
-        });
+        let position = (start..start + BLOCK_BYTES)
+            .step_by(SLOT_BYTES as usize)
+            .find(|position| {
+                let (first, last) = (position + offset, position + head + tail - 1);
+                first / BLOCK_BYTES == last / BLOCK_BYTES
+            });
         let inline = position.is_some() && (all == 1 || offset > 0);
         let block = self.blocks;
         self.blocks += if inline { all - 1 } else { all };
-        let body = Body::Flat { size_bytes, block, inline };
+        let body = Body::Flat {
+            size_bytes,
+            block,
+            inline,
+        };
         match position {
             Some(position) if inline => (position, body, position + head + tail),
             _ => (start, body, start + head),
@@ -184,8 +225,14 @@ impl Placing<'_> {
 pub(super) const OPAQUE: (&[u8], &[u8]) = (b"trusted.overlay.opaque", b"y");
 
 /// The attributes to store: `xattrs`, and [`OPAQUE`] for an opaque directory.
-pub(super) fn stored_xattrs(xattrs: &[Xattr], opaque: bool) -> impl Iterator<Item = (&[u8], &[u8])> {
-    xattrs.iter().map(|(name, value)| (&**name, &**value)).chain(opaque.then_some(OPAQUE))
+pub(super) fn stored_xattrs(
+    xattrs: &[Xattr],
+    opaque: bool,
+) -> impl Iterator<Item = (&[u8], &[u8])> {
+    xattrs
+        .iter()
+        .map(|(name, value)| (&**name, &**value))
+        .chain(opaque.then_some(OPAQUE))
 }
 
 /// The index of a name's prefix, and the rest of the name.
@@ -199,9 +246,11 @@ pub(super) fn split_xattr_name(name: &[u8]) -> (u8, &[u8]) {
 /// The size of all attributes with their header; 0 if there are none.
 pub(super) fn xattr_bytes(xattrs: &[Xattr], opaque: bool) -> u64 {
     let entries: usize = stored_xattrs(xattrs, opaque)
-        .map(|(name, value)| {
-            (4 + split_xattr_name(name).1.len() + value.len()).next_multiple_of(4)
-        })
+        .map(|(name, value)| (4 + split_xattr_name(name).1.len() + value.len()).next_multiple_of(4))
         .sum();
-    if entries == 0 { 0 } else { (XATTR_HEADER.len() + entries) as u64 }
+    if entries == 0 {
+        0
+    } else {
+        (XATTR_HEADER.len() + entries) as u64
+    }
 }

@@ -11,6 +11,10 @@ mod directory;
 mod file;
 mod format;
 mod layout;
+#[cfg(test)]
+mod reader;
+#[cfg(test)]
+mod tests;
 mod write;
 
 use std::io::{self, Seek, Write};
@@ -70,5 +74,8 @@ pub(super) fn write_index<W: Write + Seek>(
 ) -> Result<Index, IndexError> {
     let layout = layout::Layout::new(source.tree, source.entries, source.spool.len_bytes())?;
     write::write(out, source, &layout, uuid)?;
-    Ok(Index { len_bytes: layout.blocks * format::BLOCK_BYTES, nids: layout.nids })
+    Ok(Index {
+        len_bytes: layout.blocks * format::BLOCK_BYTES,
+        nids: layout.nids,
+    })
 }

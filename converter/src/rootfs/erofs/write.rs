@@ -142,14 +142,22 @@ fn encode_inode(
     let (data_layout, size_bytes, union) = match placed.body {
         Body::Chunks { bits } => {
             let size_bytes = entry.map_or(0, |entry| entry.size_bytes);
-            (format::LAYOUT_CHUNKS, size_bytes, format::CHUNK_INDEXES | bits)
+            (
+                format::LAYOUT_CHUNKS,
+                size_bytes,
+                format::CHUNK_INDEXES | bits,
+            )
         }
-        Body::Flat { size_bytes, block, inline: true } => {
-            (format::LAYOUT_INLINE, size_bytes, block as u32)
-        }
-        Body::Flat { size_bytes, block, inline: false } => {
-            (format::LAYOUT_PLAIN, size_bytes, block as u32)
-        }
+        Body::Flat {
+            size_bytes,
+            block,
+            inline: true,
+        } => (format::LAYOUT_INLINE, size_bytes, block as u32),
+        Body::Flat {
+            size_bytes,
+            block,
+            inline: false,
+        } => (format::LAYOUT_PLAIN, size_bytes, block as u32),
         Body::None => (format::LAYOUT_PLAIN, 0, device_number(&node.kind, entry)),
     };
     let xattr_units = match placed.xattr_bytes {
@@ -230,7 +238,9 @@ fn write_blocks<W: Write + Seek>(
     layout: &Layout,
     placed: &Placed,
 ) -> Result<(), IndexError> {
-    let Body::Flat { block, inline, .. } = placed.body else { return Ok(()) };
+    let Body::Flat { block, inline, .. } = placed.body else {
+        return Ok(());
+    };
     let start = block * BLOCK_BYTES;
     let node = source.tree.node(placed.node);
     let entry = node.entry.map(|entry| &source.entries[entry as usize]);
@@ -273,7 +283,10 @@ fn copy_file<W: Write + Seek>(
         let mut from = stored.offset_bytes;
         while from < stored.end_bytes() {
             buffer.resize((stored.end_bytes() - from).min(COPY_BYTES) as usize, 0);
-            source.spool.read_exact_at(&mut buffer, from).map_err(IndexError::Spool)?;
+            source
+                .spool
+                .read_exact_at(&mut buffer, from)
+                .map_err(IndexError::Spool)?;
             image.put(&buffer).map_err(IndexError::Write)?;
             from += buffer.len() as u64;
         }
