@@ -10,9 +10,11 @@ use esgz::cancel::Cancel;
 use esgz::layer::entry::{Entry, EntryKind, ScannedLayer, Timestamp};
 use esgz::layer::spool::Spool;
 use esgz::rootfs::{
-    Backend, EntryProblem, MountedRootfs, RootfsError, RootfsMode, RootfsOptions, TreeError, mount,
+    Backend, EntryProblem, MountedRootfs, RootfsError, RootfsMode, RootfsOptions, TreeError, check,
+    mount,
 };
 use esgz_tests::layers::{LayerBuilder, dir, file, link, special, with_xattrs};
+use proptest::prelude::*;
 use rootfs_parts::{Scratch, differences, every_kind, pattern, view};
 
 fn options(scratch: &Scratch, mode: RootfsMode) -> RootfsOptions {
@@ -442,6 +444,14 @@ fn nothing_is_left_after_a_panic_or_while_files_are_open() {
         let rootfs = mounted(&scratch, &layers, mode);
         let path = rootfs.path().to_path_buf();
         let open = fs::File::open(path.join("a")).unwrap();
+        let is_left = |what: &str| {
+            scratch
+                .left_behind()
+                .iter()
+                .any(|left| left.starts_with(what))
+        };
+        assert!(is_left("mount") && is_left("directory"), "control");
+        assert_eq!(is_left("loop device"), mode == RootfsMode::Erofs, "control");
         rootfs.unmount().unwrap();
         assert!(!path.exists());
         drop(open);
@@ -526,6 +536,157 @@ fn dropped_attributes_are_counted_alike() {
     });
 }
 
+#[test]
+fn auto_unpacks_where_loop_devices_refuse_and_says_why() {
+    let name = "auto_unpacks_where_loop_devices_refuse_and_says_why";
+    let Some(scratch) = Scratch::privileged(name) else {
+        return;
+    };
+    let mut layer = LayerBuilder::default()
+        .add(file("zeros"), &[0; 1000])
+        .finish(scratch.path())
+        .unwrap();
+    let auto = |layer: &ScannedLayer| {
+        let options = options(&scratch, RootfsMode::Auto);
+        mount(&[layer], &options, &Cancel::default()).unwrap()
+    };
+    let rootfs = auto(&layer);
+    assert_eq!(
+        (rootfs.backend(), rootfs.fallback_reason()),
+        (Backend::Erofs, None)
+    );
+    rootfs.unmount().unwrap();
+    // Can be read like a spool, but not attached to a loop device.
+    layer.spool = Spool::new(fs::File::open("/dev/zero").unwrap(), 4096);
+    let rootfs = auto(&layer);
+    assert_eq!(rootfs.backend(), Backend::Unpack);
+    let reason = rootfs.fallback_reason().unwrap();
+    assert!(reason.contains("/dev/loop"), "{reason}");
+    assert_eq!(fs::read(rootfs.path().join("zeros")).unwrap(), [0; 1000]);
+    rootfs.unmount().unwrap();
+}
+
+#[test]
+fn without_privilege_the_refused_operation_is_named() {
+    let name = "without_privilege_the_refused_operation_is_named";
+    let Some(scratch) = Scratch::privileged(name) else {
+        return;
+    };
+    let layer = LayerBuilder::default()
+        .add(file("a"), b"a")
+        .finish(scratch.path())
+        .unwrap();
+    // Linux keeps capabilities for each thread.
+    std::thread::scope(|scope| {
+        let refused = scope.spawn(|| {
+            rustix::thread::set_capabilities(
+                None,
+                rustix::thread::CapabilitySets {
+                    effective: rustix::thread::CapabilitySet::DAC_OVERRIDE,
+                    permitted: rustix::thread::CapabilitySet::DAC_OVERRIDE,
+                    inheritable: rustix::thread::CapabilitySet::empty(),
+                },
+            )
+            .unwrap();
+            for mode in [RootfsMode::Auto, RootfsMode::Erofs, RootfsMode::Unpack] {
+                match mount(&[&layer], &options(&scratch, mode), &Cancel::default()) {
+                    Err(RootfsError::NotPrivileged { path, .. }) => {
+                        assert!(path.starts_with(scratch.path()));
+                    }
+                    other => panic!("{other:?}"),
+                }
+            }
+        });
+        refused.join().unwrap();
+    });
+}
+
+fn arbitrary_entry() -> impl Strategy<Value = (Entry, Vec<u8>)> {
+    let name = prop_oneof![
+        6 => "[abc]{1}(/[abcd]{1}){0,3}",
+        1 => "([ab]/){0,2}\\.wh\\.([abcd]|\\.wh\\.\\.opq)",
+    ];
+    let kind = prop_oneof![
+        4 => Just(file("")),
+        2 => Just(dir("")),
+        1 => "(\\.\\./)?/?[abcd](/[abcd])?".prop_map(|to| link(EntryKind::Symlink, "", to)),
+        1 => "[abc](/[abcd]){0,2}".prop_map(|to| link(EntryKind::Hardlink, "", to)),
+        1 => Just(special(EntryKind::Fifo, "", 0, 0)),
+        1 => (0..3u32).prop_map(|minor| special(EntryKind::CharDevice, "", 0, minor)),
+    ];
+    let xattrs =
+        prop::collection::btree_map("(user|trusted|security)\\.[a-c]", "[a-z]{0,40}", 0..3);
+    let attributes = (0..0o10000u32, 0..3u32, -9..9i64, xattrs);
+    let data = prop::collection::vec(any::<u8>(), 0..3000);
+    (name, kind, attributes, data).prop_map(|(name, entry, (mode, uid, secs, xattrs), data)| {
+        let data = if entry.kind == EntryKind::Regular {
+            data
+        } else {
+            Vec::new()
+        };
+        let entry = Entry {
+            name: name.into_bytes().into(),
+            mode,
+            uid,
+            mtime: Timestamp { secs, nanos: 5 },
+            xattrs: xattrs
+                .into_iter()
+                .map(|(name, value)| (name.into_bytes().into(), value.into_bytes().into()))
+                .collect(),
+            ..entry
+        };
+        (entry, data)
+    })
+}
+
+#[test]
+fn both_ways_show_the_same_of_any_layers() {
+    let Some(scratch) = Scratch::privileged("both_ways_show_the_same_of_any_layers") else {
+        return;
+    };
+    let layer = prop::collection::vec(arbitrary_entry(), 1..25);
+    let image = prop::collection::vec(layer, 1..5);
+    let cases = std::env::var("PROPTEST_CASES")
+        .ok()
+        .and_then(|cases| cases.parse().ok());
+    let config = ProptestConfig {
+        cases: cases.unwrap_or(32),
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    };
+    let mut runner = proptest::test_runner::TestRunner::new(config);
+    let result = runner.run(&image, |image| {
+        let mut layers = Vec::new();
+        for entries in image {
+            // Entries that no tree can have are left out.
+            let mut possible: Vec<(Entry, Vec<u8>)> = Vec::new();
+            for entry in entries {
+                possible.push(entry);
+                if !is_possible(&scratch, &possible) {
+                    possible.pop();
+                }
+            }
+            layers.push(built(&scratch, &possible));
+        }
+        both_ways(&scratch, &layers, |_| {});
+        Ok(())
+    });
+    result.unwrap();
+}
+
+fn built(scratch: &Scratch, entries: &[(Entry, Vec<u8>)]) -> ScannedLayer {
+    let mut builder = LayerBuilder::default();
+    for (entry, data) in entries {
+        builder = builder.add(entry.clone(), data);
+    }
+    builder.finish(scratch.path()).unwrap()
+}
+
+fn is_possible(scratch: &Scratch, entries: &[(Entry, Vec<u8>)]) -> bool {
+    let layer = built(scratch, entries);
+    check(&[&layer]).is_ok()
+}
+
 /// Run by hand: `ESGZ_LAYERS=base.tar:next.tar cargo test --release --test rootfs -- --ignored`.
 /// ESGZ_MODES=erofs leaves unpacking out, ESGZ_COMPARE=1 compares the views in memory, ESGZ_RUN is
 /// a shell command to run in the root directory of the view.
@@ -572,7 +733,10 @@ fn real_layers() {
             let rootfs = mounted(&scratch, &layers, mode);
             let start = Instant::now();
             let mut shell = std::process::Command::new("sh");
-            let status = shell.args(["-c", &command]).current_dir(rootfs.path()).status();
+            let status = shell
+                .args(["-c", &command])
+                .current_dir(rootfs.path())
+                .status();
             assert!(status.unwrap().success());
             eprintln!("{mode:?}: {command}: {:?}", start.elapsed());
         }

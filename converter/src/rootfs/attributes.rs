@@ -37,7 +37,11 @@ impl Attributes {
     /// Of the file that `entry` makes.
     pub(super) fn of(entry: &Entry) -> Self {
         Self {
-            mode: (entry.mode & 0o7777) as u16,
+            // Linux keeps no mode for symlinks.
+            mode: match entry.kind {
+                EntryKind::Symlink => 0o777,
+                _ => (entry.mode & 0o7777) as u16,
+            },
             uid: entry.uid,
             gid: entry.gid,
             mtime: entry.mtime,

@@ -199,16 +199,18 @@ impl RootfsError {
         }
     }
 
-    /// True if another way to the same root file system may succeed.
+    /// True if the other way to the same root file system may succeed. A device cgroup refuses
+    /// loop devices alone as a lack of privilege does.
     pub(super) fn is_unsupported(&self) -> bool {
         matches!(
             self,
             Self::Loop { .. }
+                | Self::NotPrivileged { .. }
+                | Self::LayerTooLarge { .. }
                 | Self::Mount {
                     filesystem: "erofs",
                     ..
                 }
-                | Self::LayerTooLarge { .. }
         )
     }
 }

@@ -11,9 +11,10 @@ use std::path::Path;
 use rustix::fs::{Mode, OFlags};
 
 use super::error::RootfsError;
+use super::stack::MountedLayer;
 use super::tree::{NodeId, Tree};
 use super::unpack::{device_of, stat_below};
-use super::{MountedFile, MountedLayer, merge};
+use super::{MountedFile, merge};
 
 /// Every regular file of the merged view mounted on `path`, sorted by device and inode.
 pub(super) fn opened_as(

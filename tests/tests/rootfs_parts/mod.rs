@@ -57,7 +57,8 @@ impl Scratch {
         self.directory.path()
     }
 
-    fn left_behind(&self) -> Vec<String> {
+    /// Mounts, loop devices and directories of root file systems in this scratch directory.
+    pub(crate) fn left_behind(&self) -> Vec<String> {
         let mut left = Vec::new();
         let here = self.path().to_string_lossy().into_owned();
         for line in fs::read_to_string("/proc/self/mountinfo").unwrap().lines() {

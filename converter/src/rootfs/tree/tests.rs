@@ -1,4 +1,6 @@
 use super::*;
+use crate::layer::entry::EntryKind;
+use crate::rootfs::error::EntryProblem;
 use crate::rootfs::test_entries::{dir, entry, file, hardlink, symlink};
 
 /// Every path of the tree with a letter for its kind: `d`irectory, `o`paque, `w`hiteout, ….
@@ -8,7 +10,7 @@ fn listing(entries: &[Entry]) -> Vec<String> {
     let mut pending = vec![(String::new(), ROOT)];
     while let Some((path, id)) = pending.pop() {
         for (name, &child) in &tree.directory(id).unwrap().children {
-            let path = format!("{path}/{}", lossy(name));
+            let path = format!("{path}/{}", text(name));
             let letter = match &tree.node(child).kind {
                 NodeKind::Directory(d) if d.opaque => 'o',
                 NodeKind::Directory(_) => 'd',
@@ -42,7 +44,7 @@ fn check_problem(entries: &[Entry], expected: EntryProblem) {
             assert_eq!(problem, expected);
             assert_eq!(
                 name,
-                lossy(&entries.last().unwrap().name),
+                text(&entries.last().unwrap().name),
                 "the entry is named"
             );
         }
@@ -212,4 +214,8 @@ fn symlinks_cannot_lead_deeper_than_a_path_may_be_long() {
 fn the_root_takes_a_directory_entry_and_ignores_other_kinds() {
     let tree = Tree::build(&[dir("./"), file("/")]).unwrap();
     assert_eq!(tree.node(ROOT).entry, Some(0));
+}
+
+fn text(name: &[u8]) -> String {
+    String::from_utf8_lossy(name).into_owned()
 }
