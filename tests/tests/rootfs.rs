@@ -2,6 +2,7 @@
 
 mod rootfs_parts;
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, PermissionsExt};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -53,11 +54,13 @@ fn both_ways(scratch: &Scratch, layers: &[ScannedLayer], check: impl Fn(&Mounted
 /// Every regular file of the view has one line in `opened_as`, and that names an entry of its size.
 fn check_inodes(rootfs: &MountedRootfs, layers: &[ScannedLayer]) {
     let opened = rootfs.opened_as();
+    let mut inodes = BTreeSet::new();
     for (path, facts) in &view(rootfs.path()) {
         if !facts.is_file() {
             continue;
         }
         let stat = fs::symlink_metadata(rootfs.path().join(path)).unwrap();
+        inodes.insert(stat.ino());
         let device = rustix::fs::major(stat.dev()) << 20 | rustix::fs::minor(stat.dev());
         let found = opened.binary_search_by_key(&(device, stat.ino()), |f| (f.device, f.inode));
         let found =
@@ -78,6 +81,11 @@ fn check_inodes(rootfs: &MountedRootfs, layers: &[ScannedLayer]) {
         rootfs
             .files()
             .is_sorted_by_key(|file| (file.device, file.inode))
+    );
+    assert_eq!(
+        opened.len(),
+        inodes.len(),
+        "no file that is not in the view"
     );
     assert!(rootfs.files().len() >= opened.len());
 }
@@ -168,7 +176,8 @@ fn sparse_files_read_alike() {
         return;
     };
     let stretch = |offset: u64, len: usize| (offset, pattern(len, offset as u8));
-    let cases: &[(&str, u64, u64, Vec<(u64, Vec<u8>)>)] = &[
+    type Stretches = Vec<(u64, Vec<u8>)>;
+    let cases: &[(&str, u64, u64, Stretches)] = &[
         ("all-hole", 1 << 20, 0, vec![]),
         ("hole-first", 1 << 16, 0, vec![stretch(1 << 15, 1 << 15)]),
         ("hole-last", 1 << 16, 512, vec![stretch(0, 4096)]),

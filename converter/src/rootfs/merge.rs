@@ -58,10 +58,15 @@ fn lookup(trees: &[Tree], parts: &[Part], name: &[u8]) -> Lookup {
     }
 }
 
-/// Gives every directory that its layer does not describe the metadata of the directory it is
-/// merged with, as containerd does: in overlayfs the topmost directory's metadata counts, and a
-/// layer that holds `tmp/x` alone must not change `tmp`'s 1777.
-pub(super) fn inherit_directories(trees: &mut [Tree], layers: &[&[Entry]]) {
+/// Fits each tree to the layers below it.
+///
+/// Every directory that its layer does not describe gets the metadata of the directory it is merged
+/// with, as containerd does: in overlayfs the topmost directory's metadata counts, and a layer that
+/// holds `tmp/x` alone must not change `tmp`'s 1777.
+///
+/// Whiteouts in a directory that is not merged with a lower one go: they hide nothing, and
+/// overlayfs would list their names.
+pub(super) fn settle(trees: &mut [Tree], layers: &[&[Entry]]) {
     for layer in 0..trees.len() {
         let (lower, upper) = trees.split_at_mut(layer);
         let tree = &mut upper[0];
@@ -72,29 +77,30 @@ pub(super) fn inherit_directories(trees: &mut [Tree], layers: &[&[Entry]]) {
         };
         let mut pending = vec![(ROOT, below)];
         while let Some((id, below)) = pending.pop() {
-            if tree.node(id).entry.is_none()
-                && let Some(&(donor, donor_id)) = below.first()
-            {
-                let inherited = lower[donor].attributes(donor_id, layers[donor]);
-                let directory = tree
-                    .directory_mut(id)
-                    .expect("only directories are pending");
-                directory.inherited = Some(inherited);
-            }
-            if below.is_empty() {
-                continue;
+            match below.first() {
+                Some(&(donor, donor_id)) if tree.node(id).entry.is_none() => {
+                    let inherited = lower[donor].attributes(donor_id, layers[donor]);
+                    let directory = tree
+                        .directory_mut(id)
+                        .expect("only directories are pending");
+                    directory.inherited = Some(inherited);
+                }
+                Some(_) => {}
+                None => tree.remove_whiteouts(id),
             }
             let directory = tree.directory(id).expect("only directories are pending");
             for (name, &child) in &directory.children {
                 let Some(child_directory) = tree.directory(child) else {
                     continue;
                 };
-                if child_directory.opaque {
-                    continue;
-                }
-                if let Lookup::Directory(parts) = lookup(lower, &below, name) {
-                    pending.push((child, parts));
-                }
+                let parts = if child_directory.opaque {
+                    Vec::new()
+                } else if let Lookup::Directory(parts) = lookup(lower, &below, name) {
+                    parts
+                } else {
+                    Vec::new()
+                };
+                pending.push((child, parts));
             }
         }
     }
@@ -204,6 +210,26 @@ mod tests {
     }
 
     #[test]
+    fn whiteouts_that_hide_nothing_go() {
+        let base = [file("d/x"), file(".wh.a"), file("e/.wh.b")];
+        let top = [file("d/.wh.x"), file("new/.wh.y"), file(".wh.z")];
+        let layers: [&[Entry]; 2] = [&base, &top];
+        let mut trees: Vec<Tree> = layers.iter().map(|l| Tree::build(l).unwrap()).collect();
+        settle(&mut trees, &layers);
+        let names = |layer: usize, directory: &[u8]| -> Vec<&[u8]> {
+            let tree: &Tree = &trees[layer];
+            let id = tree.root().children.get(directory).copied().unwrap_or(ROOT);
+            let directory = tree.directory(id).unwrap();
+            directory.children.keys().map(|name| &**name).collect()
+        };
+        assert_eq!(names(0, b""), [&b"d"[..], b"e"]);
+        assert!(names(0, b"e").is_empty());
+        assert_eq!(names(1, b""), [&b"d"[..], b"new", b"z"]);
+        assert_eq!(names(1, b"d"), [b"x"]);
+        assert!(names(1, b"new").is_empty());
+    }
+
+    #[test]
     fn an_opaque_root_hides_all_lower_layers() {
         let (base, top) = ([file("low")], [file(".wh..wh..opq"), file("high")]);
         assert_eq!(visible(&[&base, &top]), ["high:1"]);
@@ -218,7 +244,7 @@ mod tests {
         let fresh = [file("tmp/b"), file("tmp/.wh..wh..opq")];
         let check = |layers: &[&[Entry]], mode| {
             let mut trees: Vec<Tree> = layers.iter().map(|l| Tree::build(l).unwrap()).collect();
-            inherit_directories(&mut trees, layers);
+            settle(&mut trees, layers);
             let top = trees.last().unwrap();
             let tmp = top.root().children[&b"tmp"[..]];
             assert_eq!(top.attributes(tmp, layers.last().unwrap()).mode, mode);

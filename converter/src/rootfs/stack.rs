@@ -38,7 +38,7 @@ impl<'a> Image<'a> {
             let tree = Tree::build(entries);
             trees.push(tree.map_err(|source| RootfsError::Layer { layer, source })?);
         }
-        merge::inherit_directories(&mut trees, &entries);
+        merge::settle(&mut trees, &entries);
         Ok(Self {
             layers,
             entries,

@@ -121,6 +121,23 @@ impl Tree {
         }
     }
 
+    /// Takes the whiteouts out of directory `id`.
+    pub(super) fn remove_whiteouts(&mut self, id: NodeId) {
+        let children = self.directory(id).map(|directory| &directory.children);
+        let whiteouts: Vec<(Box<[u8]>, NodeId)> = children
+            .into_iter()
+            .flatten()
+            .filter(|&(_, &child)| matches!(self.node(child).kind, NodeKind::Whiteout))
+            .map(|(name, &child)| (name.clone(), child))
+            .collect();
+        for (name, child) in whiteouts {
+            self.nodes[child as usize].links -= 1;
+            if let Some(directory) = self.directory_mut(id) {
+                directory.children.remove(&name);
+            }
+        }
+    }
+
     /// Mode, owner, time and extended attributes of `id`; `entries` are those it was built from.
     pub(super) fn attributes(&self, id: NodeId, entries: &[Entry]) -> Attributes {
         let node = self.node(id);
