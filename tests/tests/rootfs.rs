@@ -313,7 +313,7 @@ fn layers_without_files_and_images_without_layers_mount() {
     let empty = || LayerBuilder::default().finish(scratch.path()).unwrap();
     both_ways(&scratch, &[], |rootfs| assert!(rootfs.files().is_empty()));
     both_ways(&scratch, &[empty()], |rootfs| {
-        assert!(view(rootfs.path()).len() <= 1)
+        assert!(view(rootfs.path()).len() <= 1);
     });
     let root = || Entry {
         mode: 0o700,
@@ -382,20 +382,38 @@ fn as_many_layers_as_images_may_have_mount() {
 }
 
 #[test]
-fn reads_carry_the_pages_of_the_lower_file_only() {
-    let Some(scratch) = Scratch::privileged("reads_carry_the_pages_of_the_lower_file_only") else {
+fn the_read_ahead_of_both_devices_is_as_asked_and_restored() {
+    let name = "the_read_ahead_of_both_devices_is_as_asked_and_restored";
+    let Some(scratch) = Scratch::privileged(name) else {
         return;
     };
     let layers = [LayerBuilder::default()
-        .add(file("big"), &pattern(8 << 20, 1))
+        .add(file("a"), &pattern(8192, 1))
         .finish(scratch.path())
         .unwrap()];
-    let rootfs = mounted(&scratch, &layers, RootfsMode::Erofs);
-    let device = rootfs.files()[0].device;
-    assert_eq!(device >> 20, 7, "loop devices have major 7");
-    let setting = format!("/sys/dev/block/7:{}/queue/read_ahead_kb", device & 0xfffff);
-    assert_eq!(fs::read_to_string(setting).unwrap().trim(), "64");
-    rootfs.unmount().unwrap();
+    let settings = |devices: &[String]| -> Vec<String> {
+        let read = |device: &String| fs::read_to_string(format!("{device}/queue/read_ahead_kb"));
+        let text = devices.iter().map(read).map(Result::unwrap);
+        text.map(|text| text.trim().to_owned()).collect()
+    };
+    for kib in [0, 64] {
+        let options = RootfsOptions {
+            read_ahead_kib: kib,
+            ..options(&scratch, RootfsMode::Erofs)
+        };
+        let rootfs = mount(&[&layers[0]], &options, &Cancel::default()).unwrap();
+        let device = rootfs.files()[0].device;
+        assert_eq!(device >> 20, 7, "loop devices have major 7");
+        let devices = scratch.loop_devices();
+        let index = format!("/sys/block/loop{}", device & 0xfffff);
+        assert!(
+            devices.len() == 2 && devices.contains(&index),
+            "{devices:?}"
+        );
+        assert_eq!(settings(&devices), [kib.to_string(), kib.to_string()]);
+        rootfs.unmount().unwrap();
+        assert!(settings(&devices).iter().all(|now| *now != kib.to_string()));
+    }
 }
 
 #[test]
@@ -607,6 +625,33 @@ fn without_privilege_the_refused_operation_is_named() {
             }
         });
         refused.join().unwrap();
+    });
+}
+
+#[test]
+fn root_file_systems_mounted_at_once_do_not_take_each_others_devices() {
+    let name = "root_file_systems_mounted_at_once_do_not_take_each_others_devices";
+    let Some(scratch) = Scratch::privileged(name) else {
+        return;
+    };
+    let layer = |nth: u8| {
+        let builder = LayerBuilder::default().add(file("own"), &[nth; 700]);
+        builder.finish(scratch.path()).unwrap()
+    };
+    let layers: Vec<ScannedLayer> = (0..6).map(layer).collect();
+    std::thread::scope(|scope| {
+        for (nth, layer) in layers.iter().enumerate() {
+            let scratch = &scratch;
+            scope.spawn(move || {
+                for _ in 0..10 {
+                    let options = options(scratch, RootfsMode::Erofs);
+                    let rootfs = mount(&[layer], &options, &Cancel::default()).unwrap();
+                    let own = fs::read(rootfs.path().join("own")).unwrap();
+                    assert_eq!(own, [nth as u8; 700]);
+                    rootfs.unmount().unwrap();
+                }
+            });
+        }
     });
 }
 

@@ -122,7 +122,7 @@ impl MountedRootfs {
         self.dropped_xattrs
     }
 
-    /// Size in bytes of all EROFS indexes; 0 when unpacked.
+    /// Size in bytes of all EROFS indexes, holes left out; 0 when unpacked.
     pub fn index_bytes(&self) -> u64 {
         self.index_bytes
     }

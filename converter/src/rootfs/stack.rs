@@ -152,7 +152,7 @@ impl Mounting<'_> {
         let file = out.into_inner().map_err(|error| {
             self.index_error(layer, erofs::IndexError::Write(error.into_error()))
         })?;
-        self.index_bytes += index.len_bytes();
+        self.index_bytes += index.stored_bytes();
         let read_ahead_kib = self.options.read_ahead_kib;
         mount::mount_erofs(
             &mut self.workspace,

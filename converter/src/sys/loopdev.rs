@@ -84,7 +84,11 @@ impl LoopDevice {
             let number = unsafe { request::loop_ctl_get_free(control.as_raw_fd()) }
                 .map_err(|errno| error("get a free loop device from", control_path, errno))?;
             let path = PathBuf::from(format!("/dev/loop{number}"));
-            let file = open_device(&path)?;
+            let file = match open_device(&path) {
+                // Another process took it, is done, and it is being torn down.
+                Err(error) if error.source.raw_os_error() == Some(Errno::ENXIO as i32) => continue,
+                other => other?,
+            };
             config.number = number as u32;
             // SAFETY: `config` is a `struct loop_config` (size asserted, all fields initialised)
             // that the kernel only reads; both descriptors are open for the call.

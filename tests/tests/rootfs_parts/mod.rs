@@ -57,6 +57,20 @@ impl Scratch {
         self.directory.path()
     }
 
+    /// Directories in sysfs of the loop devices over files of this scratch directory.
+    pub(crate) fn loop_devices(&self) -> Vec<String> {
+        let here = self.path().to_string_lossy().into_owned();
+        let mut devices = Vec::new();
+        for entry in fs::read_dir("/sys/block").unwrap() {
+            let device = entry.unwrap().path();
+            let backing = fs::read_to_string(device.join("loop/backing_file"));
+            if backing.is_ok_and(|backing| backing.contains(&here)) {
+                devices.push(device.to_string_lossy().into_owned());
+            }
+        }
+        devices
+    }
+
     /// Mounts, loop devices and directories of root file systems in this scratch directory.
     pub(crate) fn left_behind(&self) -> Vec<String> {
         let mut left = Vec::new();
@@ -67,7 +81,7 @@ impl Scratch {
             }
         }
         left.extend(
-            loop_devices()
+            self.loop_devices()
                 .into_iter()
                 .map(|device| format!("loop device: {device}")),
         );
@@ -79,21 +93,6 @@ impl Scratch {
         }
         left
     }
-}
-
-/// The loop devices of this process's scratch directories.
-fn loop_devices() -> BTreeSet<String> {
-    let mut devices = BTreeSet::new();
-    for entry in fs::read_dir("/sys/block").unwrap() {
-        let backing = entry.unwrap().path().join("loop/backing_file");
-        let Ok(backing_file) = fs::read_to_string(&backing) else {
-            continue;
-        };
-        if backing_file.contains("rootfs:test,") {
-            devices.insert(format!("{}: {backing_file}", backing.display()));
-        }
-    }
-    devices
 }
 
 impl Drop for Scratch {

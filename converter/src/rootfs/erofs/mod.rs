@@ -5,6 +5,8 @@
 //! which is the inode number that the kernel will report. Pure: the same layer gives the same
 //! bytes. The kernel must be Linux 6.4 or later (blocks of 512 bytes).
 //!
+//! The layout is described in `docs/erofs-index.md`.
+//!
 //! A time before 1970 is stored in two's complement, as the kernel reads it back.
 
 mod directory;
@@ -50,7 +52,7 @@ pub(super) struct Source<'a> {
 #[derive(Debug)]
 pub(super) struct Index {
     nids: Vec<u64>,
-    len_bytes: u64,
+    stored_bytes: u64,
 }
 
 impl Index {
@@ -59,9 +61,9 @@ impl Index {
         self.nids[node as usize]
     }
 
-    /// Size of the image.
-    pub(super) fn len_bytes(&self) -> u64 {
-        self.len_bytes
+    /// Size of the image, holes left out.
+    pub(super) fn stored_bytes(&self) -> u64 {
+        self.stored_bytes
     }
 }
 
@@ -73,9 +75,9 @@ pub(super) fn write_index<W: Write + Seek>(
     uuid: [u8; 16],
 ) -> Result<Index, IndexError> {
     let layout = layout::Layout::new(source.tree, source.entries, source.spool.len_bytes())?;
-    write::write(out, source, &layout, uuid)?;
+    let stored_bytes = write::write(out, source, &layout, uuid)?;
     Ok(Index {
-        len_bytes: layout.blocks * format::BLOCK_BYTES,
         nids: layout.nids,
+        stored_bytes,
     })
 }

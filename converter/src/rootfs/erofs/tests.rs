@@ -32,7 +32,7 @@ fn index(entries: &[Entry], blocks: usize) -> (BTreeMap<Vec<u8>, Found>, Vec<u8>
     let mut image = Cursor::new(Vec::new());
     let written = write_index(&mut image, source, [7; 16]).unwrap();
     let image = image.into_inner();
-    assert_eq!(written.len_bytes(), image.len() as u64);
+    assert_eq!(written.stored_bytes(), image.len() as u64);
     let found = reader::read(&image, &bytes);
     check_against_tree(&tree, entries, &bytes, &written, &found);
     (found, image)
@@ -167,6 +167,50 @@ fn directories_of_every_size_are_found_again() {
     let (found, image) = index(&entries, 1);
     assert_eq!(found.len(), 100_002);
     assert!(image.len() < 10 << 20, "{}", image.len());
+}
+
+/// Run by hand, optimised: prints how long the largest layers take.
+#[test]
+#[ignore = "a measurement"]
+#[allow(clippy::print_stderr, reason = "it is there to be read")]
+fn half_a_million_entries() {
+    let name = |n: u64| {
+        format!(
+            "usr/lib/package-{:04}/directory-{}/file-{n}",
+            n / 100,
+            n % 7
+        )
+    };
+    let start = std::time::Instant::now();
+    let entries: Vec<Entry> = (0..500_000)
+        .map(|n| stored(name(n), 512 * n, 3000))
+        .collect();
+    eprintln!("entries: {:?}", start.elapsed());
+    let start = std::time::Instant::now();
+    let tree = Tree::build(&entries).unwrap();
+    eprintln!("tree: {:?}", start.elapsed());
+    let start = std::time::Instant::now();
+    let spool = Spool::new(tempfile::tempfile().unwrap(), 50 << 30);
+    let source = Source {
+        tree: &tree,
+        entries: &entries,
+        spool: &spool,
+    };
+    let mut out = io::BufWriter::new(tempfile::tempfile().unwrap());
+    let written = write_index(&mut out, source, [7; 16]).unwrap();
+    eprintln!(
+        "index: {:?}, {} bytes",
+        start.elapsed(),
+        written.stored_bytes()
+    );
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    eprintln!(
+        "{}",
+        status
+            .lines()
+            .find(|line| line.starts_with("VmHWM"))
+            .unwrap()
+    );
 }
 
 #[test]

@@ -19,6 +19,7 @@ const COPY_BYTES: u64 = 1 << 20;
 struct Image<'a, W> {
     out: &'a mut W,
     position: u64,
+    hole_bytes: u64,
 }
 
 impl<W: Write + Seek> Image<'_, W> {
@@ -42,18 +43,24 @@ impl<W: Write + Seek> Image<'_, W> {
             return self.pad_to(position);
         }
         self.out.seek(SeekFrom::Start(position))?;
+        self.hole_bytes += position - self.position;
         self.position = position;
         Ok(())
     }
 }
 
+/// Writes the index; gives its size without holes.
 pub(super) fn write<W: Write + Seek>(
     out: &mut W,
     source: Source<'_>,
     layout: &Layout,
     uuid: [u8; 16],
-) -> Result<(), IndexError> {
-    let mut image = Image { out, position: 0 };
+) -> Result<u64, IndexError> {
+    let mut image = Image {
+        out,
+        position: 0,
+        hole_bytes: 0,
+    };
     write_super(&mut image, layout, uuid).map_err(IndexError::Write)?;
     let mut bytes = Vec::new();
     for (serial, placed) in layout.inodes.iter().enumerate() {
@@ -71,7 +78,8 @@ pub(super) fn write<W: Write + Seek>(
     // A hole at the very end would leave the file too short.
     image.skip_to(end - 1).map_err(IndexError::Write)?;
     image.pad_to(end).map_err(IndexError::Write)?;
-    image.out.flush().map_err(IndexError::Write)
+    image.out.flush().map_err(IndexError::Write)?;
+    Ok(image.position - image.hole_bytes)
 }
 
 fn write_super<W: Write + Seek>(
