@@ -26,6 +26,7 @@ use super::tree::{NodeId, NodeKind, ROOT, Tree};
 use crate::cancel::Cancel;
 use crate::layer::entry::{Entry, Timestamp};
 use crate::layer::spool::Spool;
+use crate::sys::writeback;
 
 const COPY_BYTES: u64 = 1 << 20;
 
@@ -255,6 +256,7 @@ impl<'a> Unpacker<'a> {
                 done += len;
             }
         }
+        writeback::start(&file).map_err(RootfsError::io("write out", &display()))?;
         let fd = OwnedFd::from(file);
         let attributes = self.source.tree.attributes(id, self.source.entries);
         self.unpacked.dropped_xattrs += set_attributes(&fd, &attributes)
@@ -321,7 +323,6 @@ impl<'a> Unpacker<'a> {
 
     /// Writes everything to disk, without which pages cannot be dropped, and drops it.
     fn drop_cache(&self) -> Result<(), RootfsError> {
-        rustix::fs::syncfs(&self.fd).map_err(RootfsError::io("sync", self.root))?;
         for_each_directory(self.source.tree, |path, id| {
             let tree = self.source.tree;
             let directory = tree.directory(id).expect("only directories are visited");
@@ -332,12 +333,16 @@ impl<'a> Unpacker<'a> {
                 }
                 self.cancel.check()?;
                 let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-                rustix::fs::openat(&fd, &**name, flags, Mode::empty())
-                    .and_then(|file| rustix::fs::fadvise(&file, 0, None, Advice::DontNeed))
-                    .map_err(RootfsError::io(
-                        "drop the cached pages of",
-                        &join(self.root, &child_path(path, name)),
-                    ))?;
+                let drop_pages = || {
+                    let file = rustix::fs::openat(&fd, &**name, flags, Mode::empty())?;
+                    writeback::finish(&file)?;
+                    rustix::fs::fadvise(&file, 0, None, Advice::DontNeed)?;
+                    Ok::<(), io::Error>(())
+                };
+                drop_pages().map_err(RootfsError::io(
+                    "write out and drop the cached pages of",
+                    &join(self.root, &child_path(path, name)),
+                ))?;
             }
             Ok(())
         })

@@ -69,9 +69,11 @@ impl Workspace {
         Ok(path)
     }
 
-    /// A file without a name on the workspace's file system.
+    /// A file without a name beside the workspace: in it, it would keep the workspace's own mount
+    /// busy until its loop device is gone.
     pub(super) fn make_file(&self) -> Result<File, RootfsError> {
-        tempfile::tempfile_in(&self.root).map_err(RootfsError::io("make a file in", &self.root))
+        let scratch = self.root.parent().unwrap_or(&self.root);
+        tempfile::tempfile_in(scratch).map_err(RootfsError::io("make a file in", scratch))
     }
 
     /// Keeps a loop device until all mounts are gone.

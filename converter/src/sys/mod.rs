@@ -2,3 +2,4 @@
 //! ARCHITECTURE.md, that may hold unsafe code.
 
 pub mod loopdev;
+pub mod writeback;
