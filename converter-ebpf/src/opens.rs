@@ -183,18 +183,21 @@ fn missing(directory: i32, address: u64, phase: u32) {
 #[inline(always)]
 fn hash(name: &[u8; NAME_BYTES + 1], len: usize, seed: u32) -> u64 {
     const WORDS: usize = (NAME_BYTES + 1) / 8;
-    let mut hash = u64::from(seed) ^ 0x9e37_79b9_7f4a_7c15;
+    let mut hash = mix(u64::from(seed) ^ 0x9e37_79b9_7f4a_7c15, len as u64);
+    let whole = len / 8;
     let mut word = 0;
-    while word < WORDS && word * 8 < len {
+    while word < WORDS && word < whole {
         // SAFETY: `word` is below the number of words; the address need not be aligned.
-        let mut bytes = unsafe { name.as_ptr().add(word * 8).cast::<u64>().read_unaligned() };
-        let rest = len - word * 8;
-        if rest < 8 {
-            bytes &= u64::MAX >> (64 - 8 * rest as u64);
-        }
-        hash = (hash ^ bytes).wrapping_mul(0xff51_afd7_ed55_8ccd);
-        hash ^= hash >> 32;
+        hash = mix(hash, unsafe { name.as_ptr().add(word * 8).cast::<u64>().read_unaligned() });
         word += 1;
     }
-    hash
+    // SAFETY: `whole` is below the number of words, because `len` is below the array's length.
+    let rest = unsafe { name.as_ptr().add(whole % WORDS * 8).cast::<u64>().read_unaligned() };
+    mix(hash, rest & !(u64::MAX << (len % 8 * 8)))
+}
+
+#[inline(always)]
+fn mix(hash: u64, word: u64) -> u64 {
+    let hash = (hash ^ word).wrapping_mul(0xff51_afd7_ed55_8ccd);
+    hash ^ hash >> 32
 }

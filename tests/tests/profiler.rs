@@ -28,7 +28,12 @@ fn reads_are_seen_exactly() {
                 &[(0, 2), (10, 2)][..],
             ),
             ("unaligned", 100, "pread a 4095 2", &[(0, 2)]),
-            ("to the end", 10, "pread a 32768 1000000", &[(8, 2)]),
+            (
+                "behind the end",
+                10,
+                "pread a 36864 4096\npread a 40970 100",
+                &[(9, 1)],
+            ),
             ("sequential", 64, "read a 65536", &[(0, 16)]),
             ("sendfile", 100, "sendfile a 81920 8192", &[(20, 2)]),
             ("splice", 100, "splice a 122880 4096", &[(30, 1)]),
@@ -73,22 +78,59 @@ fn a_long_read_is_seen_whole() {
     });
 }
 
+/// Every 64th page or so of 2000.
+fn scattered_pages() -> (Vec<u64>, String) {
+    let touched: Vec<u64> = (0..30).map(|i| i * 64 + i % 7).collect();
+    let script = touched.iter().map(|page| format!(" {page}")).collect();
+    (touched, script)
+}
+
+/// Panics unless every one of `pages` lies in `ranges`.
+fn assert_covered(pages: &[u64], ranges: &[(u64, u64)]) {
+    for page in pages {
+        let inside = |&(offset, len): &(u64, u64)| {
+            offset <= page * PAGE && (page + 1) * PAGE <= offset + len
+        };
+        assert!(ranges.iter().any(inside), "page {page} not in {ranges:?}");
+    }
+}
+
 #[test]
 fn mapped_pages_are_all_seen() {
     on_bench("mapped_pages_are_all_seen", |bench| {
-        for exactness in [Exactness::FaultAround, Exactness::Exact] {
+        let file = bench.file("a", 2000 * PAGE);
+        let (touched, pages) = scattered_pages();
+        let script = format!("mmap a normal{pages}");
+        let seen = bench.observe(&[&file], Exactness::FaultAround, &script);
+        assert_covered(&touched, &ranges_of(&seen.files[0]));
+        assert_eq!(seen.lost_events, 0, "{:?}", seen.losses);
+    });
+}
+
+#[test]
+fn mapped_pages_are_seen_exactly_without_read_ahead() {
+    on_bench(
+        "mapped_pages_are_seen_exactly_without_read_ahead",
+        |bench| {
             let file = bench.file("a", 2000 * PAGE);
-            let touched: Vec<u64> = (0..30).map(|i| i * 64 + i % 7).collect();
-            let script: String = touched.iter().map(|page| format!(" {page}")).collect();
-            let seen = bench.observe(&[&file], exactness, &format!("mmap a{script}"));
-            let ranges = ranges_of(&seen.files[0]);
-            for page in touched {
-                let inside = |&(offset, len): &(u64, u64)| {
-                    offset <= page * PAGE && (page + 1) * PAGE <= offset + len
-                };
-                assert!(ranges.iter().any(inside), "page {page} not in {ranges:?}");
-            }
-            assert_eq!(seen.lost_events, 0, "{:?}", seen.losses);
+            let (touched, pages) = scattered_pages();
+            let script = format!("mmap a random{pages}");
+            let seen = bench.observe(&[&file], Exactness::Exact, &script);
+            let truth: Vec<_> = touched.iter().map(|page| (page * PAGE, PAGE)).collect();
+            assert_eq!(ranges_of(&seen.files[0]), truth);
+        },
+    );
+}
+
+#[test]
+fn huge_folios_hide_nothing() {
+    on_bench("huge_folios_hide_nothing", |bench| {
+        let file = bench.file("a", 2000 * PAGE);
+        let (touched, pages) = scattered_pages();
+        for exactness in [Exactness::FaultAround, Exactness::Exact] {
+            bench.evict("a");
+            let seen = bench.observe(&[&file], exactness, &format!("mmap a huge{pages}"));
+            assert_covered(&touched, &ranges_of(&seen.files[0]));
         }
     });
 }
@@ -160,7 +202,7 @@ fn nothing_outside_the_cgroup_is_seen() {
     on_bench("nothing_outside_the_cgroup_is_seen", |bench| {
         let file = bench.file("a", 10 * PAGE);
         let profiler = bench.start(&[&file], &[], Exactness::FaultAround, 1 << 20);
-        bench.work_outside("pread a 0 100\nmmap a 5\nmissing gone");
+        bench.work_outside("pread a 0 100\nmmap a normal 5\nmissing gone");
         let seen = profiler.finish().unwrap();
         assert_eq!(seen.files, []);
         assert_eq!(seen.missing, Vec::<Box<[u8]>>::new());
@@ -194,15 +236,19 @@ fn an_empty_cgroup_gives_an_empty_result() {
 #[test]
 fn a_ring_that_is_too_small_is_reported() {
     on_bench("a_ring_that_is_too_small_is_reported", |bench| {
-        let bytes = 400 << 20;
-        let file = bench.sparse_file("a", bytes);
-        let profiler = bench.start(&[&file], &[], Exactness::FaultAround, 4096);
-        bench.work("pread a 0 400000000\npread a 400000000 20000000");
+        let files: Vec<_> = (0..500)
+            .map(|i| bench.file(&format!("f{i}"), PAGE))
+            .collect();
+        let files: Vec<_> = files.iter().collect();
+        let profiler = bench.start(&files, &[], Exactness::FaultAround, 4096);
+        bench.work("misses 20000\nstorm 8 500 4000");
         let seen = profiler.finish().unwrap();
-        assert!(seen.losses.touches > 0, "{:?}", seen.losses);
+        assert!(seen.losses.names > 0, "{:?}", seen.losses);
         assert_eq!(seen.lost_events, seen.losses.total());
-        // The bitmaps are complete all the same.
-        assert_eq!(ranges_of(&seen.files[0]), [(0, bytes)]);
+        assert_eq!(seen.losses.unmatched_windows, 0, "{:?}", seen.losses);
+        // The pages are complete all the same.
+        assert_eq!(seen.files.len(), 500);
+        assert!(seen.files.iter().all(|f| ranges_of(f) == [(0, PAGE)]));
     });
 }
 

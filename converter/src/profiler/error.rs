@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use aya::maps::MapError;
 use aya::programs::ProgramError;
+use nix::errno::Errno;
 
 use super::offsets::FormatError;
 
@@ -122,9 +123,10 @@ impl ProfilerError {
         let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(&self);
         while let Some(error) = cause {
             if let Some(io) = error.downcast_ref::<io::Error>()
-                && io.kind() == io::ErrorKind::PermissionDenied
+                && let Some(code) = io.raw_os_error()
+                && self.means_no_privilege(code)
             {
-                let source = io::Error::from(io::ErrorKind::PermissionDenied);
+                let source = io::Error::from_raw_os_error(code);
                 return Self::NotPermitted {
                     operation: self.to_string(),
                     source,
@@ -133,5 +135,44 @@ impl ProfilerError {
             cause = error.source();
         }
         self
+    }
+
+    /// The verifier answers EACCES to a program it rejects, whoever loads it.
+    fn means_no_privilege(&self, code: i32) -> bool {
+        let verifier = matches!(
+            self,
+            Self::Program {
+                operation: "load",
+                ..
+            }
+        );
+        code == Errno::EPERM as i32 || code == Errno::EACCES as i32 && !verifier
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_rejected_program_is_no_lack_of_privilege() {
+        let check = |operation, errno: Errno, expected| {
+            let source = ProgramError::IOError(io::Error::from_raw_os_error(errno as i32));
+            let error = ProfilerError::Program {
+                operation,
+                program: "p",
+                source: source.into(),
+            };
+            let found = error.permission_first();
+            assert_eq!(
+                matches!(found, ProfilerError::NotPermitted { .. }),
+                expected,
+                "{errno}"
+            );
+        };
+        check("load", Errno::EPERM, true);
+        check("load", Errno::EACCES, false);
+        check("attach", Errno::EACCES, true);
+        check("attach", Errno::ENOENT, false);
     }
 }

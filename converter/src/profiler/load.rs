@@ -1,7 +1,11 @@
 //! Brings the BPF programs into the kernel: offsets, maps, programs, tracepoints.
 
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+
 use aya::maps::{Array, HashMap, MapData, PerCpuArray, RingBuf};
 use aya::programs::TracePoint;
+use aya::programs::trace_point::TracePointLink;
 use aya::{Ebpf, EbpfLoader};
 use esgz_ebpf_abi::{ChunkBitmap, FILE_MAPPED};
 use zerocopy::transmute;
@@ -19,9 +23,10 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!("../../../converter-ebpf/esgz
 const MAX_NAMES: u32 = 1 << 17;
 const KERNEL_BTF: &str = "/sys/kernel/btf/vmlinux";
 
-/// The attached programs and their maps. Dropping `programs` detaches.
+/// The attached programs and their maps. Dropping a link detaches its program; the last link keeps
+/// the program.
 pub(super) struct Loaded {
-    pub(super) programs: Ebpf,
+    pub(super) links: Vec<TracePointLink>,
     pub(super) phase: Array<MapData, u32>,
     pub(super) pages: Array<MapData, ChunkBitmap>,
     pub(super) counters: PerCpuArray<MapData, u64>,
@@ -130,6 +135,7 @@ pub(super) fn load(
     };
     let ring_bytes = config.ring_bytes.clamp(4096, 1 << 30).next_power_of_two();
     let mut globals = hook_offsets(&tracefs, hooks, kernel)?;
+    globals.push(("GET_PAGES_EXCLUSIVE", probe(&globals)?));
     globals.push(("CGROUP_LEVEL", config.cgroup.level));
     globals.push(("WAKE_BYTES", ring_bytes / 8));
     globals.push(("FILL_MIN_ORDER", LARGE_FOLIO_ORDER));
@@ -170,21 +176,79 @@ pub(super) fn load(
     let ring = take(&mut programs, "EVENTS", RingBuf::try_from)?;
     fill_files(&mut programs, index)?;
 
+    let mut links = Vec::new();
     for hook in hooks {
-        attach(&mut programs, hook.program, hook.group, hook.tracepoint)?;
+        links.push(attach(
+            &mut programs,
+            hook.program,
+            hook.group,
+            hook.tracepoint,
+        )?);
     }
-    attach(&mut programs, "exec", "sched", "sched_process_exec")?;
+    links.push(attach(
+        &mut programs,
+        "exec",
+        "sched",
+        "sched_process_exec",
+    )?);
     for (tracepoint, program) in system_calls {
-        attach(&mut programs, program, "syscalls", tracepoint)?;
+        links.push(attach(&mut programs, program, "syscalls", tracepoint)?);
     }
     Ok(Loaded {
-        programs,
+        links,
         phase,
         pages,
         counters,
         ring,
         opens,
     })
+}
+
+fn loader<'a>(globals: &'a [(&'static str, u32)]) -> EbpfLoader<'a> {
+    let mut loader = EbpfLoader::new();
+    loader.btf(None);
+    for (name, value) in globals {
+        loader.override_global(name, value, true);
+    }
+    loader
+}
+
+/// 1 if this kernel's mm_filemap_get_pages gives the page behind the last one as the last, else 0.
+/// Reads a page of our own program to see; 0 if that is not in the page cache of a file system,
+/// which at worst counts a page too many.
+fn probe(offsets: &[(&'static str, u32)]) -> Result<u32, ProfilerError> {
+    const MAP: &str = "PROBE";
+    let mut programs = loader(offsets)
+        .load(OBJECT)
+        .map_err(|source| ProfilerError::Object {
+            source: Box::new(source),
+        })?;
+    let result: Array<_, u64> = take(&mut programs, MAP, Array::try_from)?;
+    let link = attach(
+        &mut programs,
+        "probe",
+        GET_PAGES.group,
+        GET_PAGES.tracepoint,
+    )?;
+    if let Ok(file) = File::open("/proc/self/exe") {
+        // Whatever this gives: if nothing was read, nothing was seen.
+        let _ = file.read_at(&mut [0], 0);
+    }
+    detach_behind(vec![link]);
+    let seen = result.get(&0, 0).map_err(|source| ProfilerError::Map {
+        operation: "read",
+        map: MAP,
+        source,
+    })?;
+    Ok(u32::from(seen == 2))
+}
+
+/// Detaches without waiting: the kernel takes some 80 ms for each.
+pub(super) fn detach_behind(links: Vec<TracePointLink>) {
+    let detach = std::thread::Builder::new().name("esgz-detach".into());
+    if let Err(error) = detach.spawn(move || drop(links)) {
+        tracing::debug!("detached at once, no thread: {error}");
+    }
 }
 
 /// The globals that say where the tracepoints keep their fields.
@@ -303,7 +367,7 @@ fn attach(
     program: &'static str,
     group: &str,
     tracepoint: &str,
-) -> Result<(), ProfilerError> {
+) -> Result<TracePointLink, ProfilerError> {
     let failed = |operation| {
         move |source| ProfilerError::Program {
             operation,
@@ -318,6 +382,6 @@ fn attach(
     if found.fd().is_err() {
         found.load().map_err(failed("load"))?;
     }
-    found.attach(group, tracepoint).map_err(failed("attach"))?;
-    Ok(())
+    let link = found.attach(group, tracepoint).map_err(failed("attach"))?;
+    found.take_link(link).map_err(failed("attach"))
 }

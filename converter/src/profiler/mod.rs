@@ -24,8 +24,8 @@ mod tracefs;
 use std::fmt;
 use std::time::Duration;
 
-use aya::Ebpf;
 use aya::maps::{Array, MapData, PerCpuArray};
+use aya::programs::trace_point::TracePointLink;
 use esgz_ebpf_abi::{ChunkBitmap, counter, phase};
 use nix::unistd::{SysconfVar, sysconf};
 use rustix::time::{ClockId, clock_gettime};
@@ -217,7 +217,7 @@ pub struct Observations {
 /// A running profiler. Dropping it detaches everything.
 pub struct Profiler {
     // Dropped first: nothing is recorded any more when the rest goes.
-    programs: Ebpf,
+    links: Vec<TracePointLink>,
     phase: Array<MapData, u32>,
     pages: Array<MapData, ChunkBitmap>,
     counters: PerCpuArray<MapData, u64>,
@@ -256,7 +256,7 @@ impl Profiler {
             .and_then(|loaded| loaded)
             .map_err(ProfilerError::permission_first)?;
         let load::Loaded {
-            programs,
+            links,
             phase,
             pages,
             counters,
@@ -266,7 +266,7 @@ impl Profiler {
         let drain = drain::Drain::start(ring)?;
         let cwd = config.cwd.into();
         Ok(Self {
-            programs,
+            links,
             phase,
             pages,
             counters,
@@ -289,7 +289,8 @@ impl Profiler {
         self.set_phase(phase::ARMED)
     }
 
-    /// Detaches and evaluates.
+    /// Stops and evaluates. Nothing is recorded any more when this returns; the kernel may take a
+    /// second longer to let go of the programs.
     ///
     /// # Errors
     /// When the kernel's maps cannot be read, or the thread that reads events failed.
@@ -297,7 +298,7 @@ impl Profiler {
         self.set_phase(phase::STOPPED)?;
         let end_ns = monotonic_ns();
         let Self {
-            programs,
+            mut links,
             pages,
             counters,
             drain,
@@ -305,8 +306,9 @@ impl Profiler {
             cwd,
             ..
         } = self;
-        // Waits for programs that are still running.
-        drop(programs);
+        // Detaching one program waits until none is running that does not know of the new phase.
+        drop(links.pop());
+        load::detach_behind(links);
         let log = drain.finish()?;
         let (mut losses, mut unattributed) = read_counters(&counters)?;
         let pages = read_pages(&pages, index.chunks)?;
@@ -347,6 +349,7 @@ impl Profiler {
 
 /// Loading may change the calling thread's mount namespace, so it gets a thread of its own.
 fn on_own_thread<T: Send>(work: impl FnOnce() -> T + Send) -> Result<T, ProfilerError> {
+    // The probe knows it by this name: `LOADER_COMM`.
     const THREAD: &str = "esgz-bpf-load";
     let failed = |operation, source| ProfilerError::Thread {
         operation,

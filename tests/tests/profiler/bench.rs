@@ -5,7 +5,7 @@ use std::io::Write;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use esgz::layer::entry::FileId;
@@ -19,6 +19,9 @@ pub(crate) const PAGE: u64 = 4096;
 /// One test at a time: each loads two cores, and one looks at the descriptors of the process.
 static TURN: Mutex<()> = Mutex::new(());
 
+/// Whether this machine can profile, or why not.
+static POSSIBLE: OnceLock<Result<(), String>> = OnceLock::new();
+
 /// Everything a test needs; all of it is gone when this is dropped.
 pub(crate) struct Bench {
     directory: tempfile::TempDir,
@@ -26,10 +29,9 @@ pub(crate) struct Bench {
     _turn: MutexGuard<'static, ()>,
 }
 
-/// Says that a test did not run.
-#[allow(clippy::print_stderr)]
+/// Says that a test did not run, past the test harness, which would hide it.
 pub(crate) fn skipped(test: &str, reason: &str) {
-    eprintln!("skipped: {test}: {reason}");
+    writeln!(std::io::stderr(), "skipped: {test}: {reason}").unwrap();
 }
 
 /// Offsets and lengths of the touched ranges, in bytes.
@@ -63,14 +65,17 @@ impl Bench {
             cgroup,
             _turn: turn,
         };
-        match Profiler::start(&bench.config(&[], &[], Exactness::FaultAround, 4096)) {
-            Ok(_) => Ok(bench),
-            Err(
-                error @ (ProfilerError::NotPermitted { .. }
-                | ProfilerError::MissingTracepoint { .. }),
-            ) => Err(error.to_string()),
-            Err(error) => panic!("{error:?}"),
-        }
+        let possible = POSSIBLE.get_or_init(|| {
+            match Profiler::start(&bench.config(&[], &[], Exactness::FaultAround, 4096)) {
+                Ok(_) => Ok(()),
+                Err(
+                    error @ (ProfilerError::NotPermitted { .. }
+                    | ProfilerError::MissingTracepoint { .. }),
+                ) => Err(error.to_string()),
+                Err(error) => panic!("{error:?}"),
+            }
+        });
+        possible.clone().map(|()| bench)
     }
 
     pub(crate) fn path(&self) -> &str {
@@ -97,6 +102,11 @@ impl Bench {
     pub(crate) fn copy_of(&self, original: &str, name: &str) -> MountedFile {
         fs::copy(original, self.directory.path().join(name)).unwrap();
         self.row(name)
+    }
+
+    /// Drops a file's pages from the cache.
+    pub(crate) fn evict(&self, name: &str) {
+        evict(&File::open(self.directory.path().join(name)).unwrap());
     }
 
     fn row(&self, name: &str) -> MountedFile {
@@ -218,7 +228,6 @@ fn remove_cgroup(path: &Path) {
     }
 }
 
-/// Drops the file's pages from the page cache.
-pub(crate) fn evict(file: &File) {
+fn evict(file: &File) {
     rustix::fs::fadvise(file, 0, None, rustix::fs::Advice::DontNeed).unwrap();
 }

@@ -7,7 +7,7 @@ use std::os::unix::fs::FileExt;
 use std::process::Command;
 use std::ptr;
 
-use rustix::mm::{MapFlags, ProtFlags};
+use rustix::mm::{Advice, MapFlags, ProtFlags};
 
 /// Does what `script` says, in the current directory.
 pub(crate) fn work(script: &str) -> anyhow::Result<()> {
@@ -37,8 +37,18 @@ pub(crate) fn work(script: &str) -> anyhow::Result<()> {
                 rustix::pipe::splice(&file, Some(&mut offset), &write, None, len, flags)?;
             }
             "mmap" => {
-                let pages = words[2..].iter().map(|page| page.parse::<usize>());
-                touch_mapping(words[1], pages.collect::<Result<Vec<_>, _>>()?.as_slice())?;
+                let pages = words[3..].iter().map(|page| page.parse::<usize>());
+                touch_mapping(
+                    words[1],
+                    words[2],
+                    pages.collect::<Result<Vec<_>, _>>()?.as_slice(),
+                )?;
+            }
+            "misses" => {
+                let long = "x".repeat(200);
+                for i in 0..number(1)? {
+                    anyhow::ensure!(File::open(format!("{long}/{i}")).is_err());
+                }
             }
             "storm" => storm(number(1)?, number(2)?, number(3)?)?,
             other => anyhow::bail!("unknown action {other}"),
@@ -51,11 +61,11 @@ pub(crate) fn work(script: &str) -> anyhow::Result<()> {
 fn pread(name: &str, offset: u64, len: u64) -> anyhow::Result<()> {
     let file = File::open(name)?;
     let mut buffer = vec![0; len as usize];
-    anyhow::ensure!(file.read_at(&mut buffer, offset)? > 0);
+    file.read_at(&mut buffer, offset)?;
     Ok(())
 }
 
-fn touch_mapping(name: &str, pages: &[usize]) -> anyhow::Result<()> {
+fn touch_mapping(name: &str, advice: &str, pages: &[usize]) -> anyhow::Result<()> {
     let file = File::open(name)?;
     let len = file.metadata()?.len() as usize;
     // SAFETY: a new mapping at an address that the kernel chooses.
@@ -69,6 +79,13 @@ fn touch_mapping(name: &str, pages: &[usize]) -> anyhow::Result<()> {
             0,
         )?
     };
+    let advice = match advice {
+        "random" => Advice::Random,
+        "huge" => Advice::LinuxHugepage,
+        _ => Advice::Normal,
+    };
+    // SAFETY: the mapping made above; none of these advices changes its contents.
+    unsafe { rustix::mm::madvise(start, len, advice)? };
     for page in pages {
         anyhow::ensure!(page * 4096 < len);
         // SAFETY: the offset lies in the mapping, and nobody truncates the file.
