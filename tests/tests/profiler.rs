@@ -7,6 +7,7 @@ mod profiler {
 }
 
 use esgz::profiler::{Exactness, Phase, Profiler};
+use esgz::rootfs::MountedFile;
 use profiler::bench::{Bench, PAGE, ranges_of};
 
 /// Runs a test on a fresh bench, or says why it cannot run.
@@ -166,7 +167,7 @@ fn an_open_is_found_under_its_other_device_and_inode() {
         "an_open_is_found_under_its_other_device_and_inode",
         |bench| {
             let merged = bench.file("a", PAGE);
-            let lower = esgz::rootfs::MountedFile {
+            let lower = MountedFile {
                 device: 0xfff_ffff,
                 ..merged
             };
@@ -176,6 +177,54 @@ fn an_open_is_found_under_its_other_device_and_inode() {
             assert!(seen.unattributed.touches_behind_end > 0);
         },
     );
+}
+
+#[test]
+fn files_are_known_through_overlayfs() {
+    on_bench("files_are_known_through_overlayfs", |bench| {
+        for directory in ["lower", "up", "merged"] {
+            std::fs::create_dir(format!("{}/{directory}", bench.path())).unwrap();
+        }
+        let lower = [
+            bench.file("lower/a", 10 * PAGE),
+            bench.file("lower/b", PAGE),
+            bench.copy_of("/bin/true", "lower/program"),
+            bench.file("lower/c", 20 * PAGE),
+        ];
+        // The mounts live and die with this thread.
+        let seen = std::thread::scope(|scope| {
+            let thread = scope.spawn(|| {
+                bench.mount_overlay("lower", "up", "merged");
+                let merged = ["merged/a", "merged/b", "merged/program", "merged/c"];
+                let merged: Vec<_> = merged
+                    .iter()
+                    .zip(&lower)
+                    .map(|(name, lower)| MountedFile {
+                        file: lower.file,
+                        ..bench.row(name)
+                    })
+                    .collect();
+                assert_ne!(merged[0].device, lower[0].device);
+                let script =
+                    "pread merged/a 8192 1\nopen merged/b\nexec merged/program\nappend merged/c";
+                bench.observe_as(
+                    &lower.each_ref(),
+                    &merged.iter().collect::<Vec<_>>(),
+                    script,
+                )
+            });
+            thread.join().unwrap()
+        });
+        let found = |i: usize| seen.files.iter().find(|f| f.file == lower[i].file).unwrap();
+        assert!(found(0).opened);
+        assert_eq!(ranges_of(found(0)), [(2 * PAGE, PAGE)]);
+        assert!(found(1).opened && found(1).ranges.is_empty());
+        assert!(found(2).executed && !found(2).ranges.is_empty());
+        // Copied up: all of it is read, and the open of the copy is known by the same inode.
+        assert!(found(3).opened);
+        assert_eq!(ranges_of(found(3)), [(0, 20 * PAGE)]);
+        assert_eq!(seen.lost_events, 0, "{:?}", seen.losses);
+    });
 }
 
 #[test]

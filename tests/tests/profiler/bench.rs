@@ -109,7 +109,8 @@ impl Bench {
         evict(&File::open(self.directory.path().join(name)).unwrap());
     }
 
-    fn row(&self, name: &str) -> MountedFile {
+    /// The row of a file that exists.
+    pub(crate) fn row(&self, name: &str) -> MountedFile {
         let file = File::open(self.directory.path().join(name)).unwrap();
         file.sync_all().unwrap();
         evict(&file);
@@ -124,6 +125,29 @@ impl Bench {
             },
             size_bytes: meta.len(),
         }
+    }
+
+    /// Stacks overlayfs over `lower`, with changes on a tmpfs at `up`, for this thread alone.
+    pub(crate) fn mount_overlay(&self, lower: &str, up: &str, merged: &str) {
+        use nix::mount::{MsFlags, mount};
+        let none: Option<&str> = None;
+        nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS).unwrap();
+        mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).unwrap();
+        let [lower, up, merged] = [lower, up, merged].map(|name| self.directory.path().join(name));
+        mount(none, &up, Some("tmpfs"), MsFlags::empty(), none).unwrap();
+        let [upper, work] = ["upper", "work"].map(|name| up.join(name));
+        fs::create_dir(&upper).unwrap();
+        fs::create_dir(&work).unwrap();
+        let [lower, upper, work] = [&lower, &upper, &work].map(|path| path.display());
+        let options = format!("xino=on,lowerdir={lower},upperdir={upper},workdir={work}");
+        mount(
+            none,
+            &merged,
+            Some("overlay"),
+            MsFlags::empty(),
+            Some(&*options),
+        )
+        .unwrap();
     }
 
     fn config<'a>(

@@ -44,6 +44,7 @@ pub(crate) fn work(script: &str) -> anyhow::Result<()> {
                     pages.collect::<Result<Vec<_>, _>>()?.as_slice(),
                 )?;
             }
+            "append" => drop(File::options().append(true).open(words[1])?),
             "misses" => {
                 let long = "x".repeat(200);
                 for i in 0..number(1)? {
