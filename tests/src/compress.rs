@@ -45,7 +45,7 @@ impl Compression {
             Self::FullHeader => gzip_member(bytes, 6, HeaderFields::All),
             Self::MultiMember => {
                 let (first, rest) = bytes.split_at(bytes.len() / 3);
-                let (second, third) = rest.split_at(rest.len() / 2 + 1);
+                let (second, third) = rest.split_at(rest.len() / 2);
                 [first, second, &[], third]
                     .iter()
                     .flat_map(|part| gzip_member(part, 6, HeaderFields::Bare))

@@ -5,6 +5,7 @@
 
 pub mod archive;
 pub mod compress;
+pub mod conversion;
 pub mod corrupt;
 pub mod esgz;
 pub mod layout;

@@ -144,7 +144,7 @@ fn xattrs() -> Vec<Entry> {
 
 fn long_names() -> Vec<Entry> {
     let name = |len: usize, last: &str| {
-        let mut name = "directory/".repeat(len / 10);
+        let mut name = "directory/".repeat((len - 1) / 10);
         name.push_str(&"n".repeat(len - name.len()));
         format!("{name}{last}")
     };
