@@ -36,7 +36,10 @@ impl Conversion {
 
     /// The layout called `name` as a destination, tagged `esgz`.
     pub fn output(&self, name: &str) -> Layout {
-        Layout { dir: self.path(name), tag: Some("esgz".to_owned()) }
+        Layout {
+            dir: self.path(name),
+            tag: Some("esgz".to_owned()),
+        }
     }
 
     /// `esgz convert` from the source to the output `name`, to be given more arguments.
@@ -62,7 +65,11 @@ impl Conversion {
     /// When it did.
     pub fn finish(&self, finished: Finished) -> Result<Finished, String> {
         let left = names(&self.path("scratch"));
-        if left.is_empty() { Ok(finished) } else { Err(format!("{}: left {left:?}", finished.command)) }
+        if left.is_empty() {
+            Ok(finished)
+        } else {
+            Err(format!("{}: left {left:?}", finished.command))
+        }
     }
 
     /// Writes a record (one object a line: path, manifestDigest, layerIndex) of `paths`, first touch
@@ -73,7 +80,8 @@ impl Conversion {
     pub fn record(&self, paths: &[(usize, &str)]) -> PathBuf {
         let manifest = self.source.manifest_digest();
         let line = |(layer, path): &(usize, &str)| {
-            let line: Value = json!({"path": path, "manifestDigest": manifest, "layerIndex": layer});
+            let line: Value =
+                json!({"path": path, "manifestDigest": manifest, "layerIndex": layer});
             format!("{line}\n")
         };
         let file = self.path("record.json");
@@ -85,7 +93,9 @@ impl Conversion {
 /// The names in a directory, sorted; none when there is no such directory.
 pub fn names(dir: &Path) -> Vec<String> {
     let entries = fs::read_dir(dir).into_iter().flatten().flatten();
-    let mut names: Vec<_> = entries.map(|e| e.file_name().to_string_lossy().into_owned()).collect();
+    let mut names: Vec<_> = entries
+        .map(|e| e.file_name().to_string_lossy().into_owned())
+        .collect();
     names.sort();
     names
 }

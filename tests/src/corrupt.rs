@@ -18,10 +18,16 @@ pub const NO_BLOB: &str = "sha256:0123456789abcdef0123456789abcdef0123456789abcd
 /// When the blob cannot be changed.
 pub fn flip_byte(layout: &Layout, layer: usize, offset: u64) {
     let path = layout.blob_path(&layout.layer_digest(layer));
-    let file = OpenOptions::new().read(true).write(true).open(path).expect("the blob exists");
+    let file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open(path)
+        .expect("the blob exists");
     let mut byte = [0];
-    file.read_exact_at(&mut byte, offset).expect("the blob has this byte");
-    file.write_all_at(&[byte[0] ^ 1], offset).expect("the blob can be written");
+    file.read_exact_at(&mut byte, offset)
+        .expect("the blob has this byte");
+    file.write_all_at(&[byte[0] ^ 1], offset)
+        .expect("the blob can be written");
 }
 
 /// Cuts a layer's blob to its first half; the descriptor keeps the size.
@@ -31,7 +37,11 @@ pub fn flip_byte(layout: &Layout, layer: usize, offset: u64) {
 pub fn truncate(layout: &Layout, layer: usize) {
     let path = layout.blob_path(&layout.layer_digest(layer));
     let half = fs::metadata(&path).expect("the blob exists").len() / 2;
-    OpenOptions::new().write(true).open(path).and_then(|f| f.set_len(half)).expect("the blob can be cut");
+    OpenOptions::new()
+        .write(true)
+        .open(path)
+        .and_then(|f| f.set_len(half))
+        .expect("the blob can be cut");
 }
 
 /// Gives a layer's blob another name and digest; its contents stay.
@@ -57,21 +67,28 @@ pub fn wrong_size(layout: &Layout, layer: usize) {
 /// # Panics
 /// When it cannot be removed.
 pub fn missing_blob(layout: &Layout, layer: usize) {
-    fs::remove_file(layout.blob_path(&layout.layer_digest(layer))).expect("the blob can be removed");
+    fs::remove_file(layout.blob_path(&layout.layer_digest(layer)))
+        .expect("the blob can be removed");
 }
 
 /// Changes a DiffID in the configuration, with every digest above it right.
 pub fn wrong_diff_id(layout: &Layout, layer: usize) {
     let mut config = layout.config();
     config["rootfs"]["diff_ids"][layer] = NO_BLOB.into();
-    let media_type = layout.manifest()["config"]["mediaType"].as_str().unwrap_or("").to_owned();
+    let media_type = layout.manifest()["config"]["mediaType"]
+        .as_str()
+        .unwrap_or("")
+        .to_owned();
     let descriptor = layout.put(config.to_string().as_bytes(), &media_type);
     layout.edit_manifest(|manifest| manifest["config"] = descriptor);
 }
 
 /// Replaces a layer's blob by `blob`, with digests and size right.
 pub fn replace_layer(layout: &Layout, layer: usize, blob: &[u8]) {
-    let media_type = layout.manifest()["layers"][layer]["mediaType"].as_str().unwrap_or("").to_owned();
+    let media_type = layout.manifest()["layers"][layer]["mediaType"]
+        .as_str()
+        .unwrap_or("")
+        .to_owned();
     let descriptor = layout.put(blob, &media_type);
     layout.edit_manifest(|manifest| manifest["layers"][layer] = descriptor);
 }
@@ -97,7 +114,10 @@ pub fn damaged_gzip(tar: &[u8]) -> Vec<u8> {
 
 /// A layer with an entry that points out of the root file system.
 pub fn escaping_layer() -> Layer {
-    Layer::new(&[Entry::file("a/../../../etc/passwd", "x")], Compression::Gzip(6))
+    Layer::new(
+        &[Entry::file("a/../../../etc/passwd", "x")],
+        Compression::Gzip(6),
+    )
 }
 
 /// A tar cut in the middle of an entry's contents.
@@ -109,7 +129,10 @@ pub fn cut_tar() -> Vec<u8> {
 
 /// A tar whose header has a wrong checksum.
 pub fn bad_checksum_tar() -> Vec<u8> {
-    let mut tar = archive(&[Entry::file("one", "1"), Entry::file("two", "2")], Ending::Blocks);
+    let mut tar = archive(
+        &[Entry::file("one", "1"), Entry::file("two", "2")],
+        Ending::Blocks,
+    );
     tar[1024 + 20] ^= 0xff;
     tar
 }

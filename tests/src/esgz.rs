@@ -12,19 +12,35 @@ use std::sync::OnceLock;
 /// When it cannot be built.
 pub fn binary() -> PathBuf {
     static BINARY: OnceLock<PathBuf> = OnceLock::new();
-    BINARY.get_or_init(|| std::env::var_os("ESGZ_BIN").map_or_else(build, PathBuf::from)).clone()
+    BINARY
+        .get_or_init(|| std::env::var_os("ESGZ_BIN").map_or_else(build, PathBuf::from))
+        .clone()
 }
 
 fn build() -> PathBuf {
     let dir = crate::profile_dir();
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(cargo);
-    command.args(["build", "--quiet", "--package", "esgz", "--bin", "esgz", "--target-dir"]);
-    command.arg(dir.parent().expect("a profile's directory lies in the target directory"));
+    command.args([
+        "build",
+        "--quiet",
+        "--package",
+        "esgz",
+        "--bin",
+        "esgz",
+        "--target-dir",
+    ]);
+    command.arg(
+        dir.parent()
+            .expect("a profile's directory lies in the target directory"),
+    );
     if dir.ends_with("release") {
         command.arg("--release");
     }
-    let status = command.current_dir(crate::workspace_dir()).stdin(Stdio::null()).status();
+    let status = command
+        .current_dir(crate::workspace_dir())
+        .stdin(Stdio::null())
+        .status();
     let status = status.expect("cargo runs, as it runs the tests");
     assert!(status.success(), "cargo build --package esgz: {status}");
     dir.join("esgz")
@@ -39,7 +55,10 @@ impl Esgz {
     /// it could read.
     pub fn new(subcommand: &str) -> Self {
         let mut command = Command::new(binary());
-        command.arg(subcommand).arg("--progress=none").stdin(Stdio::null());
+        command
+            .arg(subcommand)
+            .arg("--progress=none")
+            .stdin(Stdio::null());
         for variable in ["ESGZ_LOG", "RUST_LOG", "SOURCE_DATE_EPOCH", "NO_COLOR"] {
             command.env_remove(variable);
         }
@@ -77,7 +96,11 @@ impl Esgz {
     /// # Panics
     /// When it cannot be started.
     pub fn run(mut self) -> Finished {
-        let Output { status, stdout, stderr } = self.0.output().expect("the esgz binary can be run");
+        let Output {
+            status,
+            stdout,
+            stderr,
+        } = self.0.output().expect("the esgz binary can be run");
         Finished {
             command: format!("{:?}", self.0),
             code: status.code(),
@@ -111,7 +134,12 @@ impl Finished {
     pub fn success(self) -> Result<Self, String> {
         match self.code {
             Some(0) => Ok(self),
-            _ => Err(format!("{}: {}: {}", self.command, self.status, self.stderr.trim_end())),
+            _ => Err(format!(
+                "{}: {}: {}",
+                self.command,
+                self.status,
+                self.stderr.trim_end()
+            )),
         }
     }
 
@@ -133,6 +161,10 @@ impl Finished {
         } else {
             return Ok(());
         };
-        Err(format!("{}: {problem}; stderr:\n{}", self.command, self.stderr.trim_end()))
+        Err(format!(
+            "{}: {problem}; stderr:\n{}",
+            self.command,
+            self.stderr.trim_end()
+        ))
     }
 }

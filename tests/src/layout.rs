@@ -41,7 +41,10 @@ impl MediaTypes {
 
     fn layer(self, compression: Compression) -> String {
         match self {
-            Self::Oci => format!("application/vnd.oci.image.layer.v1.tar{}", compression.oci_suffix()),
+            Self::Oci => format!(
+                "application/vnd.oci.image.layer.v1.tar{}",
+                compression.oci_suffix()
+            ),
             Self::Docker => {
                 let suffix = compression.oci_suffix().replace('+', ".");
                 format!("application/vnd.docker.image.rootfs.diff.tar{suffix}")
@@ -74,13 +77,22 @@ impl Layer {
 
     /// A layer with this blob, whether or not it inflates to `tar`.
     pub fn from_blob(blob: Vec<u8>, tar: Vec<u8>, compression: Compression) -> Self {
-        Self { tar, blob, compression, media_type: None, annotations: Map::new() }
+        Self {
+            tar,
+            blob,
+            compression,
+            media_type: None,
+            annotations: Map::new(),
+        }
     }
 
     /// With another media type than its compression asks for.
     #[must_use]
     pub fn media_type(self, media_type: &str) -> Self {
-        Self { media_type: Some(media_type.to_owned()), ..self }
+        Self {
+            media_type: Some(media_type.to_owned()),
+            ..self
+        }
     }
 
     /// With an annotation in its descriptor.
@@ -135,13 +147,19 @@ impl LayoutBuilder {
     /// With other media types.
     #[must_use]
     pub fn media_types(self, media_types: MediaTypes) -> Self {
-        Self { media_types, ..self }
+        Self {
+            media_types,
+            ..self
+        }
     }
 
     /// With another tag, or none.
     #[must_use]
     pub fn tag(self, tag: Option<&str>) -> Self {
-        Self { tag: tag.map(str::to_owned), ..self }
+        Self {
+            tag: tag.map(str::to_owned),
+            ..self
+        }
     }
 
     /// With an annotation in its manifest.
@@ -156,14 +174,18 @@ impl LayoutBuilder {
     /// # Panics
     /// When a file cannot be written.
     pub fn write(&self, dir: &Path) -> Layout {
-        let layout = Layout { dir: dir.to_owned(), tag: self.tag.clone() };
+        let layout = Layout {
+            dir: dir.to_owned(),
+            tag: self.tag.clone(),
+        };
         fs::create_dir_all(dir.join("blobs/sha256")).expect("the layout's directory can be made");
         layout.write_file("oci-layout", &json!({"imageLayoutVersion": "1.0.0"}));
 
         let mut layers = Vec::new();
         for layer in &self.layers {
             let media_type = layer.media_type.clone();
-            let media_type = media_type.unwrap_or_else(|| self.media_types.layer(layer.compression));
+            let media_type =
+                media_type.unwrap_or_else(|| self.media_types.layer(layer.compression));
             let mut descriptor = layout.put(&layer.blob, &media_type);
             if !layer.annotations.is_empty() {
                 descriptor["annotations"] = layer.annotations.clone().into();
@@ -207,7 +229,10 @@ pub struct Layout {
 impl Layout {
     /// The image's name for `esgz`.
     pub fn reference(&self) -> String {
-        let tag = self.tag.as_ref().map_or(String::new(), |tag| format!(":{tag}"));
+        let tag = self
+            .tag
+            .as_ref()
+            .map_or(String::new(), |tag| format!(":{tag}"));
         format!("oci:{}{tag}", self.dir.display())
     }
 
@@ -230,14 +255,21 @@ impl Layout {
     /// When the index has none.
     pub fn manifest_digest(&self) -> String {
         let index = self.index();
-        let manifests = index["manifests"].as_array().expect("an index has manifests");
+        let manifests = index["manifests"]
+            .as_array()
+            .expect("an index has manifests");
         let tag = |manifest: &Value| {
             let name = &manifest["annotations"]["org.opencontainers.image.ref.name"];
             name.as_str().map(str::to_owned)
         };
-        let found = manifests.iter().find(|m| self.tag.is_none() || tag(m) == self.tag);
+        let found = manifests
+            .iter()
+            .find(|m| self.tag.is_none() || tag(m) == self.tag);
         let found = found.unwrap_or_else(|| panic!("{} is not in {index}", self.reference()));
-        found["digest"].as_str().expect("a descriptor has a digest").to_owned()
+        found["digest"]
+            .as_str()
+            .expect("a descriptor has a digest")
+            .to_owned()
     }
 
     /// The image's manifest.
@@ -247,7 +279,13 @@ impl Layout {
 
     /// The image's configuration.
     pub fn config(&self) -> Value {
-        read_json(&self.blob_path(self.manifest()["config"]["digest"].as_str().unwrap_or_default()))
+        read_json(
+            &self.blob_path(
+                self.manifest()["config"]["digest"]
+                    .as_str()
+                    .unwrap_or_default(),
+            ),
+        )
     }
 
     /// The digest of the layer with this 0-based index, the base layer first.
@@ -256,7 +294,10 @@ impl Layout {
     /// When there is none.
     pub fn layer_digest(&self, index: usize) -> String {
         let manifest = self.manifest();
-        manifest["layers"][index]["digest"].as_str().expect("the layer exists").to_owned()
+        manifest["layers"][index]["digest"]
+            .as_str()
+            .expect("the layer exists")
+            .to_owned()
     }
 
     /// Replaces the manifest by an edited one, and the index by one that names it.
@@ -278,12 +319,17 @@ impl Layout {
 
     /// Writes a manifest (or an index) and makes it the layout's only image.
     pub fn put_manifest(&self, manifest: &Value) {
-        let media_type = manifest["mediaType"].as_str().unwrap_or(MediaTypes::Oci.manifest());
+        let media_type = manifest["mediaType"]
+            .as_str()
+            .unwrap_or(MediaTypes::Oci.manifest());
         let mut descriptor = self.put(manifest.to_string().as_bytes(), media_type);
         if let Some(tag) = &self.tag {
             descriptor["annotations"] = json!({"org.opencontainers.image.ref.name": tag});
         }
-        self.write_file("index.json", &json!({"schemaVersion": 2, "manifests": [descriptor]}));
+        self.write_file(
+            "index.json",
+            &json!({"schemaVersion": 2, "manifests": [descriptor]}),
+        );
     }
 
     fn write_file(&self, name: &str, value: &Value) {

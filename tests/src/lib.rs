@@ -8,11 +8,12 @@ pub mod compress;
 pub mod conversion;
 pub mod corrupt;
 pub mod esgz;
+mod header;
 pub mod layout;
 pub mod oracle;
 pub mod privileged;
 pub mod sets;
-pub mod sparse;
+mod sparse;
 pub mod tree;
 
 use std::io::Write as _;
@@ -27,7 +28,10 @@ pub fn skipped(name: &str, reason: impl std::fmt::Display) {
 
 /// The workspace's directory.
 pub fn workspace_dir() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("tests/ lies in the workspace").to_owned()
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .expect("tests/ lies in the workspace")
+        .to_owned()
 }
 
 /// The directory of this build's profile, `target/debug` or `target/release`, wherever the target
@@ -37,12 +41,17 @@ pub fn workspace_dir() -> PathBuf {
 /// When the test executable does not lie where cargo puts it.
 pub fn profile_dir() -> PathBuf {
     let executable = std::env::current_exe().expect("the test executable has a path");
-    let dir = executable.ancestors().nth(2).expect("the test executable lies in deps/");
+    let dir = executable
+        .ancestors()
+        .nth(2)
+        .expect("the test executable lies in deps/");
     dir.to_owned()
 }
 
 /// The first executable file called `name` in `PATH`.
 pub fn find_program(name: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH")?;
-    std::env::split_paths(&path).map(|dir| dir.join(name)).find(|file| file.is_file())
+    std::env::split_paths(&path)
+        .map(|dir| dir.join(name))
+        .find(|file| file.is_file())
 }

@@ -25,7 +25,9 @@ impl Oracle {
     pub fn for_test(name: &str) -> Option<Self> {
         static BUILT: OnceLock<Result<PathBuf, String>> = OnceLock::new();
         match BUILT.get_or_init(|| usable_go().map(|()| build())) {
-            Ok(program) => Some(Self { program: program.clone() }),
+            Ok(program) => Some(Self {
+                program: program.clone(),
+            }),
             Err(reason) => {
                 crate::skipped(name, reason);
                 None
@@ -37,8 +39,17 @@ impl Oracle {
     ///
     /// # Errors
     /// What the oracle found.
-    pub fn verify(&self, blob: &Path, toc_digest: &str, source: Option<&Path>) -> Result<Value, String> {
-        let mut args = vec![blob.as_os_str(), "--toc-digest".as_ref(), toc_digest.as_ref()];
+    pub fn verify(
+        &self,
+        blob: &Path,
+        toc_digest: &str,
+        source: Option<&Path>,
+    ) -> Result<Value, String> {
+        let mut args = vec![
+            blob.as_os_str(),
+            "--toc-digest".as_ref(),
+            toc_digest.as_ref(),
+        ];
         if let Some(source) = source {
             args.extend::<[&OsStr; 2]>(["--source".as_ref(), source.as_os_str()]);
         }
@@ -85,17 +96,26 @@ impl Oracle {
     /// # Errors
     /// When Go cannot read it.
     pub fn layer_list(&self, blob: &Path) -> Result<Vec<Value>, String> {
-        self.run("layer-list", &[blob.as_os_str()])?.lines().map(parse).collect()
+        self.run("layer-list", &[blob.as_os_str()])?
+            .lines()
+            .map(parse)
+            .collect()
     }
 
     fn run(&self, subcommand: &str, args: &[&OsStr]) -> Result<String, String> {
         let mut command = Command::new(&self.program);
-        let output = command.arg(subcommand).args(args).stdin(Stdio::null()).output();
+        let output = command
+            .arg(subcommand)
+            .args(args)
+            .stdin(Stdio::null())
+            .output();
         let output = output.map_err(|error| format!("{}: {error}", self.program.display()))?;
         if output.status.success() {
             return String::from_utf8(output.stdout).map_err(|error| error.to_string());
         }
-        Err(String::from_utf8_lossy(&output.stderr).trim_end().to_owned())
+        Err(String::from_utf8_lossy(&output.stderr)
+            .trim_end()
+            .to_owned())
     }
 }
 
@@ -114,10 +134,16 @@ pub fn usable_go() -> Result<(), String> {
     if crate::find_program("go").is_none() {
         return Err("Go is not installed".to_owned());
     }
-    let output = Command::new("go").args(["env", "GOVERSION"]).current_dir("/").output();
+    let output = Command::new("go")
+        .args(["env", "GOVERSION"])
+        .current_dir("/")
+        .output();
     let output = output.map_err(|error| format!("go env: {error}"))?;
     let version = String::from_utf8_lossy(&output.stdout).trim().to_owned();
-    let mut numbers = version.trim_start_matches("go").split('.').map_while(|part| part.parse().ok());
+    let mut numbers = version
+        .trim_start_matches("go")
+        .split('.')
+        .map_while(|part| part.parse().ok());
     match (numbers.next(), numbers.next()) {
         (Some(major), Some(minor)) if (major, minor) >= OLDEST_GO => Ok(()),
         _ => Err(format!("Go is {version:?}, older than 1.21")),
@@ -127,20 +153,34 @@ pub fn usable_go() -> Result<(), String> {
 /// A `go` command in the oracle's directory.
 pub fn go() -> Command {
     let mut command = Command::new("go");
-    command.current_dir(source_dir()).env("CGO_ENABLED", "0").env("GOFLAGS", "-buildvcs=false");
+    command
+        .current_dir(source_dir())
+        .env("CGO_ENABLED", "0")
+        .env("GOFLAGS", "-buildvcs=false");
     command.stdin(Stdio::null());
     command
 }
 
 fn build() -> PathBuf {
-    let dir = crate::profile_dir().parent().expect("it lies in the target directory").join("oracle");
+    let dir = crate::profile_dir()
+        .parent()
+        .expect("it lies in the target directory")
+        .join("oracle");
     fs::create_dir_all(&dir).unwrap_or_else(|error| panic!("{}: {error}", dir.display()));
     // Test executables may run at the same time: one builds, the others wait.
     let lock = File::create(dir.join("lock")).expect("the oracle's directory is writable");
     lock.lock().expect("the oracle's lock file can be locked");
     let program = dir.join("oracle");
-    let output = go().args(["build", "-o"]).arg(&program).arg(".").output().expect("go can be run");
+    let output = go()
+        .args(["build", "-o"])
+        .arg(&program)
+        .arg(".")
+        .output()
+        .expect("go can be run");
     let errors = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "go build in tests/oracle failed:\n{errors}");
+    assert!(
+        output.status.success(),
+        "go build in tests/oracle failed:\n{errors}"
+    );
     program
 }

@@ -25,6 +25,7 @@ pub fn exclusive(name: &str) -> Option<Exclusive> {
     }
     let path = crate::profile_dir().join("privileged-tests.lock");
     let lock = File::create(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
-    lock.lock().unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    lock.lock()
+        .unwrap_or_else(|error| panic!("{}: {error}", path.display()));
     Some(Exclusive { _lock: lock })
 }

@@ -1,6 +1,10 @@
 //! The entry sets that the conformance matrix goes through: small archives, each about one thing.
 
+use serde_json::json;
+
 use crate::archive::{Dialect, Ending, Entry, Kind, Sparse, SparseFormat, archive};
+use crate::compress::Compression;
+use crate::layout::{Layer, LayoutBuilder};
 
 /// A named archive.
 pub struct EntrySet {
@@ -14,7 +18,11 @@ pub struct EntrySet {
 
 impl EntrySet {
     fn new(name: &'static str, entries: Vec<Entry>) -> Self {
-        Self { name, entries, ending: Ending::Blocks }
+        Self {
+            name,
+            entries,
+            ending: Ending::Blocks,
+        }
     }
 
     /// The archive's bytes.
@@ -44,10 +52,16 @@ pub fn noise(seed: u64, len: usize) -> Vec<u8> {
 
 /// All small sets.
 pub fn all() -> Vec<EntrySet> {
-    let with_ending = |name, ending| EntrySet { ending, ..EntrySet::new(name, usual()) };
+    let with_ending = |name, ending| EntrySet {
+        ending,
+        ..EntrySet::new(name, usual())
+    };
     vec![
         EntrySet::new("empty", Vec::new()),
-        EntrySet { ending: Ending::None, ..EntrySet::new("empty without end blocks", Vec::new()) },
+        EntrySet {
+            ending: Ending::None,
+            ..EntrySet::new("empty without end blocks", Vec::new())
+        },
         EntrySet::new("one empty file", vec![Entry::file("empty", "")]),
         EntrySet::new("usual", usual()),
         with_ending("padded to a record", Ending::Record),
@@ -69,12 +83,44 @@ pub fn all() -> Vec<EntrySet> {
     ]
 }
 
+/// The set with this name.
+///
+/// # Panics
+/// When there is none.
+pub fn named(name: &str) -> EntrySet {
+    let found = all().into_iter().find(|set| set.name == name);
+    found.unwrap_or_else(|| panic!("there is no entry set {name:?}"))
+}
+
+/// An image of several layers, one of them twice, with annotations and a full configuration.
+pub fn several_layers() -> LayoutBuilder {
+    let base = Layer::new(&usual(), Compression::Gzip(6));
+    let top = [
+        Entry::dir("etc/"),
+        Entry::file("etc/passwd", "changed"),
+        Entry::file("etc/.wh.empty", ""),
+    ];
+    LayoutBuilder::new()
+        .config(json!({
+            "Env": ["PATH=/bin", "EMPTY="], "Entrypoint": ["/bin/sh"], "Cmd": ["-c", "true"],
+            "User": "1000:1000", "WorkingDir": "/tmp", "Labels": {"key": "value"},
+            "ExposedPorts": {"80/tcp": {}}, "Image": "sha256:of-the-builder", "StopSignal": "SIGINT",
+        }))
+        .annotation("org.opencontainers.image.source", "https://example.org/")
+        .layer(base.clone().annotation("org.example.layer", "base"))
+        .layer(Layer::new(&links(), Compression::Zstd))
+        .layer(base)
+        .layer(Layer::new(&top, Compression::Plain))
+}
+
 /// A small root file system.
 pub fn usual() -> Vec<Entry> {
     vec![
         Entry::dir("bin/"),
         Entry::file("bin/sh", noise(1, 120_000)).mode(0o755),
-        Entry::file("bin/su", noise(2, 30_000)).mode(0o4755).owner_names("root", "root"),
+        Entry::file("bin/su", noise(2, 30_000))
+            .mode(0o4755)
+            .owner_names("root", "root"),
         Entry::dir("etc/"),
         Entry::file("etc/passwd", "root:x:0:0:root:/root:/bin/sh\n").owner_names("root", "root"),
         Entry::file("etc/empty", ""),
@@ -82,8 +128,13 @@ pub fn usual() -> Vec<Entry> {
         Entry::dir("tmp/").mode(0o1777),
         Entry::dir("usr/"),
         Entry::dir("usr/lib/"),
-        Entry::file("usr/lib/libc.so.6", noise(3, 400_000)).mode(0o755).owner(1000, 1000),
-        Entry::file("usr/lib/implied/parents/only", "directories that no entry makes"),
+        Entry::file("usr/lib/libc.so.6", noise(3, 400_000))
+            .mode(0o755)
+            .owner(1000, 1000),
+        Entry::file(
+            "usr/lib/implied/parents/only",
+            "directories that no entry makes",
+        ),
     ]
 }
 
@@ -126,17 +177,25 @@ fn links() -> Vec<Entry> {
 fn devices() -> Vec<Entry> {
     vec![
         Entry::device(Kind::Char, "dev/null", 1, 3).mode(0o666),
-        Entry::device(Kind::Block, "dev/sda1", 8, 1).mode(0o660).owner(0, 6),
+        Entry::device(Kind::Block, "dev/sda1", 8, 1)
+            .mode(0o660)
+            .owner(0, 6),
         Entry::device(Kind::Char, "dev/high", 4095, 1_048_575),
         Entry::new(Kind::Fifo, "run/pipe").mode(0o600),
     ]
 }
 
 fn xattrs() -> Vec<Entry> {
-    let capability = [1, 0, 0, 2, 0, 0x20, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+    let capability = [
+        1, 0, 0, 2, 0, 0x20, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0,
+    ];
     vec![
-        Entry::file("ping", noise(5, 3000)).mode(0o755).xattr("security.capability", capability),
-        Entry::file("user", "x").xattr("user.empty", "").xattr("user.name", "value=with=equals\n"),
+        Entry::file("ping", noise(5, 3000))
+            .mode(0o755)
+            .xattr("security.capability", capability),
+        Entry::file("user", "x")
+            .xattr("user.empty", "")
+            .xattr("user.name", "value=with=equals\n"),
         Entry::dir("dir/").xattr("user.binary", [0, 255, 10, 61, 0]),
         Entry::file("long", "x").xattr("user.long", noise(6, 900)),
     ]
@@ -170,7 +229,9 @@ fn long_names() -> Vec<Entry> {
 fn numbers() -> Vec<Entry> {
     vec![
         Entry::file("pax-ids", "x").owner(3_000_000_000, 2_097_152),
-        Entry::file("gnu-ids", "x").owner(3_000_000_000, 2_097_152).dialect(Dialect::Gnu),
+        Entry::file("gnu-ids", "x")
+            .owner(3_000_000_000, 2_097_152)
+            .dialect(Dialect::Gnu),
         Entry::file("largest-octal", "x").owner(2_097_151, 2_097_151),
         Entry::file("type-in-mode", "x").mode(0o100_644),
         Entry::dir("type-in-mode-dir/").mode(0o040_700),
@@ -184,14 +245,18 @@ fn times() -> Vec<Entry> {
         Entry::file("zero", "x").mtime(0, 0),
         Entry::file("one", "x").mtime(1, 0),
         Entry::file("before-1970", "x").mtime(-86_400, 0),
-        Entry::file("gnu-before-1970", "x").mtime(-86_400, 0).dialect(Dialect::Gnu),
+        Entry::file("gnu-before-1970", "x")
+            .mtime(-86_400, 0)
+            .dialect(Dialect::Gnu),
         Entry::file("below-half", "x").mtime(1_700_000_000, 499_999_999),
         Entry::file("half", "x").mtime(1_700_000_000, 500_000_000),
         Entry::file("almost-next", "x").mtime(1_700_000_000, 999_999_999),
         Entry::file("before-1970-fraction", "x").mtime(-2, 250_000_000),
         Entry::file("before-1970-half", "x").mtime(-2, 500_000_000),
         Entry::file("after-2038", "x").mtime(5_000_000_000, 0),
-        Entry::file("after-2242", "x").mtime(9_000_000_000, 0).dialect(Dialect::Gnu),
+        Entry::file("after-2242", "x")
+            .mtime(9_000_000_000, 0)
+            .dialect(Dialect::Gnu),
     ]
 }
 
@@ -241,10 +306,20 @@ fn odd_names() -> Vec<Entry> {
 
 fn sparse() -> Vec<Entry> {
     let segments = |count: u64| {
-        (0..count).map(|i| (8192 * i + 4096, noise(i, 512 * (1 + i as usize % 3)))).collect::<Vec<_>>()
+        (0..count)
+            .map(|i| (8192 * i + 4096, noise(i, 512 * (1 + i as usize % 3))))
+            .collect::<Vec<_>>()
     };
     let file = |name: &str, format, segments, size_bytes| {
-        Entry::sparse(name, Sparse { format, segments, size_bytes }).mode(0o755)
+        Entry::sparse(
+            name,
+            Sparse {
+                format,
+                segments,
+                size_bytes,
+            },
+        )
+        .mode(0o755)
     };
     use SparseFormat::{GnuOld, Pax10};
     vec![
@@ -254,7 +329,12 @@ fn sparse() -> Vec<Entry> {
         file("pax", Pax10, segments(3), 100_000),
         file("pax-many", Pax10, segments(60), 500_000),
         file("pax-hole-only", Pax10, Vec::new(), 70_000),
-        file("pax-more-than-a-chunk", Pax10, vec![(5 << 20, noise(8, 5120))], (5 << 20) + 5120),
+        file(
+            "pax-more-than-a-chunk",
+            Pax10,
+            vec![(5 << 20, noise(8, 5120))],
+            (5 << 20) + 5120,
+        ),
         Entry::file("behind", "not sparse"),
     ]
 }
@@ -272,6 +352,10 @@ fn leftovers() -> Vec<Entry> {
     let mut entries = vec![Entry::file(".no.prefetch.landmark", [0x0f])];
     entries.extend(usual());
     entries.push(Entry::file(".prefetch.landmark", [0x0f]));
-    entries.push(Entry::file("stargz.index.json", r#"{"version":1,"entries":[]}"#).mode(0).mtime(0, 0));
+    entries.push(
+        Entry::file("stargz.index.json", r#"{"version":1,"entries":[]}"#)
+            .mode(0)
+            .mtime(0, 0),
+    );
     entries
 }

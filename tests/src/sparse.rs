@@ -1,6 +1,7 @@
 //! Sparse files in tar, as GNU tar has written them over the years.
 
-use crate::archive::{Header, Sparse, SparseFormat, octal};
+use crate::archive::{Sparse, SparseFormat};
+use crate::header::{Header, octal, push_padded};
 
 /// Writes the map of `sparse` into the header or the records, and returns the payload.
 pub(crate) fn write(
@@ -9,7 +10,12 @@ pub(crate) fn write(
     header: &mut Header,
     records: &mut Vec<(String, Vec<u8>)>,
 ) -> Vec<u8> {
-    let stored = || sparse.segments.iter().flat_map(|(_, bytes)| bytes.iter().copied());
+    let stored = || {
+        sparse
+            .segments
+            .iter()
+            .flat_map(|(_, bytes)| bytes.iter().copied())
+    };
     let map: Vec<(u64, u64)> = sparse
         .segments
         .iter()
@@ -20,7 +26,10 @@ pub(crate) fn write(
         SparseFormat::GnuOld => {
             header.block[156] = b'S';
             let encode = |segments: &[(u64, u64)]| -> Vec<u8> {
-                segments.iter().flat_map(|(offset, len)| [octal(12, *offset), octal(12, *len)].concat()).collect()
+                segments
+                    .iter()
+                    .flat_map(|(offset, len)| [octal(12, *offset), octal(12, *len)].concat())
+                    .collect()
             };
             let (first, rest) = map.split_at(map.len().min(4));
             let bytes = encode(first);
@@ -41,17 +50,23 @@ pub(crate) fn write(
                 text.push_str(&format!("{offset}\n{len}\n"));
             }
             let mut payload = Vec::new();
-            crate::archive::push_padded(&mut payload, text.as_bytes());
+            push_padded(&mut payload, text.as_bytes());
             payload.extend(stored());
             for (key, value) in [
                 ("GNU.sparse.major", b"1".to_vec()),
                 ("GNU.sparse.minor", b"0".to_vec()),
                 ("GNU.sparse.name", name.to_vec()),
-                ("GNU.sparse.realsize", sparse.size_bytes.to_string().into_bytes()),
+                (
+                    "GNU.sparse.realsize",
+                    sparse.size_bytes.to_string().into_bytes(),
+                ),
             ] {
                 records.push((key.to_owned(), value));
             }
-            header.text(0..100, &[b"GNUSparseFile.0/", &name[..name.len().min(80)]].concat());
+            header.text(
+                0..100,
+                &[b"GNUSparseFile.0/", &name[..name.len().min(80)]].concat(),
+            );
             payload
         }
     }

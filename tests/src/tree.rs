@@ -80,7 +80,9 @@ fn read_dir(root: &Path, below: &Path, nodes: &mut BTreeMap<PathBuf, (Inode, Nod
     for entry in fs::read_dir(&dir).unwrap_or_else(|e| panic!("{}: {e}", dir.display())) {
         let entry = entry.unwrap_or_else(|e| panic!("{}: {e}", dir.display()));
         let (path, below) = (entry.path(), below.join(entry.file_name()));
-        let metadata = entry.metadata().unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+        let metadata = entry
+            .metadata()
+            .unwrap_or_else(|e| panic!("{}: {e}", path.display()));
         let kind = metadata.file_type();
         let contents = if kind.is_symlink() {
             fs::read_link(&path).map(|target| target.display().to_string())
@@ -110,7 +112,10 @@ fn read_xattrs(path: &Path) -> BTreeMap<Vec<u8>, Vec<u8>> {
     let mut buffer = vec![0; 64 << 10];
     // A file system without extended attributes has none.
     let len = rustix::fs::llistxattr(path, &mut buffer).unwrap_or(0);
-    let names = buffer[..len].split(|&b| b == 0).filter(|name| !name.is_empty()).map(<[u8]>::to_vec);
+    let names = buffer[..len]
+        .split(|&b| b == 0)
+        .filter(|name| !name.is_empty())
+        .map(<[u8]>::to_vec);
     let mut value = vec![0; 64 << 10];
     let read = |name: Vec<u8>| {
         let len = rustix::fs::lgetxattr(path, &name[..], &mut value).ok()?;

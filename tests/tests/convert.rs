@@ -10,7 +10,7 @@ use esgz_tests::esgz::Esgz;
 use esgz_tests::layout::{Layer, LayoutBuilder, MediaTypes};
 use esgz_tests::oracle::Oracle;
 use esgz_tests::sets::{self, EntrySet};
-use serde_json::{Value, json};
+use serde_json::Value;
 
 fn image_of(set: &EntrySet, compression: Compression) -> LayoutBuilder {
     LayoutBuilder::new().layer(Layer::from_tar(set.tar(), compression))
@@ -18,7 +18,9 @@ fn image_of(set: &EntrySet, compression: Compression) -> LayoutBuilder {
 
 /// Converts every set with this compression; reports all failures together.
 fn check_matrix(name: &str, compression: Compression, args: &[&str]) {
-    let Some(oracle) = Oracle::for_test(name) else { return };
+    let Some(oracle) = Oracle::for_test(name) else {
+        return;
+    };
     let mut failures = Vec::new();
     for set in sets::all() {
         let conversion = Conversion::of(&image_of(&set, compression));
@@ -29,7 +31,12 @@ fn check_matrix(name: &str, compression: Compression, args: &[&str]) {
             failures.push(format!("{}: {error}", set.name));
         }
     }
-    assert!(failures.is_empty(), "{} sets failed:\n{}", failures.len(), failures.join("\n"));
+    assert!(
+        failures.is_empty(),
+        "{} sets failed:\n{}",
+        failures.len(),
+        failures.join("\n")
+    );
 }
 
 #[test]
@@ -75,56 +82,62 @@ fn plain() {
 #[test]
 fn recompressed_at_level_1() {
     let args = ["--estargz-compression-level", "1"];
-    check_matrix("convert::recompressed_at_level_1", Compression::Gzip(6), &args);
+    check_matrix(
+        "convert::recompressed_at_level_1",
+        Compression::Gzip(6),
+        &args,
+    );
 }
 
 #[test]
 fn docker_media_types_become_oci() {
     let name = "convert::docker_media_types_become_oci";
-    let Some(oracle) = Oracle::for_test(name) else { return };
+    let Some(oracle) = Oracle::for_test(name) else {
+        return;
+    };
     for compression in [Compression::Gzip(6), Compression::Plain] {
         let layer = Layer::new(&sets::usual(), compression);
-        let image = LayoutBuilder::new().media_types(MediaTypes::Docker).layer(layer);
+        let image = LayoutBuilder::new()
+            .media_types(MediaTypes::Docker)
+            .layer(layer);
         let conversion = Conversion::of(&image);
         let output = conversion.convert("output", &[]).unwrap();
         oracle.image(&output, None, &[]).unwrap();
         let media_type = |value: &Value| value["mediaType"].as_str().unwrap_or("").to_owned();
         let manifest = output.manifest();
-        assert_eq!(media_type(&manifest), "application/vnd.oci.image.manifest.v1+json");
-        assert_eq!(media_type(&manifest["config"]), "application/vnd.oci.image.config.v1+json");
+        assert_eq!(
+            media_type(&manifest),
+            "application/vnd.oci.image.manifest.v1+json"
+        );
+        assert_eq!(
+            media_type(&manifest["config"]),
+            "application/vnd.oci.image.config.v1+json"
+        );
         let layer = &manifest["layers"][0];
-        assert_eq!(media_type(layer), "application/vnd.oci.image.layer.v1.tar+gzip");
+        assert_eq!(
+            media_type(layer),
+            "application/vnd.oci.image.layer.v1.tar+gzip"
+        );
     }
-}
-
-/// Several layers, one of them twice, with annotations and a full configuration.
-fn several_layers() -> LayoutBuilder {
-    let base = Layer::new(&sets::usual(), Compression::Gzip(6));
-    let links: EntrySet = sets::all().into_iter().find(|set| set.name == "links").unwrap();
-    let top = vec![Entry::dir("etc/"), Entry::file("etc/passwd", "changed"), Entry::file("etc/.wh.empty", "")];
-    LayoutBuilder::new()
-        .config(json!({
-            "Env": ["PATH=/bin", "EMPTY="], "Entrypoint": ["/bin/sh"], "Cmd": ["-c", "true"],
-            "User": "1000:1000", "WorkingDir": "/tmp", "Labels": {"key": "value"},
-            "ExposedPorts": {"80/tcp": {}}, "Image": "sha256:of-the-builder", "StopSignal": "SIGINT",
-        }))
-        .annotation("org.opencontainers.image.source", "https://example.org/")
-        .layer(base.clone().annotation("org.example.layer", "base"))
-        .layer(Layer::new(&links.entries, Compression::Zstd))
-        .layer(base)
-        .layer(Layer::new(&top, Compression::Plain))
 }
 
 #[test]
 fn several_layers_keep_annotations_and_configuration() {
     let name = "convert::several_layers_keep_annotations_and_configuration";
-    let Some(oracle) = Oracle::for_test(name) else { return };
-    let conversion = Conversion::of(&several_layers());
+    let Some(oracle) = Oracle::for_test(name) else {
+        return;
+    };
+    let conversion = Conversion::of(&sets::several_layers());
     let output = conversion.convert("output", &[]).unwrap();
-    let report = oracle.image(&output, Some(&conversion.source), &[]).unwrap();
+    let report = oracle
+        .image(&output, Some(&conversion.source), &[])
+        .unwrap();
     let layers = report["manifests"][0]["layers"].as_array().unwrap();
     assert_eq!(layers.len(), 4);
-    assert_eq!(layers[0]["digest"], layers[2]["digest"], "one source layer gives one output layer");
+    assert_eq!(
+        layers[0]["digest"], layers[2]["digest"],
+        "one source layer gives one output layer"
+    );
     let config = output.config();
     assert_eq!(config["history"], conversion.source.config()["history"]);
     assert_eq!(config["config"].get("Image"), None);
@@ -132,8 +145,8 @@ fn several_layers_keep_annotations_and_configuration() {
 
 #[test]
 fn threads_and_repetition_change_no_byte() {
-    let mut sources = vec![several_layers()];
-    let border = sets::all().into_iter().find(|set| set.name == "chunk borders").unwrap();
+    let mut sources = vec![sets::several_layers()];
+    let border = sets::named("chunk borders");
     sources.push(image_of(&border, Compression::Gzip(6)));
     for source in sources {
         let conversion = Conversion::of(&source);
@@ -141,7 +154,12 @@ fn threads_and_repetition_change_no_byte() {
         let mut digests = Vec::new();
         for (run, threads) in ["1", "2", "7", "2"].iter().enumerate() {
             let name = format!("output-{run}");
-            let args = ["--threads", threads, "--record-in", record.to_str().unwrap()];
+            let args = [
+                "--threads",
+                threads,
+                "--record-in",
+                record.to_str().unwrap(),
+            ];
             let output = conversion.convert(&name, &args).unwrap();
             let index = fs::read(output.dir.join("index.json")).unwrap();
             digests.push((output.manifest_digest(), esgz_tests::layout::digest(&index)));
@@ -151,92 +169,13 @@ fn threads_and_repetition_change_no_byte() {
     }
 }
 
-#[test]
-fn a_record_orders_the_prefetch() {
-    let Some(oracle) = Oracle::for_test("convert::a_record_orders_the_prefetch") else { return };
-    let check = |entries: &[Entry], record: &[(usize, &str)], expected: &[&str]| {
-        let layer = Layer::new(entries, Compression::Gzip(6));
-        let conversion = Conversion::of(&LayoutBuilder::new().layer(layer));
-        let record = conversion.record(record);
-        let output = conversion.convert("output", &["--record-in", record.to_str().unwrap()]);
-        let report = oracle.image(&output.unwrap(), Some(&conversion.source), &[]).unwrap();
-        let verified = &report["manifests"][0]["layers"][0]["verify"];
-        assert_eq!(verified["prioritized"], json!(expected), "record {record:?}");
-        let landmark = if expected.is_empty() { "no-prefetch" } else { "prefetch" };
-        assert_eq!(verified["landmark"], landmark);
-    };
-    let usual = sets::usual();
-    check(&usual, &[], &[]);
-    check(&usual, &[(0, "etc/passwd")], &["etc", "etc/passwd"]);
-    check(
-        &usual,
-        &[(0, "usr/lib/libc.so.6"), (0, "bin/su"), (0, "bin/sh"), (0, "usr/lib/libc.so.6")],
-        &["usr", "usr/lib", "usr/lib/libc.so.6", "bin", "bin/su", "bin/sh"],
-    );
-    // Parents that have no entry are not made up; names that the layer lacks are left out.
-    check(
-        &usual,
-        &[(0, "usr/lib/implied/parents/only"), (0, "usr/bin/nothing")],
-        &["usr", "usr/lib", "usr/lib/implied/parents/only"],
-    );
-    let links = sets::all().into_iter().find(|set| set.name == "links").unwrap().entries;
-    // A hardlink's target comes before the link.
-    check(&links, &[(0, "dir/link")], &["dir", "target", "dir/link"]);
-    check(&links, &[(0, "d-link")], &["target", "b-link", "d-link"]);
-}
-
-#[test]
-fn a_record_applies_to_the_layer_it_names() {
-    let Some(oracle) = Oracle::for_test("convert::a_record_applies_to_the_layer_it_names") else {
-        return;
-    };
-    let conversion = Conversion::of(&several_layers());
-    let record = conversion.record(&[(3, "etc/passwd"), (1, "target")]);
-    let output = conversion.convert("output", &["--record-in", record.to_str().unwrap()]).unwrap();
-    let report = oracle.image(&output, Some(&conversion.source), &[]).unwrap();
-    let layers = report["manifests"][0]["layers"].as_array().unwrap();
-    let prioritized: Vec<&Value> = layers.iter().map(|layer| &layer["verify"]["prioritized"]).collect();
-    assert_eq!(json!(prioritized), json!([[], ["target"], [], ["etc", "etc/passwd"]]));
-}
-
-/// The same list through the reference's own `Build`: the same entries in the same order, and the
-/// same TOC but for what depends on compression.
-#[test]
-fn the_order_is_the_references() {
-    let Some(oracle) = Oracle::for_test("convert::the_order_is_the_references") else { return };
-    let refused_by_reference = ["sparse", "global header"];
-    let paths = ["usr/lib/libc.so.6", "bin/su", "dir/link", "dir/file", "etc/passwd", "noise", "./dot"];
-    for set in sets::all().iter().filter(|set| !refused_by_reference.contains(&set.name)) {
-        let conversion = Conversion::of(&image_of(set, Compression::Gzip(6)));
-        let record: Vec<(usize, &str)> = paths.iter().map(|path| (0, *path)).collect();
-        let record = conversion.record(&record);
-        let output = conversion.convert("output", &["--record-in", record.to_str().unwrap()]).unwrap();
-        let list = conversion.path("list");
-        fs::write(&list, paths.join("\n")).unwrap();
-        let (source, theirs) = (&conversion.source, conversion.path("theirs"));
-        let options = ["--prioritized", list.to_str().unwrap()];
-        oracle.build(&source.blob_path(&source.layer_digest(0)), &theirs, &options).unwrap();
-        let headers = |blob: &std::path::Path| {
-            let headers = oracle.layer_list(blob).unwrap();
-            // The TOC's size differs; the reference writes a landmark that says nothing where no
-            // listed file is in the layer.
-            let own = ["stargz.index.json", ".prefetch.landmark", ".no.prefetch.landmark"];
-            let is_content = |header: &Value| !own.contains(&header["name"].as_str().unwrap());
-            let key = |header: &Value| {
-                json!([header["name"], header["typeflag"], header["size"], header["sha256"], header["linkName"]])
-            };
-            headers.iter().filter(|header| is_content(header)).map(key).collect::<Vec<_>>()
-        };
-        let ours = output.blob_path(&output.layer_digest(0));
-        assert_eq!(headers(&ours), headers(&theirs), "{}", set.name);
-    }
-}
-
 /// Converting an output again gives the same file system, one landmark and one TOC.
 #[test]
 fn an_estargz_image_is_converted_again() {
-    let Some(oracle) = Oracle::for_test("convert::an_estargz_image_is_converted_again") else { return };
-    let conversion = Conversion::of(&several_layers());
+    let Some(oracle) = Oracle::for_test("convert::an_estargz_image_is_converted_again") else {
+        return;
+    };
+    let conversion = Conversion::of(&sets::several_layers());
     let once = conversion.convert("once", &[]).unwrap();
     let again = conversion.output("again");
     let record = conversion.record(&[]);
@@ -251,31 +190,59 @@ fn an_estargz_image_is_converted_again() {
 
 #[test]
 fn fifty_thousand_files() {
-    let Some(oracle) = Oracle::for_test("convert::fifty_thousand_files") else { return };
-    let entry = |i: u64| Entry::file(format!("dir-{}/file-{i}", i % 100), sets::noise(i, (i % 600) as usize));
+    let Some(oracle) = Oracle::for_test("convert::fifty_thousand_files") else {
+        return;
+    };
+    let entry = |i: u64| {
+        Entry::file(
+            format!("dir-{}/file-{i}", i % 100),
+            sets::noise(i, (i % 600) as usize),
+        )
+    };
     let entries: Vec<Entry> = (0..50_000).map(entry).collect();
     let layer = Layer::new(&entries, Compression::Gzip(6));
     let conversion = Conversion::of(&LayoutBuilder::new().layer(layer));
     let output = conversion.convert("output", &[]).unwrap();
-    let report = oracle.image(&output, Some(&conversion.source), &[]).unwrap();
-    assert_eq!(report["manifests"][0]["layers"][0]["verify"]["files"], 50_000);
+    let report = oracle
+        .image(&output, Some(&conversion.source), &[])
+        .unwrap();
+    assert_eq!(
+        report["manifests"][0]["layers"][0]["verify"]["files"],
+        50_000
+    );
 }
 
 #[test]
 fn verify_and_inspect_accept_an_output() {
-    let conversion = Conversion::of(&several_layers());
+    let conversion = Conversion::of(&sets::several_layers());
     let output = conversion.convert("output", &[]).unwrap();
-    Esgz::new("verify").arg(output.reference()).run().success().unwrap();
-    let finished = Esgz::new("inspect").args([&*output.reference(), "--json"]).run().success().unwrap();
+    Esgz::new("verify")
+        .arg(output.reference())
+        .run()
+        .success()
+        .unwrap();
+    let finished = Esgz::new("inspect")
+        .args([&*output.reference(), "--json"])
+        .run()
+        .success()
+        .unwrap();
     let report: Value = serde_json::from_str(&finished.stdout).expect("inspect --json prints JSON");
-    assert!(report.to_string().contains(&output.layer_digest(1)), "{report}");
-    Esgz::new("inspect").arg(output.reference()).run().success().unwrap();
+    assert!(
+        report.to_string().contains(&output.layer_digest(1)),
+        "{report}"
+    );
+    Esgz::new("inspect")
+        .arg(output.reference())
+        .run()
+        .success()
+        .unwrap();
 }
 
 #[test]
 fn verify_finds_faults_in_an_output() {
     use esgz_tests::corrupt;
-    let faults: [(&str, fn(&esgz_tests::layout::Layout)); 6] = [
+    type Fault = fn(&esgz_tests::layout::Layout);
+    let faults: [(&str, Fault); 6] = [
         ("flipped byte", |layout| corrupt::flip_byte(layout, 1, 700)),
         ("truncated", |layout| corrupt::truncate(layout, 1)),
         ("wrong digest", |layout| corrupt::wrong_digest(layout, 1)),
@@ -283,12 +250,22 @@ fn verify_finds_faults_in_an_output() {
         ("missing blob", |layout| corrupt::missing_blob(layout, 1)),
         ("wrong DiffID", |layout| corrupt::wrong_diff_id(layout, 1)),
     ];
-    let conversion = Conversion::of(&several_layers());
+    let conversion = Conversion::of(&sets::several_layers());
     for (what, fault) in faults {
         let output = conversion.convert(what, &[]).unwrap();
         fault(&output);
         let finished = Esgz::new("verify").arg(output.reference()).run();
-        assert!(matches!(finished.code, Some(5 | 6)), "{what}: {}: {}", finished.status, finished.stderr);
-        assert_eq!(finished.stderr.lines().count(), 1, "{what}: {}", finished.stderr);
+        assert!(
+            matches!(finished.code, Some(5 | 6)),
+            "{what}: {}: {}",
+            finished.status,
+            finished.stderr
+        );
+        assert_eq!(
+            finished.stderr.lines().count(),
+            1,
+            "{what}: {}",
+            finished.stderr
+        );
     }
 }
