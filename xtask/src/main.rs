@@ -1,2 +1,52 @@
-//! Workspace tasks.
-fn main() {}
+//! Workspace tasks: `cargo xtask TASK`. A file per task; what they share is in `shell` (commands),
+//! `prerequisites` (Debian packages) and `layout` (images).
+
+#![allow(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "tasks talk to a terminal"
+)]
+
+mod ci;
+mod corpus;
+mod demo;
+mod layout;
+mod prerequisites;
+mod python_image;
+mod shell;
+mod test;
+
+use std::process::ExitCode;
+
+const USAGE: &str = "usage: cargo xtask TASK
+
+  test [ARG…]      all tests; installs runc if it is missing (ARG… go to cargo test)
+  demo [oci:DIR]   optimises an image under eBPF: the given one, or one made of this machine's Python
+  ci               format, lints, licences, then test
+  corpus [NAME]    makes a large image in target/corpus: torch (default) or numpy
+";
+
+fn main() -> ExitCode {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let (task, rest) = match args.split_first() {
+        Some((task, rest)) => (task.as_str(), rest),
+        None => ("", &[][..]),
+    };
+    let result = match task {
+        "test" => test::run(rest),
+        "demo" => demo::run(rest),
+        "ci" => ci::run(rest),
+        "corpus" => corpus::run(rest),
+        _ => {
+            eprint!("{USAGE}");
+            return ExitCode::from(2);
+        }
+    };
+    match result {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,186 @@
+//! The Go oracle (`tests/oracle`): an independent reading of what esgz writes.
+
+use std::ffi::OsStr;
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::OnceLock;
+
+use serde_json::Value;
+
+/// The oracle, built.
+#[derive(Clone, Debug)]
+pub struct Oracle {
+    program: PathBuf,
+}
+
+/// The oldest Go that fetches the toolchain that `go.mod` asks for.
+const OLDEST_GO: (u32, u32) = (1, 21);
+
+impl Oracle {
+    /// The oracle; without Go, says that the test `name` is skipped and returns `None`.
+    ///
+    /// # Panics
+    /// When Go is there and cannot build it.
+    pub fn for_test(name: &str) -> Option<Self> {
+        static BUILT: OnceLock<Result<PathBuf, String>> = OnceLock::new();
+        match BUILT.get_or_init(|| usable_go().map(|()| build())) {
+            Ok(program) => Some(Self {
+                program: program.clone(),
+            }),
+            Err(reason) => {
+                crate::skipped(name, reason);
+                None
+            }
+        }
+    }
+
+    /// Checks an eStargz blob, against the source's blob if one is given.
+    ///
+    /// # Errors
+    /// What the oracle found.
+    pub fn verify(
+        &self,
+        blob: &Path,
+        toc_digest: &str,
+        source: Option<&Path>,
+    ) -> Result<Value, String> {
+        let mut args = vec![
+            blob.as_os_str(),
+            "--toc-digest".as_ref(),
+            toc_digest.as_ref(),
+        ];
+        if let Some(source) = source {
+            args.extend::<[&OsStr; 2]>(["--source".as_ref(), source.as_os_str()]);
+        }
+        parse(&self.run("verify", &args)?)
+    }
+
+    /// Checks the image in the layout `output`, against the one in `source`.
+    ///
+    /// # Errors
+    /// What the oracle found.
+    pub fn image(
+        &self,
+        output: &crate::layout::Layout,
+        source: Option<&crate::layout::Layout>,
+        options: &[&str],
+    ) -> Result<Value, String> {
+        let mut args = vec![output.dir.as_os_str()];
+        if let Some(tag) = &output.tag {
+            args.extend::<[&OsStr; 2]>(["--tag".as_ref(), tag.as_ref()]);
+        }
+        if let Some(source) = source {
+            args.extend::<[&OsStr; 2]>(["--source".as_ref(), source.dir.as_os_str()]);
+            if let Some(tag) = &source.tag {
+                args.extend::<[&OsStr; 2]>(["--source-tag".as_ref(), tag.as_ref()]);
+            }
+        }
+        args.extend(options.iter().map(AsRef::<OsStr>::as_ref));
+        parse(&self.run("image", &args)?)
+    }
+
+    /// Makes an eStargz blob with the reference implementation; `options` as `oracle build` has
+    /// them.
+    ///
+    /// # Errors
+    /// What it says.
+    pub fn build(&self, source: &Path, output: &Path, options: &[&str]) -> Result<Value, String> {
+        let mut args = vec![source.as_os_str(), output.as_os_str()];
+        args.extend(options.iter().map(AsRef::<OsStr>::as_ref));
+        parse(&self.run("build", &args)?)
+    }
+
+    /// The tar headers of a blob, in order.
+    ///
+    /// # Errors
+    /// When Go cannot read it.
+    pub fn layer_list(&self, blob: &Path) -> Result<Vec<Value>, String> {
+        self.run("layer-list", &[blob.as_os_str()])?
+            .lines()
+            .map(parse)
+            .collect()
+    }
+
+    fn run(&self, subcommand: &str, args: &[&OsStr]) -> Result<String, String> {
+        let mut command = Command::new(&self.program);
+        let output = command
+            .arg(subcommand)
+            .args(args)
+            .stdin(Stdio::null())
+            .output();
+        let output = output.map_err(|error| format!("{}: {error}", self.program.display()))?;
+        if output.status.success() {
+            return String::from_utf8(output.stdout).map_err(|error| error.to_string());
+        }
+        Err(String::from_utf8_lossy(&output.stderr)
+            .trim_end()
+            .to_owned())
+    }
+}
+
+fn parse(text: &str) -> Result<Value, String> {
+    serde_json::from_str(text).map_err(|error| format!("the oracle printed {text:?}: {error}"))
+}
+
+/// The oracle's source.
+pub fn source_dir() -> PathBuf {
+    crate::workspace_dir().join("tests/oracle")
+}
+
+/// # Errors
+/// Why Go is of no use here.
+pub fn usable_go() -> Result<(), String> {
+    if crate::find_program("go").is_none() {
+        return Err("Go is not installed".to_owned());
+    }
+    let output = Command::new("go")
+        .args(["env", "GOVERSION"])
+        .current_dir("/")
+        .output();
+    let output = output.map_err(|error| format!("go env: {error}"))?;
+    let version = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+    let mut numbers = version
+        .trim_start_matches("go")
+        .split('.')
+        .map_while(|part| part.parse().ok());
+    match (numbers.next(), numbers.next()) {
+        (Some(major), Some(minor)) if (major, minor) >= OLDEST_GO => Ok(()),
+        _ => Err(format!("Go is {version:?}, older than 1.21")),
+    }
+}
+
+/// A `go` command in the oracle's directory.
+pub fn go() -> Command {
+    let mut command = Command::new("go");
+    command
+        .current_dir(source_dir())
+        .env("CGO_ENABLED", "0")
+        .env("GOFLAGS", "-buildvcs=false");
+    command.stdin(Stdio::null());
+    command
+}
+
+fn build() -> PathBuf {
+    let dir = crate::profile_dir()
+        .parent()
+        .expect("it lies in the target directory")
+        .join("oracle");
+    fs::create_dir_all(&dir).unwrap_or_else(|error| panic!("{}: {error}", dir.display()));
+    // Test executables may run at the same time: one builds, the others wait.
+    let lock = File::create(dir.join("lock")).expect("the oracle's directory is writable");
+    lock.lock().expect("the oracle's lock file can be locked");
+    let program = dir.join("oracle");
+    let output = go()
+        .args(["build", "-o"])
+        .arg(&program)
+        .arg(".")
+        .output()
+        .expect("go can be run");
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        output.status.success(),
+        "go build in tests/oracle failed:\n{errors}"
+    );
+    program
+}
