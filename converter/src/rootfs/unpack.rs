@@ -25,6 +25,7 @@ use super::error::RootfsError;
 use super::tree::{NodeId, NodeKind, ROOT, Tree};
 use crate::cancel::Cancel;
 use crate::layer::entry::{Entry, Timestamp};
+use crate::layer::spool::ReadAt as _;
 use crate::layer::spool::Spool;
 use crate::sys::writeback;
 

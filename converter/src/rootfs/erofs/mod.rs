@@ -23,6 +23,7 @@ use std::io::{self, Seek, Write};
 
 use super::tree::{NodeId, Tree};
 use crate::layer::entry::Entry;
+use crate::layer::spool::ReadAt as _;
 use crate::layer::spool::Spool;
 
 /// An index could not be written.

@@ -11,6 +11,7 @@ use super::format::{
 use super::layout::{Body, Layout, Placed, split_xattr_name, stored_xattrs};
 use super::{IndexError, Source, directory, file};
 use crate::layer::entry::Entry;
+use crate::layer::spool::ReadAt as _;
 use crate::rootfs::tree::{NodeKind, ROOT};
 
 const COPY_BYTES: u64 = 1 << 20;
