@@ -11,6 +11,7 @@ pub mod image;
 pub mod layer;
 pub mod profile;
 pub mod profiler;
+pub mod record;
 pub mod rootfs;
 pub mod runtime;
 pub mod sink;

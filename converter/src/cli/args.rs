@@ -1,8 +1,9 @@
 //! The arguments as clap reads them.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::image::ImageRef;
 use crate::layer::encode::Level;
@@ -25,6 +26,10 @@ interrupted; 1 anything else.";
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
+    /// Run an image's workload, watch what it touches, and convert the image to eStargz
+    Optimize(OptimizeArgs),
+    /// Run an image's workload and write down what it touches
+    Record(RecordArgs),
     /// Convert an image to eStargz without running it; needs no privilege
     Convert(ConvertArgs),
     /// Show an eStargz image's layers, or one layer's table of contents
@@ -33,25 +38,130 @@ pub(super) enum Command {
     Verify(VerifyArgs),
 }
 
-/// How layers are converted.
+/// How the workload is run.
 #[derive(Debug, Args)]
-#[command(next_help_heading = "Conversion")]
-pub(super) struct ConversionArgs {
-    /// Compression level, 0 (store) to 12
-    #[arg(long, default_value = "6", value_name = "LEVEL", value_parser = parse_level)]
-    pub(super) estargz_compression_level: Level,
+#[command(next_help_heading = "Workload")]
+pub(super) struct WorkloadArgs {
+    /// Entrypoint of the container, a JSON array; replaces the image's
+    #[arg(long, value_name = "JSON", value_parser = parse_list)]
+    pub(super) entrypoint: Option<List>,
+    /// Arguments for the entrypoint, a JSON array; replaces the image's command
+    #[arg(long, value_name = "JSON", value_parser = parse_list)]
+    pub(super) args: Option<List>,
+    /// Environment variable; may be repeated
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub(super) env: Vec<String>,
+    /// User to run as: name or number, with :GROUP if wanted
+    #[arg(long)]
+    pub(super) user: Option<String>,
+    /// Working directory in the container
+    #[arg(long, value_name = "DIR")]
+    pub(super) cwd: Option<String>,
+    /// Seconds after which the workload is stopped; its own exit ends the run earlier
+    #[arg(long, default_value = "10", value_name = "SECONDS", value_parser = parse_seconds)]
+    pub(super) period: Duration,
+    /// OCI runtime, by name or path
+    #[arg(long, default_value = "runc", value_name = "NAME")]
+    pub(super) runtime: String,
+    /// How the image's files are made available to the container
+    #[arg(long, default_value = "auto", value_name = "HOW")]
+    pub(super) rootfs: RootfsArg,
+    /// See every single page that is touched; slower: no read-ahead
+    #[arg(long)]
+    pub(super) exact: bool,
+    /// Go on although the workload exits with an error
+    #[arg(long)]
+    pub(super) allow_failure: bool,
+    /// Go on although events were lost
+    #[arg(long)]
+    pub(super) allow_incomplete: bool,
+    /// Size of the buffer between kernel and esgz
+    #[arg(long, default_value = "4MiB", value_name = "SIZE", value_parser = parse_ring, hide = true)]
+    pub(super) ring_size: u32,
+}
+
+/// A JSON array of strings.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct List(pub(super) Vec<String>);
+
+/// See [`crate::rootfs::RootfsMode`].
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(super) enum RootfsArg {
+    /// erofs where the kernel has it, else unpack
+    Auto,
+    /// Mount the layers' tars in place, through an index
+    Erofs,
+    /// Unpack every layer
+    Unpack,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct OptimizeArgs {
+    /// Image to read, oci:DIR[:TAG]
+    #[arg(value_name = "SRC")]
+    pub(super) source: ImageRef,
+    /// Image to write, oci:DIR[:TAG]
+    #[arg(value_name = "DST")]
+    pub(super) destination: ImageRef,
+    /// Write the profile there, too
+    #[arg(long, value_name = "FILE")]
+    pub(super) profile_out: Option<PathBuf>,
+    /// Write a record there, as ctr-remote does
+    #[arg(long, value_name = "FILE")]
+    pub(super) record_out: Option<PathBuf>,
+    #[command(flatten)]
+    pub(super) workload: WorkloadArgs,
+    #[command(flatten)]
+    pub(super) conversion: ConversionArgs,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct RecordArgs {
+    /// Image to run, oci:DIR[:TAG]
+    #[arg(value_name = "SRC")]
+    pub(super) source: ImageRef,
+    /// Write the profile there
+    #[arg(short, long, value_name = "FILE")]
+    pub(super) output: PathBuf,
+    /// Write a record there, as ctr-remote does
+    #[arg(long, value_name = "FILE")]
+    pub(super) record_out: Option<PathBuf>,
+    #[command(flatten)]
+    pub(super) workload: WorkloadArgs,
+    #[command(flatten)]
+    pub(super) reading: ReadingArgs,
+    /// Print the result as JSON on stdout
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+/// How layers are read.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Layers")]
+pub(super) struct ReadingArgs {
     /// Worker threads; the output does not depend on it [default: all cores]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     pub(super) threads: Option<u16>,
     /// Directory for uncompressed layers; needs room for all of them [default: $TMPDIR or /var/tmp]
     #[arg(long, value_name = "DIR")]
     pub(super) scratch: Option<PathBuf>,
-    /// Memory for buffers, with a suffix KiB, MiB or GiB
-    #[arg(long, default_value = "512MiB", value_name = "SIZE", value_parser = parse_size)]
-    pub(super) memory: u64,
     /// Refuse layers that are larger than this when decompressed
     #[arg(long, default_value = "256GiB", value_name = "SIZE", value_parser = parse_size)]
     pub(super) max_layer_size: u64,
+}
+
+/// How layers are converted.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Conversion")]
+pub(super) struct ConversionArgs {
+    #[command(flatten)]
+    pub(super) reading: ReadingArgs,
+    /// Compression level, 0 (store) to 12
+    #[arg(long, default_value = "6", value_name = "LEVEL", value_parser = parse_level)]
+    pub(super) estargz_compression_level: Level,
+    /// Memory for buffers, with a suffix KiB, MiB or GiB
+    #[arg(long, default_value = "512MiB", value_name = "SIZE", value_parser = parse_size)]
+    pub(super) memory: u64,
     /// Do not read the written layers back
     #[arg(long)]
     pub(super) no_verify: bool,
@@ -107,6 +217,24 @@ pub(super) struct VerifyArgs {
 fn parse_level(text: &str) -> Result<Level, String> {
     let level = text.parse().ok().and_then(Level::new);
     level.ok_or_else(|| "not a level from 0 to 12".to_owned())
+}
+
+fn parse_list(text: &str) -> Result<List, String> {
+    serde_json::from_str(text)
+        .map(List)
+        .map_err(|_| "not a JSON array of strings, such as [\"sh\",\"-c\"]".to_owned())
+}
+
+fn parse_seconds(text: &str) -> Result<Duration, String> {
+    let seconds: f64 = text
+        .parse()
+        .map_err(|_| "not a number of seconds".to_owned())?;
+    Duration::try_from_secs_f64(seconds).map_err(|error| error.to_string())
+}
+
+fn parse_ring(text: &str) -> Result<u32, String> {
+    let size = parse_size(text)?;
+    u32::try_from(size).map_err(|_| "too large".to_owned())
 }
 
 /// A number with an optional suffix; without one it counts bytes.

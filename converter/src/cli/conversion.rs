@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use crate::cancel::Cancel;
-use crate::cli::args::{ConversionArgs, ConvertArgs};
+use crate::cli::args::{ConversionArgs, ConvertArgs, ReadingArgs};
 use crate::cli::failure::{Failure, IMAGE};
 use crate::cli::output::{self, Size};
 use crate::convert::{ConvertedImage, ImageOptions, Verify, convert_image, open_sink, scan_image};
@@ -16,7 +16,7 @@ use crate::layer::Parallel;
 use crate::layer::entry::{EntryKind, ScannedLayer};
 use crate::layer::plan::PlanOptions;
 use crate::layer::scan::ScanOptions;
-use crate::profile::{self, Prioritized, Profile};
+use crate::profile::{self, Prioritized, Profile, ProfiledFile};
 use crate::source::{self, SourceImage};
 
 /// Runs `esgz convert`.
@@ -40,6 +40,7 @@ pub(super) fn convert(args: &ConvertArgs, cancel: &Cancel) -> Result<(), Failure
         stages: vec![("scan", scan)],
         total: clock.elapsed(),
         verified: options.verify,
+        profile: None,
     };
     if args.conversion.json {
         output::json(&report.json())
@@ -89,7 +90,7 @@ fn bad_input(path: &Path, error: impl Into<anyhow::Error>) -> Failure {
     Failure::new(IMAGE, error).context(format!("reading {}", path.display()))
 }
 
-fn warn_missed(prioritized: &Prioritized) {
+pub(super) fn warn_missed(prioritized: &Prioritized) {
     if let Some(first) = prioritized.missed.first() {
         tracing::warn!(
             "{} paths of the profile are in no layer, the first is \"{first}\"",
@@ -100,17 +101,13 @@ fn warn_missed(prioritized: &Prioritized) {
 
 /// Resolves the flags.
 pub(super) fn image_options(args: &ConversionArgs) -> ImageOptions {
-    let threads = args.threads.map_or_else(all_cores, usize::from);
     ImageOptions {
-        scan: ScanOptions {
-            scratch: args.scratch.clone().unwrap_or_else(default_scratch),
-            max_layer_bytes: args.max_layer_size,
-        },
+        scan: scan_options(&args.reading),
         plan: PlanOptions::default(),
         level: args.estargz_compression_level,
         // The rest is for entries, the TOC and the compressors' own tables.
         parallel: Parallel {
-            threads,
+            threads: threads(&args.reading),
             memory_bytes: args.memory / 2,
         },
         verify: if args.no_verify {
@@ -119,6 +116,17 @@ pub(super) fn image_options(args: &ConversionArgs) -> ImageOptions {
             Verify::Full
         },
     }
+}
+
+pub(super) fn scan_options(args: &ReadingArgs) -> ScanOptions {
+    ScanOptions {
+        scratch: args.scratch.clone().unwrap_or_else(default_scratch),
+        max_layer_bytes: args.max_layer_size,
+    }
+}
+
+pub(super) fn threads(args: &ReadingArgs) -> usize {
+    args.threads.map_or_else(all_cores, usize::from)
 }
 
 pub(super) fn all_cores() -> usize {
@@ -139,6 +147,8 @@ pub(super) struct Report<'a> {
     pub(super) stages: Vec<(&'static str, Duration)>,
     pub(super) total: Duration,
     pub(super) verified: Verify,
+    /// The profile that was recorded for it.
+    pub(super) profile: Option<&'a Profile>,
 }
 
 impl Report<'_> {
@@ -181,7 +191,7 @@ impl Report<'_> {
             .map(|(stage, time)| (stage.to_owned(), json!(rounded(rate(tar_bytes, time)))))
             .collect();
         let usage = Usage::of_this_process();
-        json!({
+        let mut value = json!({
             "source": {
                 "reference": self.source.reference.to_string(),
                 "manifest": self.source.manifest.id.digest,
@@ -204,7 +214,11 @@ impl Report<'_> {
             "megabytes_per_second": rates,
             "cpu_seconds": rounded(usage.cpu.as_secs_f64()),
             "peak_memory_bytes": usage.peak_memory_bytes,
-        })
+        });
+        if let Some(profile) = self.profile {
+            value["profile"] = profile_json(profile);
+        }
+        value
     }
 
     pub(super) fn print(&self) -> Result<(), Failure> {
@@ -216,6 +230,9 @@ impl Report<'_> {
             Size(bytes),
             self.layers.len()
         ))?;
+        if let Some(profile) = self.profile {
+            print_profile(profile)?;
+        }
         output::line(format_args!(
             "prefetch   {} files, {} ({} compressed)",
             self.sum(|layer| layer.prefetch.files),
@@ -248,6 +265,43 @@ impl Report<'_> {
             self.destination, self.converted.manifest.digest
         ))
     }
+}
+
+/// A profile in figures.
+pub(super) fn profile_json(profile: &Profile) -> Value {
+    let count =
+        |wanted: &dyn Fn(&&ProfiledFile) -> bool| profile.files.iter().filter(wanted).count();
+    json!({
+        "tier": profile.collector.tier,
+        "complete": profile.complete,
+        "lost_events": profile.lost_events,
+        "ended": profile.ended,
+        "exit_code": profile.exit_code,
+        "duration_ms": profile.duration_ms,
+        "files_opened": count(&|file| file.opened),
+        "files_executed": count(&|file| file.executed),
+        "files_touched": count(&|file| !file.ranges.is_empty()),
+        "opened_bytes": profile.files.iter().filter(|file| file.opened).map(|file| file.size_bytes).sum::<u64>(),
+        "touched_bytes": profile.touched_bytes(),
+        "missing": profile.missing.len(),
+    })
+}
+
+/// The lines that say what a workload did.
+pub(super) fn print_profile(profile: &Profile) -> Result<(), Failure> {
+    let opened = profile.files.iter().filter(|file| file.opened);
+    let touched = profile.files.iter().filter(|file| !file.ranges.is_empty());
+    output::line(format_args!(
+        "opened     {} files, {}",
+        opened.clone().count(),
+        Size(opened.map(|file| file.size_bytes).sum())
+    ))?;
+    output::line(format_args!(
+        "touched    {} files, {} of {}",
+        touched.clone().count(),
+        Size(profile.touched_bytes()),
+        Size(touched.map(|file| file.size_bytes).sum())
+    ))
 }
 
 fn layer_json(layer: &crate::convert::ConvertedLayer) -> Value {

@@ -4,11 +4,18 @@ use crate::cancel::Cancelled;
 use crate::convert::ImageError;
 use crate::layer::scan::ScanError;
 use crate::layer::verify::VerifyError;
+use crate::record::RecordError;
+use crate::rootfs::RootfsError;
+use crate::runtime::RuntimeError;
 use crate::sink::SinkError;
 use crate::source::SourceError;
 
 /// Wrong arguments.
 pub(super) const USAGE: u8 = 2;
+/// The workload failed, or could not be run.
+pub(super) const WORKLOAD: u8 = 3;
+/// Events were lost.
+pub(super) const INCOMPLETE: u8 = 4;
 /// A written or given image is faulty.
 pub(super) const VERIFICATION: u8 = 5;
 /// Source or destination cannot be read or written.
@@ -90,6 +97,24 @@ impl From<VerifyError> for Failure {
             VerifyError::Read { .. } => IMAGE,
             VerifyError::Cancelled(_) => INTERRUPTED,
             _ => VERIFICATION,
+        };
+        Self::new(code, error)
+    }
+}
+
+impl From<RecordError> for Failure {
+    fn from(error: RecordError) -> Self {
+        let code = match &error {
+            RecordError::Runtime(RuntimeError::Cancelled(_))
+            | RecordError::Rootfs(RootfsError::Cancelled(_)) => INTERRUPTED,
+            RecordError::Runtime(
+                RuntimeError::NotExecutable { .. }
+                | RuntimeError::NothingToRun
+                | RuntimeError::UnknownUser { .. },
+            ) => WORKLOAD,
+            RecordError::Runtime(RuntimeError::Malformed { .. }) => USAGE,
+            RecordError::Rootfs(RootfsError::Layer { .. }) => IMAGE,
+            RecordError::Runtime(_) | RecordError::Rootfs(_) | RecordError::Profiler(_) => OTHER,
         };
         Self::new(code, error)
     }

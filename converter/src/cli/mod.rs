@@ -6,6 +6,7 @@ mod args;
 mod conversion;
 mod failure;
 mod inspect;
+mod optimize;
 mod output;
 mod verify;
 
@@ -53,6 +54,8 @@ pub fn main() -> ExitCode {
 
 fn run(cli: &Cli, cancel: &Cancel) -> Result<(), Failure> {
     match &cli.command {
+        Command::Optimize(args) => optimize::optimize(args, cancel),
+        Command::Record(args) => optimize::record(args, cancel),
         Command::Convert(args) => conversion::convert(args, cancel),
         Command::Inspect(args) => inspect::inspect(args),
         Command::Verify(args) => verify::verify(args, cancel),

@@ -33,7 +33,7 @@ pub struct Profile {
     pub runs: u32,
     /// Files in the order of their first touch.
     pub files: Vec<ProfiledFile>,
-    /// Paths that the workload looked for and did not find, sorted.
+    /// Paths that the workload opened or executed in vain, by first attempt.
     #[serde(default)]
     pub missing: Vec<String>,
     /// Keys of later versions.
