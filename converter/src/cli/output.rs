@@ -9,8 +9,11 @@ use crate::cli::failure::{Failure, OTHER};
 
 /// Log lines go to stderr, without time stamps: they are for people and CI logs.
 pub(super) fn init_logging(level: &str) {
-    let filter = tracing_subscriber::EnvFilter::try_new(level)
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
+    // A bare level is ours; libraries then only warn.
+    let is_bare = level.chars().all(char::is_alphanumeric);
+    let directives = if is_bare { format!("warn,esgz={level}") } else { level.to_owned() };
+    let filter = tracing_subscriber::EnvFilter::try_new(directives)
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn,esgz=info"));
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(io::stderr)
