@@ -6,7 +6,8 @@ use aya_ebpf::macros::{map, tracepoint};
 use aya_ebpf::maps::Array;
 use aya_ebpf::programs::TracePointContext;
 use esgz_ebpf_abi::{
-    Event, FILE_MAPPED, LOADER_COMM, PAGES_PER_CHUNK, PAGES_PER_WINDOW, WORDS_PER_CHUNK, counter, kind,
+    Event, FILE_MAPPED, LOADER_COMM, PAGES_PER_CHUNK, PAGES_PER_WINDOW, WORDS_PER_CHUNK, counter,
+    kind,
 };
 
 use crate::atomic::Word;
@@ -20,10 +21,21 @@ macro_rules! offsets {
     )* };
 }
 offsets!(
-    GET_PAGES_DEVICE, GET_PAGES_INODE, GET_PAGES_FIRST, GET_PAGES_LAST,
-    MAP_PAGES_DEVICE, MAP_PAGES_INODE, MAP_PAGES_FIRST, MAP_PAGES_LAST,
-    FAULT_DEVICE, FAULT_INODE, FAULT_PAGE,
-    FILL_DEVICE, FILL_INODE, FILL_PAGE, FILL_ORDER,
+    GET_PAGES_DEVICE,
+    GET_PAGES_INODE,
+    GET_PAGES_FIRST,
+    GET_PAGES_LAST,
+    MAP_PAGES_DEVICE,
+    MAP_PAGES_INODE,
+    MAP_PAGES_FIRST,
+    MAP_PAGES_LAST,
+    FAULT_DEVICE,
+    FAULT_INODE,
+    FAULT_PAGE,
+    FILL_DEVICE,
+    FILL_INODE,
+    FILL_PAGE,
+    FILL_ORDER,
     // 1 where `last_index` of mm_filemap_get_pages is the page behind the last one, else 0.
     GET_PAGES_EXCLUSIVE,
     // Folios that enter the page cache count as touched from this order on.
@@ -41,8 +53,12 @@ const AHEAD_PAGES: u64 = (MAX_CHUNKS - 1) * PAGES_PER_CHUNK;
 /// Read, readv, pread, splice, sendfile, io_uring, and the kernel's own reads.
 #[tracepoint]
 pub fn get_pages(ctx: TracePointContext) -> Result<(), i32> {
-    let Some(phase) = watching() else { return Ok(()) };
-    let Some(file) = find(&ctx, &GET_PAGES_DEVICE, &GET_PAGES_INODE)? else { return Ok(()) };
+    let Some(phase) = watching() else {
+        return Ok(());
+    };
+    let Some(file) = find(&ctx, &GET_PAGES_DEVICE, &GET_PAGES_INODE)? else {
+        return Ok(());
+    };
     let first: u64 = field(&ctx, &GET_PAGES_FIRST)?;
     let last: u64 = field(&ctx, &GET_PAGES_LAST)?;
     let last = last.saturating_sub(u64::from(GET_PAGES_EXCLUSIVE.load()));
@@ -53,8 +69,12 @@ pub fn get_pages(ctx: TracePointContext) -> Result<(), i32> {
 /// A fault that maps the cached pages around it.
 #[tracepoint]
 pub fn map_pages(ctx: TracePointContext) -> Result<(), i32> {
-    let Some(phase) = watching() else { return Ok(()) };
-    let Some(file) = find(&ctx, &MAP_PAGES_DEVICE, &MAP_PAGES_INODE)? else { return Ok(()) };
+    let Some(phase) = watching() else {
+        return Ok(());
+    };
+    let Some(file) = find(&ctx, &MAP_PAGES_DEVICE, &MAP_PAGES_INODE)? else {
+        return Ok(());
+    };
     let first: u64 = field(&ctx, &MAP_PAGES_FIRST)?;
     let last: u64 = field(&ctx, &MAP_PAGES_LAST)?;
     file.set(FILE_MAPPED);
@@ -65,8 +85,12 @@ pub fn map_pages(ctx: TracePointContext) -> Result<(), i32> {
 /// A fault that no cached page could satisfy without the file system's help.
 #[tracepoint]
 pub fn fault(ctx: TracePointContext) -> Result<(), i32> {
-    let Some(phase) = watching() else { return Ok(()) };
-    let Some(file) = find(&ctx, &FAULT_DEVICE, &FAULT_INODE)? else { return Ok(()) };
+    let Some(phase) = watching() else {
+        return Ok(());
+    };
+    let Some(file) = find(&ctx, &FAULT_DEVICE, &FAULT_INODE)? else {
+        return Ok(());
+    };
     let page: u64 = field(&ctx, &FAULT_PAGE)?;
     file.set(FILE_MAPPED);
     if page < u64::from(file.size_pages()) {
@@ -84,14 +108,23 @@ pub fn fill(ctx: TracePointContext) -> Result<(), i32> {
     if u32::from(order) < FILL_MIN_ORDER.load() {
         return Ok(());
     }
-    let Some(phase) = watching() else { return Ok(()) };
-    let Some(file) = find(&ctx, &FILL_DEVICE, &FILL_INODE)? else { return Ok(()) };
+    let Some(phase) = watching() else {
+        return Ok(());
+    };
+    let Some(file) = find(&ctx, &FILL_DEVICE, &FILL_INODE)? else {
+        return Ok(());
+    };
     let needed = FILL_NEEDS_FLAGS.load();
     if file.flags().load() & needed != needed {
         return Ok(());
     }
     let first: u64 = field(&ctx, &FILL_PAGE)?;
-    mark::<8>(&file, first, first.saturating_add((1 << (order & 31)) - 1), phase);
+    mark::<8>(
+        &file,
+        first,
+        first.saturating_add((1 << (order & 31)) - 1),
+        phase,
+    );
     Ok(())
 }
 
@@ -140,7 +173,11 @@ fn mark<const CHUNKS: u64>(file: &Watched, first: u64, last: u64, phase: u32) {
         count(counter::TOUCHES_BEHIND_END);
         return;
     }
-    let last = if last < size_pages { last } else { size_pages - 1 };
+    let last = if last < size_pages {
+        last
+    } else {
+        size_pages - 1
+    };
     if first / 64 == last / 64 {
         mark_in_word(file, first, last, phase);
         return;
@@ -196,7 +233,12 @@ fn mark_in_word(file: &Watched, first: u64, last: u64, phase: u32) {
         return;
     }
     let windows = touched_windows(mask) & !touched_windows(bits.fetch_or(mask));
-    send(file, chunk, windows << (word * (64 / PAGES_PER_WINDOW)), phase);
+    send(
+        file,
+        chunk,
+        windows << (word * (64 / PAGES_PER_WINDOW)),
+        phase,
+    );
 }
 
 /// Marks those of pages `first..=last` of the file that lie in `chunk`.
@@ -207,7 +249,10 @@ fn mark_chunk(file: &Watched, chunk: u64, first: u64, last: u64, phase: u32) {
         return;
     };
     let start = chunk * PAGES_PER_CHUNK;
-    let (from, to) = (first.wrapping_sub(start) as i64, last.wrapping_sub(start) as i64);
+    let (from, to) = (
+        first.wrapping_sub(start) as i64,
+        last.wrapping_sub(start) as i64,
+    );
     let mut windows = 0;
     // Without branches and with constant addresses: in a loop the verifier follows every
     // combination of branches.
@@ -230,7 +275,11 @@ fn send(file: &Watched, chunk: u64, windows: u64, phase: u32) {
     if windows != 0 {
         let event = event(kind::TOUCH, phase, file.file());
         emit(
-            Event { chunk: chunk as u32, windows: windows as u32, ..event },
+            Event {
+                chunk: chunk as u32,
+                windows: windows as u32,
+                ..event
+            },
             counter::LOST_TOUCHES,
         );
     }
