@@ -6,8 +6,8 @@ use aya_ebpf::macros::{map, tracepoint};
 use aya_ebpf::maps::Array;
 use aya_ebpf::programs::TracePointContext;
 use esgz_ebpf_abi::{
-    Event, FILE_MAPPED, LOADER_COMM, PAGES_PER_CHUNK, PAGES_PER_WINDOW, WORDS_PER_CHUNK, counter,
-    kind,
+    Event, FILE_MAPPED, LOADER_COMM, PAGES_PER_CHUNK, PAGES_PER_WINDOW, RECORD_BYTES,
+    WORDS_PER_CHUNK, counter, kind,
 };
 
 use crate::atomic::Word;
@@ -56,11 +56,12 @@ pub fn get_pages(ctx: TracePointContext) -> Result<(), i32> {
     let Some(phase) = watching() else {
         return Ok(());
     };
-    let Some(file) = find(&ctx, &GET_PAGES_DEVICE, &GET_PAGES_INODE)? else {
+    let record = Record::read(&ctx)?;
+    let Some(file) = find(&record, &GET_PAGES_DEVICE, &GET_PAGES_INODE) else {
         return Ok(());
     };
-    let first: u64 = field(&ctx, &GET_PAGES_FIRST)?;
-    let last: u64 = field(&ctx, &GET_PAGES_LAST)?;
+    let first: u64 = record.field(&GET_PAGES_FIRST);
+    let last: u64 = record.field(&GET_PAGES_LAST);
     let last = last.saturating_sub(u64::from(GET_PAGES_EXCLUSIVE.load()));
     mark::<MAX_CHUNKS>(&file, first, last, phase);
     Ok(())
@@ -72,11 +73,12 @@ pub fn map_pages(ctx: TracePointContext) -> Result<(), i32> {
     let Some(phase) = watching() else {
         return Ok(());
     };
-    let Some(file) = find(&ctx, &MAP_PAGES_DEVICE, &MAP_PAGES_INODE)? else {
+    let record = Record::read(&ctx)?;
+    let Some(file) = find(&record, &MAP_PAGES_DEVICE, &MAP_PAGES_INODE) else {
         return Ok(());
     };
-    let first: u64 = field(&ctx, &MAP_PAGES_FIRST)?;
-    let last: u64 = field(&ctx, &MAP_PAGES_LAST)?;
+    let first: u64 = record.field(&MAP_PAGES_FIRST);
+    let last: u64 = record.field(&MAP_PAGES_LAST);
     file.set(FILE_MAPPED);
     mark::<2>(&file, first, last, phase);
     Ok(())
@@ -88,10 +90,11 @@ pub fn fault(ctx: TracePointContext) -> Result<(), i32> {
     let Some(phase) = watching() else {
         return Ok(());
     };
-    let Some(file) = find(&ctx, &FAULT_DEVICE, &FAULT_INODE)? else {
+    let record = Record::read(&ctx)?;
+    let Some(file) = find(&record, &FAULT_DEVICE, &FAULT_INODE) else {
         return Ok(());
     };
-    let page: u64 = field(&ctx, &FAULT_PAGE)?;
+    let page: u64 = record.field(&FAULT_PAGE);
     file.set(FILE_MAPPED);
     if page < u64::from(file.size_pages()) {
         mark_in_word(&file, page, page, phase);
@@ -104,21 +107,23 @@ pub fn fault(ctx: TracePointContext) -> Result<(), i32> {
 /// A folio enters the page cache. Large ones are touched without any further event once mapped.
 #[tracepoint]
 pub fn fill(ctx: TracePointContext) -> Result<(), i32> {
-    let order: u8 = field(&ctx, &FILL_ORDER)?;
+    // SAFETY: the helper checks the address.
+    let order: u8 = unsafe { ctx.read_at(FILL_ORDER.load() as usize) }?;
     if u32::from(order) < FILL_MIN_ORDER.load() {
         return Ok(());
     }
     let Some(phase) = watching() else {
         return Ok(());
     };
-    let Some(file) = find(&ctx, &FILL_DEVICE, &FILL_INODE)? else {
+    let record = Record::read(&ctx)?;
+    let Some(file) = find(&record, &FILL_DEVICE, &FILL_INODE) else {
         return Ok(());
     };
     let needed = FILL_NEEDS_FLAGS.load();
     if file.flags().load() & needed != needed {
         return Ok(());
     }
-    let first: u64 = field(&ctx, &FILL_PAGE)?;
+    let first: u64 = record.field(&FILL_PAGE);
     mark::<8>(
         &file,
         first,
@@ -137,31 +142,48 @@ static PROBE: Array<u64> = Array::with_max_entries(1, 0);
 #[tracepoint]
 pub fn probe(ctx: TracePointContext) -> Result<(), i32> {
     if bpf_get_current_comm()? == LOADER_COMM {
-        let first: u64 = field(&ctx, &GET_PAGES_FIRST)?;
-        let last: u64 = field(&ctx, &GET_PAGES_LAST)?;
+        let record = Record::read(&ctx)?;
+        let first: u64 = record.field(&GET_PAGES_FIRST);
+        let last: u64 = record.field(&GET_PAGES_LAST);
         PROBE.set(0, last.wrapping_sub(first).wrapping_add(1), 0)?;
     }
     Ok(())
 }
 
-#[inline(always)]
-fn field<T>(ctx: &TracePointContext, offset: &Global<u32>) -> Result<T, i32> {
-    // SAFETY: the loader took the offset from the tracepoint's format and checked the width; the
-    // helper checks the address.
-    unsafe { ctx.read_at(offset.load() as usize) }
+/// A tracepoint's record, copied at once: every call of the helper that copies costs as much as the
+/// rest of the program.
+struct Record([u64; RECORD_BYTES / 8]);
+
+impl Record {
+    #[inline(always)]
+    fn read(ctx: &TracePointContext) -> Result<Self, i32> {
+        // SAFETY: the helper checks the address.
+        unsafe { ctx.read_at(0) }.map(Self)
+    }
+
+    /// The field at `offset`.
+    #[inline(always)]
+    fn field<T: Copy>(&self, offset: &Global<u32>) -> T {
+        // SAFETY: the loader took the offset from the tracepoint's format, and checked that the
+        // field is of this size, aligned, and ends within the record.
+        unsafe {
+            self.0
+                .as_ptr()
+                .cast::<u8>()
+                .add(offset.load() as usize)
+                .cast::<T>()
+                .read()
+        }
+    }
 }
 
 #[inline(always)]
-fn find(
-    ctx: &TracePointContext,
-    device: &Global<u32>,
-    inode: &Global<u32>,
-) -> Result<Option<Watched>, i32> {
-    let found = Watched::find(field(ctx, device)?, field(ctx, inode)?);
+fn find(record: &Record, device: &Global<u32>, inode: &Global<u32>) -> Option<Watched> {
+    let found = Watched::find(record.field(device), record.field(inode));
     if found.is_none() {
         count(counter::OTHER_TOUCHES);
     }
-    Ok(found)
+    found
 }
 
 /// Marks pages `first..=last`, cut at the end of the file, and sends an event for every chunk with
