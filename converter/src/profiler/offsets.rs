@@ -103,7 +103,11 @@ impl<'a> TracepointFormat<'a> {
 fn parse_field(line: &str) -> Option<Field<'_>> {
     let mut parts = line.split(';').map(str::trim);
     let declaration = parts.next()?.strip_prefix("field:")?;
-    let declaration = declaration.split('[').next()?.trim_end();
+    // `char comm[16]`, but `__data_loc char[] name`.
+    let declaration = match declaration.strip_suffix(']') {
+        Some(array) => array.rsplit_once('[')?.0.trim_end(),
+        None => declaration,
+    };
     let name = declaration.rsplit([' ', '*', '\t']).next()?;
     let offset_bytes = parts.next()?.strip_prefix("offset:")?.parse().ok()?;
     let size_bytes = parts.next()?.strip_prefix("size:")?.parse().ok()?;
