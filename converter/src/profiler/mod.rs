@@ -127,7 +127,8 @@ pub struct ObservedFile {
     pub first_touch_seq: u64,
     /// When that was, since the profiler was attached.
     pub first_touch: Duration,
-    /// In which phase.
+    /// In which phase. The kernel reads a program's first page before the execution that begins
+    /// [`Phase::Run`], so the container's own program is mostly seen in [`Phase::Setup`].
     pub phase: Phase,
     /// A system call returned a descriptor of it.
     pub opened: bool,
@@ -251,11 +252,11 @@ impl Profiler {
         let kernel = kernel_release();
         let page_bytes = page_bytes();
         let index = index::FileIndex::new(config.files, config.opened_as, u64::from(page_bytes))?;
-        let start_ns = monotonic_ns();
         let loaded = on_own_thread(|| load::load(config, &index, &kernel))
             .and_then(|loaded| loaded)
             .map_err(ProfilerError::permission_first)?;
         let load::Loaded {
+            start_ns,
             links,
             phase,
             pages,
