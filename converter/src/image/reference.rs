@@ -39,9 +39,7 @@ impl FromStr for ImageRef {
     type Err = ReferenceError;
 
     fn from_str(reference: &str) -> Result<Self, ReferenceError> {
-        let malformed = || ReferenceError::Malformed {
-            reference: reference.to_owned(),
-        };
+        let malformed = || ReferenceError::Malformed { reference: reference.to_owned() };
         let (transport, rest) = reference.split_once(':').ok_or_else(malformed)?;
         if transport != "oci" {
             return Err(match transport {
@@ -62,10 +60,7 @@ impl FromStr for ImageRef {
         if dir.is_empty() || tag == Some("") {
             return Err(malformed());
         }
-        Ok(Self::OciLayout {
-            dir: dir.into(),
-            tag: tag.map(str::to_owned),
-        })
+        Ok(Self::OciLayout { dir: dir.into(), tag: tag.map(str::to_owned) })
     }
 }
 
@@ -83,13 +78,7 @@ mod tests {
 
     fn check(text: &str, dir: &str, tag: Option<&str>) {
         let parsed: ImageRef = text.parse().unwrap();
-        assert_eq!(
-            parsed,
-            ImageRef::OciLayout {
-                dir: dir.into(),
-                tag: tag.map(str::to_owned)
-            }
-        );
+        assert_eq!(parsed, ImageRef::OciLayout { dir: dir.into(), tag: tag.map(str::to_owned) });
         assert_eq!(parsed.to_string(), text);
     }
 
@@ -98,15 +87,7 @@ mod tests {
         check("oci:dir", "dir", None);
         check("oci:/a/b:latest", "/a/b", Some("latest"));
         check("oci:x:host:5000/y:z", "x", Some("host:5000/y:z"));
-        for bad in [
-            "",
-            "oci",
-            "oci:",
-            "oci::tag",
-            "oci:dir:",
-            "ghcr.io/a/b:c",
-            "docker://a/b",
-        ] {
+        for bad in ["", "oci", "oci:", "oci::tag", "oci:dir:", "ghcr.io/a/b:c", "docker://a/b"] {
             assert!(bad.parse::<ImageRef>().is_err(), "{bad}");
         }
     }

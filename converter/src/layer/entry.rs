@@ -86,10 +86,7 @@ impl Entry {
         match &self.sparse {
             Some(segments) => segments.to_vec(),
             None if self.size_bytes == 0 => Vec::new(),
-            None => vec![DataSegment {
-                file_offset_bytes: 0,
-                stored: self.payload,
-            }],
+            None => vec![DataSegment { file_offset_bytes: 0, stored: self.payload }],
         }
     }
 
@@ -156,11 +153,7 @@ mod tests {
     #[test]
     fn names_are_cleaned_below_the_root() {
         let check = |name: &str, path: Option<&str>| {
-            assert_eq!(
-                clean_path(name.as_bytes()),
-                path.map(|p| p.as_bytes().to_vec()),
-                "{name}"
-            );
+            assert_eq!(clean_path(name.as_bytes()), path.map(|p| p.as_bytes().to_vec()), "{name}");
         };
         check("./a//b/", Some("a/b"));
         check("/a/./b", Some("a/b"));
