@@ -48,8 +48,6 @@ impl<T: Copy> Word<T> {
     #[inline(always)]
     pub(crate) fn replace(self, old: T, new: T) -> bool {
         // SAFETY: see `new`.
-        unsafe {
-            intrinsics::atomic_cxchg::<T, { SEQ_CST }, { SEQ_CST }>(self.0, old, new).1
-        }
+        unsafe { intrinsics::atomic_cxchg::<T, { SEQ_CST }, { SEQ_CST }>(self.0, old, new).1 }
     }
 }

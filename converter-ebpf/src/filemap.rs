@@ -6,7 +6,8 @@ use aya_ebpf::macros::{map, tracepoint};
 use aya_ebpf::maps::Array;
 use aya_ebpf::programs::TracePointContext;
 use esgz_ebpf_abi::{
-    Event, FILE_MAPPED, LOADER_COMM, PAGES_PER_CHUNK, PAGES_PER_WINDOW, WORDS_PER_CHUNK, counter, kind,
+    Event, FILE_MAPPED, LOADER_COMM, PAGES_PER_CHUNK, PAGES_PER_WINDOW, RECORD_BYTES,
+    WORDS_PER_CHUNK, counter, kind,
 };
 
 use crate::atomic::Word;
@@ -20,10 +21,21 @@ macro_rules! offsets {
     )* };
 }
 offsets!(
-    GET_PAGES_DEVICE, GET_PAGES_INODE, GET_PAGES_FIRST, GET_PAGES_LAST,
-    MAP_PAGES_DEVICE, MAP_PAGES_INODE, MAP_PAGES_FIRST, MAP_PAGES_LAST,
-    FAULT_DEVICE, FAULT_INODE, FAULT_PAGE,
-    FILL_DEVICE, FILL_INODE, FILL_PAGE, FILL_ORDER,
+    GET_PAGES_DEVICE,
+    GET_PAGES_INODE,
+    GET_PAGES_FIRST,
+    GET_PAGES_LAST,
+    MAP_PAGES_DEVICE,
+    MAP_PAGES_INODE,
+    MAP_PAGES_FIRST,
+    MAP_PAGES_LAST,
+    FAULT_DEVICE,
+    FAULT_INODE,
+    FAULT_PAGE,
+    FILL_DEVICE,
+    FILL_INODE,
+    FILL_PAGE,
+    FILL_ORDER,
     // 1 where `last_index` of mm_filemap_get_pages is the page behind the last one, else 0.
     GET_PAGES_EXCLUSIVE,
     // Folios that enter the page cache count as touched from this order on.
@@ -41,10 +53,15 @@ const AHEAD_PAGES: u64 = (MAX_CHUNKS - 1) * PAGES_PER_CHUNK;
 /// Read, readv, pread, splice, sendfile, io_uring, and the kernel's own reads.
 #[tracepoint]
 pub fn get_pages(ctx: TracePointContext) -> Result<(), i32> {
-    let Some(phase) = watching() else { return Ok(()) };
-    let Some(file) = find(&ctx, &GET_PAGES_DEVICE, &GET_PAGES_INODE)? else { return Ok(()) };
-    let first: u64 = field(&ctx, &GET_PAGES_FIRST)?;
-    let last: u64 = field(&ctx, &GET_PAGES_LAST)?;
+    let Some(phase) = watching() else {
+        return Ok(());
+    };
+    let record = Record::read(&ctx)?;
+    let Some(file) = find(&record, &GET_PAGES_DEVICE, &GET_PAGES_INODE) else {
+        return Ok(());
+    };
+    let first: u64 = record.field(&GET_PAGES_FIRST);
+    let last: u64 = record.field(&GET_PAGES_LAST);
     let last = last.saturating_sub(u64::from(GET_PAGES_EXCLUSIVE.load()));
     mark::<MAX_CHUNKS>(&file, first, last, phase);
     Ok(())
@@ -53,10 +70,15 @@ pub fn get_pages(ctx: TracePointContext) -> Result<(), i32> {
 /// A fault that maps the cached pages around it.
 #[tracepoint]
 pub fn map_pages(ctx: TracePointContext) -> Result<(), i32> {
-    let Some(phase) = watching() else { return Ok(()) };
-    let Some(file) = find(&ctx, &MAP_PAGES_DEVICE, &MAP_PAGES_INODE)? else { return Ok(()) };
-    let first: u64 = field(&ctx, &MAP_PAGES_FIRST)?;
-    let last: u64 = field(&ctx, &MAP_PAGES_LAST)?;
+    let Some(phase) = watching() else {
+        return Ok(());
+    };
+    let record = Record::read(&ctx)?;
+    let Some(file) = find(&record, &MAP_PAGES_DEVICE, &MAP_PAGES_INODE) else {
+        return Ok(());
+    };
+    let first: u64 = record.field(&MAP_PAGES_FIRST);
+    let last: u64 = record.field(&MAP_PAGES_LAST);
     file.set(FILE_MAPPED);
     mark::<2>(&file, first, last, phase);
     Ok(())
@@ -65,9 +87,14 @@ pub fn map_pages(ctx: TracePointContext) -> Result<(), i32> {
 /// A fault that no cached page could satisfy without the file system's help.
 #[tracepoint]
 pub fn fault(ctx: TracePointContext) -> Result<(), i32> {
-    let Some(phase) = watching() else { return Ok(()) };
-    let Some(file) = find(&ctx, &FAULT_DEVICE, &FAULT_INODE)? else { return Ok(()) };
-    let page: u64 = field(&ctx, &FAULT_PAGE)?;
+    let Some(phase) = watching() else {
+        return Ok(());
+    };
+    let record = Record::read(&ctx)?;
+    let Some(file) = find(&record, &FAULT_DEVICE, &FAULT_INODE) else {
+        return Ok(());
+    };
+    let page: u64 = record.field(&FAULT_PAGE);
     file.set(FILE_MAPPED);
     if page < u64::from(file.size_pages()) {
         mark_in_word(&file, page, page, phase);
@@ -80,18 +107,29 @@ pub fn fault(ctx: TracePointContext) -> Result<(), i32> {
 /// A folio enters the page cache. Large ones are touched without any further event once mapped.
 #[tracepoint]
 pub fn fill(ctx: TracePointContext) -> Result<(), i32> {
-    let order: u8 = field(&ctx, &FILL_ORDER)?;
+    // SAFETY: the helper checks the address.
+    let order: u8 = unsafe { ctx.read_at(FILL_ORDER.load() as usize) }?;
     if u32::from(order) < FILL_MIN_ORDER.load() {
         return Ok(());
     }
-    let Some(phase) = watching() else { return Ok(()) };
-    let Some(file) = find(&ctx, &FILL_DEVICE, &FILL_INODE)? else { return Ok(()) };
+    let Some(phase) = watching() else {
+        return Ok(());
+    };
+    let record = Record::read(&ctx)?;
+    let Some(file) = find(&record, &FILL_DEVICE, &FILL_INODE) else {
+        return Ok(());
+    };
     let needed = FILL_NEEDS_FLAGS.load();
     if file.flags().load() & needed != needed {
         return Ok(());
     }
-    let first: u64 = field(&ctx, &FILL_PAGE)?;
-    mark::<8>(&file, first, first.saturating_add((1 << (order & 31)) - 1), phase);
+    let first: u64 = record.field(&FILL_PAGE);
+    mark::<8>(
+        &file,
+        first,
+        first.saturating_add((1 << (order & 31)) - 1),
+        phase,
+    );
     Ok(())
 }
 
@@ -104,31 +142,48 @@ static PROBE: Array<u64> = Array::with_max_entries(1, 0);
 #[tracepoint]
 pub fn probe(ctx: TracePointContext) -> Result<(), i32> {
     if bpf_get_current_comm()? == LOADER_COMM {
-        let first: u64 = field(&ctx, &GET_PAGES_FIRST)?;
-        let last: u64 = field(&ctx, &GET_PAGES_LAST)?;
+        let record = Record::read(&ctx)?;
+        let first: u64 = record.field(&GET_PAGES_FIRST);
+        let last: u64 = record.field(&GET_PAGES_LAST);
         PROBE.set(0, last.wrapping_sub(first).wrapping_add(1), 0)?;
     }
     Ok(())
 }
 
-#[inline(always)]
-fn field<T>(ctx: &TracePointContext, offset: &Global<u32>) -> Result<T, i32> {
-    // SAFETY: the loader took the offset from the tracepoint's format and checked the width; the
-    // helper checks the address.
-    unsafe { ctx.read_at(offset.load() as usize) }
+/// A tracepoint's record, copied at once: every call of the helper that copies costs as much as the
+/// rest of the program.
+struct Record([u64; RECORD_BYTES / 8]);
+
+impl Record {
+    #[inline(always)]
+    fn read(ctx: &TracePointContext) -> Result<Self, i32> {
+        // SAFETY: the helper checks the address.
+        unsafe { ctx.read_at(0) }.map(Self)
+    }
+
+    /// The field at `offset`.
+    #[inline(always)]
+    fn field<T: Copy>(&self, offset: &Global<u32>) -> T {
+        // SAFETY: the loader took the offset from the tracepoint's format, and checked that the
+        // field is of this size, aligned, and ends within the record.
+        unsafe {
+            self.0
+                .as_ptr()
+                .cast::<u8>()
+                .add(offset.load() as usize)
+                .cast::<T>()
+                .read()
+        }
+    }
 }
 
 #[inline(always)]
-fn find(
-    ctx: &TracePointContext,
-    device: &Global<u32>,
-    inode: &Global<u32>,
-) -> Result<Option<Watched>, i32> {
-    let found = Watched::find(field(ctx, device)?, field(ctx, inode)?);
+fn find(record: &Record, device: &Global<u32>, inode: &Global<u32>) -> Option<Watched> {
+    let found = Watched::find(record.field(device), record.field(inode));
     if found.is_none() {
         count(counter::OTHER_TOUCHES);
     }
-    Ok(found)
+    found
 }
 
 /// Marks pages `first..=last`, cut at the end of the file, and sends an event for every chunk with
@@ -140,7 +195,11 @@ fn mark<const CHUNKS: u64>(file: &Watched, first: u64, last: u64, phase: u32) {
         count(counter::TOUCHES_BEHIND_END);
         return;
     }
-    let last = if last < size_pages { last } else { size_pages - 1 };
+    let last = if last < size_pages {
+        last
+    } else {
+        size_pages - 1
+    };
     if first / 64 == last / 64 {
         mark_in_word(file, first, last, phase);
         return;
@@ -196,7 +255,12 @@ fn mark_in_word(file: &Watched, first: u64, last: u64, phase: u32) {
         return;
     }
     let windows = touched_windows(mask) & !touched_windows(bits.fetch_or(mask));
-    send(file, chunk, windows << (word * (64 / PAGES_PER_WINDOW)), phase);
+    send(
+        file,
+        chunk,
+        windows << (word * (64 / PAGES_PER_WINDOW)),
+        phase,
+    );
 }
 
 /// Marks those of pages `first..=last` of the file that lie in `chunk`.
@@ -207,7 +271,10 @@ fn mark_chunk(file: &Watched, chunk: u64, first: u64, last: u64, phase: u32) {
         return;
     };
     let start = chunk * PAGES_PER_CHUNK;
-    let (from, to) = (first.wrapping_sub(start) as i64, last.wrapping_sub(start) as i64);
+    let (from, to) = (
+        first.wrapping_sub(start) as i64,
+        last.wrapping_sub(start) as i64,
+    );
     let mut windows = 0;
     // Without branches and with constant addresses: in a loop the verifier follows every
     // combination of branches.
@@ -230,7 +297,11 @@ fn send(file: &Watched, chunk: u64, windows: u64, phase: u32) {
     if windows != 0 {
         let event = event(kind::TOUCH, phase, file.file());
         emit(
-            Event { chunk: chunk as u32, windows: windows as u32, ..event },
+            Event {
+                chunk: chunk as u32,
+                windows: windows as u32,
+                ..event
+            },
             counter::LOST_TOUCHES,
         );
     }

@@ -14,8 +14,17 @@ macro_rules! offsets {
     )* };
 }
 offsets!(
-    TASK_FILES, TASK_MM, FILES_TABLE, TABLE_FILES, FILE_INODE, INODE_SUPER, INODE_NUMBER,
-    SUPER_DEVICE, MM_EXE_FILE, REGS_ARGUMENT_0, REGS_ARGUMENT_1,
+    TASK_FILES,
+    TASK_MM,
+    FILES_TABLE,
+    TABLE_FILES,
+    FILE_INODE,
+    INODE_SUPER,
+    INODE_NUMBER,
+    SUPER_DEVICE,
+    MM_EXE_FILE,
+    REGS_ARGUMENT_0,
+    REGS_ARGUMENT_1,
 );
 
 /// A kernel address.
@@ -46,21 +55,32 @@ impl Address {
 /// The device and inode of the file behind descriptor `fd` of the current task.
 #[inline(always)]
 pub(crate) fn descriptor_inode(fd: u32) -> Result<(u32, u64), i32> {
-    let table = Address::current_task().follow(&TASK_FILES)?.follow(&FILES_TABLE)?;
-    let file = table.follow(&TABLE_FILES)?.read(u64::from(fd) * 8).map(Address)?;
+    let table = Address::current_task()
+        .follow(&TASK_FILES)?
+        .follow(&FILES_TABLE)?;
+    let file = table
+        .follow(&TABLE_FILES)?
+        .read(u64::from(fd) * 8)
+        .map(Address)?;
     inode(file)
 }
 
 /// The device and inode of the program that the current task runs.
 #[inline(always)]
 pub(crate) fn program_inode() -> Result<(u32, u64), i32> {
-    inode(Address::current_task().follow(&TASK_MM)?.follow(&MM_EXE_FILE)?)
+    inode(
+        Address::current_task()
+            .follow(&TASK_MM)?
+            .follow(&MM_EXE_FILE)?,
+    )
 }
 
 #[inline(always)]
 fn inode(file: Address) -> Result<(u32, u64), i32> {
     let inode = file.follow(&FILE_INODE)?;
-    let device = inode.follow(&INODE_SUPER)?.read(u64::from(SUPER_DEVICE.load()))?;
+    let device = inode
+        .follow(&INODE_SUPER)?
+        .read(u64::from(SUPER_DEVICE.load()))?;
     Ok((device, inode.read(u64::from(INODE_NUMBER.load()))?))
 }
 

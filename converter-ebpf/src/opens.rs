@@ -34,7 +34,9 @@ const ENOTDIR: i64 = -20;
 /// Leaving open(2) or creat(2).
 #[tracepoint]
 pub fn exit_open(ctx: TracePointContext) -> Result<(), i32> {
-    let Some(phase) = watching() else { return Ok(()) };
+    let Some(phase) = watching() else {
+        return Ok(());
+    };
     let ret = result(&ctx)?;
     if ret >= 0 {
         opened(ret, phase);
@@ -47,7 +49,9 @@ pub fn exit_open(ctx: TracePointContext) -> Result<(), i32> {
 /// Leaving openat(2) or openat2(2).
 #[tracepoint]
 pub fn exit_openat(ctx: TracePointContext) -> Result<(), i32> {
-    let Some(phase) = watching() else { return Ok(()) };
+    let Some(phase) = watching() else {
+        return Ok(());
+    };
     let ret = result(&ctx)?;
     if ret >= 0 {
         opened(ret, phase);
@@ -61,7 +65,9 @@ pub fn exit_openat(ctx: TracePointContext) -> Result<(), i32> {
 /// Leaving open_by_handle_at(2).
 #[tracepoint]
 pub fn exit_open_by_handle(ctx: TracePointContext) -> Result<(), i32> {
-    let Some(phase) = watching() else { return Ok(()) };
+    let Some(phase) = watching() else {
+        return Ok(());
+    };
     let ret = result(&ctx)?;
     if ret >= 0 {
         opened(ret, phase);
@@ -72,7 +78,9 @@ pub fn exit_open_by_handle(ctx: TracePointContext) -> Result<(), i32> {
 /// Leaving execve(2), which failed.
 #[tracepoint]
 pub fn exit_execve(ctx: TracePointContext) -> Result<(), i32> {
-    let Some(phase) = watching() else { return Ok(()) };
+    let Some(phase) = watching() else {
+        return Ok(());
+    };
     if is_missing(result(&ctx)?) {
         missing(AT_FDCWD, kernel::first_argument()?, phase);
     }
@@ -82,7 +90,9 @@ pub fn exit_execve(ctx: TracePointContext) -> Result<(), i32> {
 /// Leaving execveat(2), which failed.
 #[tracepoint]
 pub fn exit_execveat(ctx: TracePointContext) -> Result<(), i32> {
-    let Some(phase) = watching() else { return Ok(()) };
+    let Some(phase) = watching() else {
+        return Ok(());
+    };
     if is_missing(result(&ctx)?) {
         let (directory, name) = kernel::arguments()?;
         missing(directory as i32, name, phase);
@@ -93,10 +103,11 @@ pub fn exit_execveat(ctx: TracePointContext) -> Result<(), i32> {
 /// A program was executed: the task has its new address space.
 #[tracepoint]
 pub fn exec(_: TracePointContext) -> Result<(), i32> {
-    let Some(mut phase) = watching() else { return Ok(()) };
+    let Some(mut phase) = watching() else {
+        return Ok(());
+    };
     if phase == phase::ARMED {
-        let begun = phase_word()
-            .is_some_and(|w| w.replace(phase::ARMED, phase::RUN));
+        let begun = phase_word().is_some_and(|w| w.replace(phase::ARMED, phase::RUN));
         phase = phase::RUN;
         if begun {
             emit(event(kind::RUN, phase, 0), counter::LOST_OPENS);
@@ -139,7 +150,9 @@ fn opened(fd: i64, phase: u32) {
 /// Sends a missing name, once.
 #[inline(always)]
 fn missing(directory: i32, address: u64, phase: u32) {
-    let Some(scratch) = NAME.get_ptr_mut(0) else { return };
+    let Some(scratch) = NAME.get_ptr_mut(0) else {
+        return;
+    };
     // SAFETY: this CPU's own element, and system calls' tracepoints do not interrupt each other.
     let scratch = unsafe { &mut *scratch };
     // SAFETY: the helper writes at most as many bytes as the array has, and checks the address.
@@ -169,7 +182,10 @@ fn missing(directory: i32, address: u64, phase: u32) {
             return;
         }
     }
-    scratch.event = Event { chunk: len as u32, ..event(kind::MISSING, phase, base) };
+    scratch.event = Event {
+        chunk: len as u32,
+        ..event(kind::MISSING, phase, base)
+    };
     // SAFETY: `len` is below the array's length, and both parts lie one behind the other.
     let bytes = unsafe {
         core::slice::from_raw_parts((&raw const *scratch).cast::<u8>(), size_of::<Event>() + len)
@@ -188,11 +204,18 @@ fn hash(name: &[u8; NAME_BYTES + 1], len: usize, seed: u32) -> u64 {
     let mut word = 0;
     while word < WORDS && word < whole {
         // SAFETY: `word` is below the number of words; the address need not be aligned.
-        hash = mix(hash, unsafe { name.as_ptr().add(word * 8).cast::<u64>().read_unaligned() });
+        hash = mix(hash, unsafe {
+            name.as_ptr().add(word * 8).cast::<u64>().read_unaligned()
+        });
         word += 1;
     }
     // SAFETY: `whole` is below the number of words, because `len` is below the array's length.
-    let rest = unsafe { name.as_ptr().add(whole % WORDS * 8).cast::<u64>().read_unaligned() };
+    let rest = unsafe {
+        name.as_ptr()
+            .add(whole % WORDS * 8)
+            .cast::<u64>()
+            .read_unaligned()
+    };
     mix(hash, rest & !(u64::MAX << (len % 8 * 8)))
 }
 

@@ -120,7 +120,13 @@ pub(crate) struct Watched(*mut WatchedFile);
 impl Watched {
     #[inline(always)]
     pub(crate) fn find(device: u32, inode: u64) -> Option<Self> {
-        FILES.get_ptr_mut(&FileKey { inode, device, padding: 0 }).map(Self)
+        FILES
+            .get_ptr_mut(&FileKey {
+                inode,
+                device,
+                padding: 0,
+            })
+            .map(Self)
     }
 
     #[inline(always)]
@@ -165,7 +171,11 @@ impl Watched {
     /// Records the first open or execution.
     #[inline(always)]
     pub(crate) fn record(&self, kind: u16, phase: u32) {
-        let flag = if kind == esgz_ebpf_abi::kind::OPEN { FILE_OPENED } else { FILE_EXECUTED };
+        let flag = if kind == esgz_ebpf_abi::kind::OPEN {
+            FILE_OPENED
+        } else {
+            FILE_EXECUTED
+        };
         if self.set(flag) {
             emit(event(kind, phase, self.file()), counter::LOST_OPENS);
         }

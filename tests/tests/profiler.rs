@@ -278,7 +278,7 @@ fn an_empty_cgroup_gives_an_empty_result() {
         let seen = profiler.finish().unwrap();
         assert!(seen.files.is_empty() && seen.missing.is_empty());
         assert_eq!(seen.lost_events, 0);
-        assert_eq!(seen.granularity_bytes as u64, PAGE);
+        assert_eq!(u64::from(seen.granularity_bytes), PAGE);
     });
 }
 

@@ -7,6 +7,7 @@
     reason = "tasks talk to a terminal"
 )]
 
+mod bpf;
 mod ci;
 mod corpus;
 mod demo;
@@ -23,6 +24,7 @@ const USAGE: &str = "usage: cargo xtask TASK
   test [ARG…]      all tests; installs runc if it is missing (ARG… go to cargo test)
   demo [oci:DIR]   optimises an image under eBPF: the given one, or one made of this machine's Python
   ci               format, lints, licences, then test
+  bpf [--write]    rebuilds the BPF object and compares it with the committed one
   corpus [NAME]    makes a large image in target/corpus: torch (default) or numpy
 ";
 
@@ -33,6 +35,7 @@ fn main() -> ExitCode {
         None => ("", &[][..]),
     };
     let result = match task {
+        "bpf" => bpf::run().map(|()| ExitCode::SUCCESS),
         "test" => test::run(rest),
         "demo" => demo::run(rest),
         "ci" => ci::run(rest),

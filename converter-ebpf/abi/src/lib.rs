@@ -18,6 +18,8 @@ pub const WORDS_PER_CHUNK: usize = (PAGES_PER_CHUNK / 64) as usize;
 /// Longest name kept of a failed look-up, in bytes, without the terminating zero.
 pub const NAME_BYTES: usize = 511;
 
+/// Bytes of a tracepoint's record that the programs read; every field they use must end there.
+pub const RECORD_BYTES: usize = 48;
 /// Name of the loader's thread, as the kernel stores it. The probe looks at this thread only.
 pub const LOADER_COMM: [u8; 16] = *b"esgz-bpf-load\0\0\0";
 

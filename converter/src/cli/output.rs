@@ -11,7 +11,11 @@ use crate::cli::failure::{Failure, OTHER};
 pub(super) fn init_logging(level: &str) {
     // A bare level is ours; libraries then only warn.
     let is_bare = level.chars().all(char::is_alphanumeric);
-    let directives = if is_bare { format!("warn,esgz={level}") } else { level.to_owned() };
+    let directives = if is_bare {
+        format!("warn,esgz={level}")
+    } else {
+        level.to_owned()
+    };
     let filter = tracing_subscriber::EnvFilter::try_new(directives)
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn,esgz=info"));
     tracing_subscriber::fmt()

@@ -122,8 +122,7 @@ impl ProfilerError {
     pub(super) fn permission_first(self) -> Self {
         let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(&self);
         while let Some(error) = cause {
-            if let Some(io) = error.downcast_ref::<io::Error>()
-                && let Some(code) = io.raw_os_error()
+            if let Some(code) = system_error(error)
                 && self.means_no_privilege(code)
             {
                 let source = io::Error::from_raw_os_error(code);
@@ -148,6 +147,17 @@ impl ProfilerError {
         );
         code == Errno::EPERM as i32 || code == Errno::EACCES as i32 && !verifier
     }
+}
+
+/// The kernel's error number, if `error` is one. aya's transparent variants do not show theirs as a
+/// source.
+fn system_error(error: &(dyn std::error::Error + 'static)) -> Option<i32> {
+    let program = error.downcast_ref::<Box<ProgramError>>().map(AsRef::as_ref);
+    let io = match (error.downcast_ref::<MapError>(), program) {
+        (Some(MapError::IoError(io)), _) | (_, Some(ProgramError::IOError(io))) => Some(io),
+        _ => error.downcast_ref(),
+    };
+    io.and_then(io::Error::raw_os_error)
 }
 
 #[cfg(test)]

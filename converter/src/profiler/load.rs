@@ -27,6 +27,8 @@ const KERNEL_BTF: &str = "/sys/kernel/btf/vmlinux";
 /// the program.
 pub(super) struct Loaded {
     pub(super) links: Vec<TracePointLink>,
+    /// CLOCK_MONOTONIC just before the first was attached.
+    pub(super) start_ns: u64,
     pub(super) phase: Array<MapData, u32>,
     pub(super) pages: Array<MapData, ChunkBitmap>,
     pub(super) counters: PerCpuArray<MapData, u64>,
@@ -176,6 +178,7 @@ pub(super) fn load(
     let ring = take(&mut programs, "EVENTS", RingBuf::try_from)?;
     fill_files(&mut programs, index)?;
 
+    let start_ns = super::monotonic_ns();
     let mut links = Vec::new();
     for hook in hooks {
         links.push(attach(
@@ -195,6 +198,7 @@ pub(super) fn load(
         links.push(attach(&mut programs, program, "syscalls", tracepoint)?);
     }
     Ok(Loaded {
+        start_ns,
         links,
         phase,
         pages,

@@ -17,6 +17,7 @@ mod error;
 mod index;
 mod load;
 mod names;
+mod observations;
 mod observe;
 mod offsets;
 mod tracefs;
@@ -33,30 +34,15 @@ use rustix::time::{ClockId, clock_gettime};
 pub use btf::BtfError;
 pub use cgroup::CgroupFilter;
 pub use error::ProfilerError;
+pub use observations::{
+    Losses, Observations, ObservedFile, Opens, Phase, Tier, TouchedRange, Unattributed,
+};
 pub use offsets::FormatError;
 
-use crate::layer::entry::FileId;
 use crate::rootfs::MountedFile;
 
 /// A ring of this size never filled up in tests; see [`ProfilerConfig::ring_bytes`].
 pub const DEFAULT_RING_BYTES: u32 = 4 << 20;
-
-/// How the events were collected.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Tier {
-    /// The `filemap` tracepoints: every page, read or mapped. Linux 6.12.
-    Filemap,
-}
-
-impl Tier {
-    /// The name in the profile document.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Filemap => "filemap",
-        }
-    }
-}
 
 /// How touches through mappings are counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -86,132 +72,6 @@ pub struct ProfilerConfig<'a> {
     pub ring_bytes: u32,
     /// How touches through mappings are counted.
     pub exactness: Exactness,
-}
-
-/// When something happened.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Phase {
-    /// Before the container's own program was executed: runtime and hooks.
-    Setup,
-    /// From then on.
-    Run,
-}
-
-/// Whether opens were watched, besides touches.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Opens {
-    /// All opens of watched files through system calls are known.
-    Tracked,
-    /// No open, execution or missing name is known.
-    Untracked {
-        /// Why not: the kernel has no BTF, or one that cannot be understood.
-        reason: String,
-    },
-}
-
-/// A stretch of a file.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct TouchedRange {
-    /// First byte, a multiple of the page size.
-    pub offset_bytes: u64,
-    /// Length; a multiple of the page size except at the end of the file.
-    pub len_bytes: u64,
-}
-
-/// A file that was opened or touched.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ObservedFile {
-    /// Which.
-    pub file: FileId,
-    /// Position of the first open, execution or touch in the order of all events.
-    pub first_touch_seq: u64,
-    /// When that was, since the profiler was attached.
-    pub first_touch: Duration,
-    /// In which phase.
-    pub phase: Phase,
-    /// A system call returned a descriptor of it.
-    pub opened: bool,
-    /// It was executed (of a script: its interpreter).
-    pub executed: bool,
-    /// Touched pages; ascending, disjoint, not adjacent. Empty if it was only opened.
-    pub ranges: Vec<TouchedRange>,
-}
-
-/// What was lost. All zero: the observations are complete.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-pub struct Losses {
-    /// Touch events that found the ring full: their order is unknown, their pages are not.
-    pub touches: u64,
-    /// Opens and executions that found the ring full.
-    pub opens: u64,
-    /// Missing names that found the ring full, or the table of names.
-    pub names: u64,
-    /// Opens and executions whose file could not be determined.
-    pub unreadable_opens: u64,
-    /// Touches whose pages could not be marked.
-    pub unmarked_touches: u64,
-    /// Windows of 16 pages on which events and bitmaps disagree.
-    pub unmatched_windows: u64,
-    /// Records that could not be parsed.
-    pub malformed_events: u64,
-}
-
-impl Losses {
-    /// All of them together.
-    pub fn total(&self) -> u64 {
-        self.touches
-            + self.opens
-            + self.names
-            + self.unreadable_opens
-            + self.unmarked_touches
-            + self.unmatched_windows
-            + self.malformed_events
-    }
-}
-
-/// What was seen and belongs to no file of the image; no loss.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-pub struct Unattributed {
-    /// Touches of files that are not watched: bind mounts, host files during setup.
-    pub touches: u64,
-    /// Touches wholly behind the end of a watched file, as it was at the start.
-    pub touches_behind_end: u64,
-    /// Opens and executions of files that are not watched, directories and devices included.
-    pub opens: u64,
-    /// Missing names relative to a directory that is not known.
-    pub relative_names: u64,
-    /// Missing names of more than 511 bytes, empty ones, and unreadable ones.
-    pub unreadable_names: u64,
-    /// Rows of the input whose (device, inode) an earlier row gives to another file.
-    pub conflicting_rows: u64,
-}
-
-/// Everything that was observed.
-#[derive(Clone, Debug)]
-pub struct Observations {
-    /// How.
-    pub tier: Tier,
-    /// The kernel's release.
-    pub kernel: String,
-    /// Ranges are multiples of this: the page size.
-    pub granularity_bytes: u32,
-    /// Whether `opened`, `executed` and `missing` are known.
-    pub opens: Opens,
-    /// By first touch.
-    pub files: Vec<ObservedFile>,
-    /// Paths that were opened or executed in vain, by first attempt: below the image's root,
-    /// without leading `/`, `.` and `..` resolved by name. Not looked at: stat(2) and access(2).
-    pub missing: Vec<Box<[u8]>>,
-    /// When the container's own program began, since the profiler was attached.
-    pub run_began: Option<Duration>,
-    /// How long was watched.
-    pub watched: Duration,
-    /// [`Losses::total`].
-    pub lost_events: u64,
-    /// What these were.
-    pub losses: Losses,
-    /// What belongs to no file.
-    pub unattributed: Unattributed,
 }
 
 /// A running profiler. Dropping it detaches everything.
@@ -251,11 +111,11 @@ impl Profiler {
         let kernel = kernel_release();
         let page_bytes = page_bytes();
         let index = index::FileIndex::new(config.files, config.opened_as, u64::from(page_bytes))?;
-        let start_ns = monotonic_ns();
         let loaded = on_own_thread(|| load::load(config, &index, &kernel))
             .and_then(|loaded| loaded)
             .map_err(ProfilerError::permission_first)?;
         let load::Loaded {
+            start_ns,
             links,
             phase,
             pages,

@@ -2,6 +2,8 @@
 //!
 //! Enters: the text. Leaves: for every field its offset and size in bytes. Pure; no input panics.
 
+use esgz_ebpf_abi::RECORD_BYTES;
+
 /// One field of a tracepoint's record.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Field<'a> {
@@ -41,6 +43,14 @@ pub enum FormatError {
         /// In bytes.
         expected: u32,
     },
+    /// The field is not aligned, or lies behind what the programs read.
+    #[error("field {name} lies at {offset}")]
+    Place {
+        /// The field.
+        name: &'static str,
+        /// In bytes.
+        offset: u32,
+    },
 }
 
 impl<'a> TracepointFormat<'a> {
@@ -62,7 +72,7 @@ impl<'a> TracepointFormat<'a> {
     /// Offset in bytes of field `name`, which must have `size_bytes` bytes.
     ///
     /// # Errors
-    /// [`FormatError::NoField`], [`FormatError::Size`].
+    /// [`FormatError::NoField`], [`FormatError::Size`], [`FormatError::Place`].
     pub(super) fn offset_bytes(
         &self,
         name: &'static str,
@@ -73,23 +83,31 @@ impl<'a> TracepointFormat<'a> {
             .iter()
             .find(|field| field.name == name)
             .ok_or(FormatError::NoField { name })?;
-        if field.size_bytes == size_bytes {
-            Ok(field.offset_bytes)
-        } else {
-            Err(FormatError::Size {
+        let offset = field.offset_bytes;
+        if field.size_bytes != size_bytes {
+            return Err(FormatError::Size {
                 name,
                 found: field.size_bytes,
                 expected: size_bytes,
-            })
+            });
         }
+        let end = u64::from(offset) + u64::from(size_bytes);
+        if !offset.is_multiple_of(size_bytes) || end > RECORD_BYTES as u64 {
+            return Err(FormatError::Place { name, offset });
+        }
+        Ok(offset)
     }
 }
 
-/// `field:unsigned long i_ino;	offset:8;	size:8;	signed:0;`
+/// As in `field:int a; offset:8; size:4; signed:1;`, separated by tabs.
 fn parse_field(line: &str) -> Option<Field<'_>> {
     let mut parts = line.split(';').map(str::trim);
     let declaration = parts.next()?.strip_prefix("field:")?;
-    let declaration = declaration.split('[').next()?.trim_end();
+    // `char comm[16]`, but `__data_loc char[] name`.
+    let declaration = match declaration.strip_suffix(']') {
+        Some(array) => array.rsplit_once('[')?.0.trim_end(),
+        None => declaration,
+    };
     let name = declaration.rsplit([' ', '*', '\t']).next()?;
     let offset_bytes = parts.next()?.strip_prefix("offset:")?.parse().ok()?;
     let size_bytes = parts.next()?.strip_prefix("size:")?.parse().ok()?;
@@ -122,6 +140,14 @@ mod tests {
         check("s_dev", 4, Ok(16));
         check("filename", 8, Ok(24));
         check("comm", 16, Ok(32));
+        check(
+            "name",
+            4,
+            Err(FormatError::Place {
+                name: "name",
+                offset: 48,
+            }),
+        );
         check("index", 8, Err(FormatError::NoField { name: "index" }));
         let found = 8;
         check(

@@ -31,7 +31,8 @@ pub(crate) struct Bench {
 
 /// Says that a test did not run, past the test harness, which would hide it.
 pub(crate) fn skipped(test: &str, reason: &str) {
-    writeln!(std::io::stderr(), "skipped: {test}: {reason}").unwrap();
+    let mut stderr = std::io::stderr();
+    writeln!(stderr, "skipped: {test}: {reason}").unwrap();
 }
 
 /// Offsets and lengths of the touched ranges, in bytes.
