@@ -255,6 +255,20 @@ impl Report<'_> {
             self.total.as_secs_f64(),
             stages.join(", ")
         ))?;
+        let tar_bytes = self.sum(|layer| layer.source_tar_bytes);
+        let rates: Vec<String> = self
+            .all_stages()
+            .iter()
+            .filter(|(stage, _)| matches!(*stage, "scan" | "encode" | "verify"))
+            .map(|(stage, time)| format!("{stage} {:.0} MB/s", rate(tar_bytes, *time)))
+            .collect();
+        let usage = Usage::of_this_process();
+        output::line(format_args!(
+            "rate       {} of uncompressed tar; {:.1} s of CPU, peak memory {}",
+            rates.join(", "),
+            usage.cpu.as_secs_f64(),
+            Size(usage.peak_memory_bytes)
+        ))?;
         let checked = match self.verified {
             Verify::Full => "all digests, TOCs and chunks of the written layers checked",
             Verify::Skip => "skipped",

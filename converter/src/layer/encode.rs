@@ -136,7 +136,7 @@ impl<'a> Encoder<'a> {
 }
 
 /// Fills `raw` with the member's uncompressed bytes.
-fn read_member<R: ReadAt>(
+pub(in crate::layer) fn read_member<R: ReadAt>(
     plan: &LayerPlan,
     member: &Member,
     spool: &R,

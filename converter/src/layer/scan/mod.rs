@@ -306,3 +306,6 @@ impl Read for BlockReader {
         Ok(len)
     }
 }
+
+#[cfg(test)]
+pub(in crate::layer) mod tests;
