@@ -169,6 +169,7 @@ impl LayerBuilder {
             diff_id: digest,
             spool: Spool::new(spool, len_bytes),
             entries: self.entries,
+            first_under_global: None,
             end_of_entries_bytes,
         })
     }
@@ -191,6 +192,7 @@ pub fn read_tar(path: &Path) -> io::Result<ScannedLayer> {
         diff_id: digest,
         spool: Spool::new(file, len_bytes),
         entries,
+        first_under_global: None,
         end_of_entries_bytes: len_bytes,
     })
 }

@@ -139,6 +139,9 @@ pub struct ScannedLayer {
     pub spool: Spool,
     /// Entries in archive order. Duplicates of a name are kept; the last one wins.
     pub entries: Vec<Entry>,
+    /// Index of the first entry to which a PAX global header applies; its header blocks, and those of
+    /// later entries, mean something else when they are moved.
+    pub first_under_global: Option<u32>,
     /// Where the entries end: the end-of-archive blocks, or the end of the spool if there are none.
     pub end_of_entries_bytes: u64,
 }

@@ -150,6 +150,9 @@ pub fn plan_layer(
 ) -> Result<LayerPlan, PlanError> {
     let order = order::order(layer, prioritized)?;
     let mut builder = Builder::new(layer, options);
+    if !order.prioritized.is_empty() {
+        builder.rewrite_from = layer.first_under_global.unwrap_or(u32::MAX);
+    }
     for &index in &order.prioritized {
         builder.entry(index);
     }
@@ -167,6 +170,9 @@ struct Builder<'a> {
     plan: LayerPlan,
     open: Option<Member>,
     before_landmark: bool,
+    /// Entries from this index on need a header of their own: they leave the source's order, and a
+    /// global header applied to them.
+    rewrite_from: u32,
 }
 
 impl<'a> Builder<'a> {
@@ -181,12 +187,13 @@ impl<'a> Builder<'a> {
             },
             open: None,
             before_landmark: true,
+            rewrite_from: u32::MAX,
         }
     }
 
     fn entry(&mut self, index: u32) {
         let entry = &self.layer.entries[index as usize];
-        if header::must_be_rewritten(entry) {
+        if entry.sparse.is_some() || self.rewrite_from <= index {
             let bytes = header::rewritten(entry);
             self.literal(&bytes);
         } else {

@@ -108,6 +108,55 @@ fn parents_and_link_targets_come_before_prioritised_entries() {
 }
 
 #[test]
+fn what_a_global_header_says_moves_with_its_entries() {
+    let mut global = tar::Header::new_ustar();
+    let records = b"13 uid=12345\n";
+    global.set_entry_type(tar::EntryType::XGlobalHeader);
+    global.set_path("pax_global_header").unwrap();
+    global.set_size(records.len() as u64);
+    global.set_mode(0o644);
+    global.set_cksum();
+    let mut builder = tar::Builder::new(Vec::new());
+    file(&mut builder, "before", b"1");
+    builder.append(&global, &records[..]).unwrap();
+    file(&mut builder, "after", b"2");
+    file(&mut builder, "last", b"3");
+    let source = builder.into_inner().unwrap();
+    let layer = scan_bytes(&source).unwrap();
+    assert_eq!(layer.first_under_global, Some(1));
+    let written = |picks: &[u32]| {
+        let plan = plan_layer(&layer, picks, PlanOptions::default()).unwrap();
+        let mut tar = Vec::new();
+        for member in &plan.members {
+            let mut raw = Vec::new();
+            crate::layer::encode::read_member(&plan, member, &layer.spool, &mut raw).unwrap();
+            tar.extend(raw);
+        }
+        tar
+    };
+    assert_eq!(
+        written(&[])[1024..],
+        source[..layer.end_of_entries_bytes as usize]
+    );
+    let moved = scan_bytes(&written(&[2])).unwrap();
+    let owners: Vec<_> = moved
+        .entries
+        .iter()
+        .map(|e| (String::from_utf8_lossy(&e.name), e.uid))
+        .collect();
+    assert_eq!(
+        owners,
+        [
+            ("last".into(), 12345),
+            (".prefetch.landmark".into(), 0),
+            ("before".into(), 0),
+            ("after".into(), 12345)
+        ]
+    );
+    assert_eq!(moved.first_under_global, None);
+}
+
+#[test]
 fn links_in_a_circle_or_to_nothing_are_named() {
     for (target, other) in [("b", "a"), ("nothing", "b")] {
         let mut builder = tar::Builder::new(Vec::new());

@@ -218,6 +218,7 @@ pub fn scan_layer(
         diff_id,
         spool,
         entries: archive.entries,
+        first_under_global: archive.first_under_global,
         end_of_entries_bytes: archive.end_of_entries_bytes,
     })
 }

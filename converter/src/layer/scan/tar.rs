@@ -23,6 +23,8 @@ const MAX_EXTENSION_BYTES: u64 = 1 << 20;
 pub struct Archive {
     /// Entries in archive order.
     pub entries: Vec<Entry>,
+    /// Index of the first entry to which a PAX global header applies.
+    pub first_under_global: Option<u32>,
     /// Offset of the end-of-archive blocks, or of the end of the data where they are missing.
     pub end_of_entries_bytes: u64,
 }
@@ -76,18 +78,48 @@ pub enum TarError {
 pub fn read_entries<R: ReadAt + ?Sized>(source: &R) -> Result<Archive, TarError> {
     let mut reader = Reader::new(source);
     let mut entries = Vec::new();
-    let mut global = Records::default();
+    let mut global = None;
+    let mut first_under_global = None;
     let mut names = NameCache::default();
     loop {
         let start = reader.position;
         let Some(header) = next_header(&mut reader, &mut global)? else {
             return Ok(Archive {
                 entries,
+                first_under_global,
                 end_of_entries_bytes: start.min(source.len_bytes()),
             });
         };
+        if global.is_some() && first_under_global.is_none() {
+            first_under_global = u32::try_from(entries.len()).ok();
+        }
         entries.push(header.into_entry(&mut reader, start, &mut names)?);
     }
+}
+
+/// Reads one entry's headers, without its payload.
+#[cfg(test)]
+pub(in crate::layer) fn read_one_header(bytes: &[u8]) -> Result<Entry, TarError> {
+    struct Endless<'a>(&'a [u8]);
+    impl ReadAt for Endless<'_> {
+        fn len_bytes(&self) -> u64 {
+            u64::MAX >> 1
+        }
+        fn read_exact_at(&self, buffer: &mut [u8], offset_bytes: u64) -> io::Result<()> {
+            for (at, byte) in (offset_bytes..).zip(buffer) {
+                *byte = usize::try_from(at)
+                    .ok()
+                    .and_then(|at| self.0.get(at))
+                    .copied()
+                    .unwrap_or(0);
+            }
+            Ok(())
+        }
+    }
+    let source = Endless(bytes);
+    let mut reader = Reader::new(&source);
+    let header = next_header(&mut reader, &mut None)?.expect("there is a header");
+    header.into_entry(&mut reader, 0, &mut NameCache::default())
 }
 
 /// A main header with the extension headers that precede it.
@@ -101,7 +133,7 @@ struct FullHeader {
 /// Reads extension headers up to and with the next main header; `None` at the archive's end.
 fn next_header<R: ReadAt + ?Sized>(
     reader: &mut Reader<'_, R>,
-    global: &mut Records,
+    global: &mut Option<Records>,
 ) -> Result<Option<FullHeader>, TarError> {
     let mut local = Records::default();
     let mut long_name = None;
@@ -128,12 +160,14 @@ fn next_header<R: ReadAt + ?Sized>(
                 match flag {
                     b'L' => long_name = Some(until_nul(&body).to_vec()),
                     b'K' => long_link = Some(until_nul(&body).to_vec()),
-                    b'g' => global.merge(pax::parse(&body).map_err(invalid)?),
+                    b'g' => global
+                        .get_or_insert_default()
+                        .merge(pax::parse(&body).map_err(invalid)?),
                     _ => local = pax::parse(&body).map_err(invalid)?,
                 }
             }
             _ => {
-                let mut records = global.clone();
+                let mut records = global.clone().unwrap_or_default();
                 records.merge(local);
                 return Ok(Some(FullHeader {
                     block,
