@@ -1,5 +1,6 @@
 //! An image's way from scanned layers to a written image, on one screen; and the scan before it.
 
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::thread;
@@ -87,6 +88,12 @@ pub enum ImageError {
     Plan(#[from] PlanError),
     #[error(transparent)]
     Convert(#[from] ConvertError),
+    #[error("writing to {}", directory.display())]
+    Write {
+        directory: PathBuf,
+        #[source]
+        source: ConvertError,
+    },
     #[error("the converted layer of {layer} is faulty")]
     Verify {
         layer: Digest,
@@ -187,7 +194,16 @@ pub fn convert_image(
         let started = Instant::now();
         let plan = plan_layer(layer, prioritized, options.plan)?;
         let blob = sink.stage()?;
-        let finished = convert_layer(layer, &plan, convert_options, &blob, cancel)?;
+        let finished =
+            convert_layer(layer, &plan, convert_options, &blob, cancel).map_err(|source| {
+                match source {
+                    ConvertError::Assemble { .. } => ImageError::Write {
+                        directory: sink.directory().to_owned(),
+                        source,
+                    },
+                    other => other.into(),
+                }
+            })?;
         encode += started.elapsed();
         let started = Instant::now();
         if options.verify == Verify::Full {

@@ -136,6 +136,7 @@ impl From<ImageError> for Failure {
             ImageError::Source(_)
             | ImageError::Scan(_)
             | ImageError::Plan(_)
+            | ImageError::Write { .. }
             | ImageError::Convert(_)
             | ImageError::Sink(_) => IMAGE,
         };

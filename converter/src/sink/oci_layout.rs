@@ -116,6 +116,11 @@ impl OciLayoutSink {
         })
     }
 
+    /// The layout's directory, which may not exist yet.
+    pub fn directory(&self) -> &Path {
+        &self.dir
+    }
+
     /// A file for a blob whose digest is not known yet.
     ///
     /// # Errors

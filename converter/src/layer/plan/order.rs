@@ -96,16 +96,15 @@ impl Picker<'_> {
             }
             chain.push(target);
         }
-        for path in chain.iter().rev() {
+        // The reference's order: all parents, the link's own first, then targets before links.
+        for path in &chain {
             self.pick_one(b"");
-            for slash in path
-                .iter()
-                .enumerate()
-                .filter(|&(_, &b)| b == b'/')
-                .map(|(at, _)| at)
-            {
+            let slashes = path.iter().enumerate().filter(|&(_, &b)| b == b'/');
+            for (slash, _) in slashes {
                 self.pick_one(&path[..slash]);
             }
+        }
+        for path in chain.iter().rev() {
             self.pick_one(path);
         }
         Ok(())

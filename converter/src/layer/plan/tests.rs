@@ -108,6 +108,17 @@ fn parents_and_link_targets_come_before_prioritised_entries() {
 }
 
 #[test]
+fn parents_of_a_link_come_before_its_target() {
+    let mut builder = tar::Builder::new(Vec::new());
+    file(&mut builder, "target", b"1");
+    special(&mut builder, tar::EntryType::Directory, "dir/", "");
+    special(&mut builder, tar::EntryType::Link, "dir/link", "target");
+    let layer = scan_bytes(&builder.into_inner().unwrap()).unwrap();
+    let plan = plan_layer(&layer, &[2], PlanOptions::default()).unwrap();
+    assert_eq!(names(&layer, &plan)[..3], ["dir/", "target", "dir/link"]);
+}
+
+#[test]
 fn what_a_global_header_says_moves_with_its_entries() {
     let mut global = tar::Header::new_ustar();
     let records = b"13 uid=12345\n";

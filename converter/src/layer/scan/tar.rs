@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
 
-use crate::layer::entry::{DataSegment, Entry, EntryKind, Timestamp};
+use crate::layer::entry::{DataSegment, Entry, EntryKind, Timestamp, clean_path};
 use crate::layer::scan::pax::{self, Records};
 use crate::layer::scan::sparse;
 use crate::layer::spool::{Extent, ReadAt};
@@ -59,6 +59,14 @@ pub enum TarError {
         /// What is wrong with it.
         reason: &'static str,
     },
+    /// A name, or a hardlink's target, leads out of the layer.
+    #[error("tar entry \"{name}\" at offset {offset_bytes} leads out of the layer")]
+    Escapes {
+        /// The name or target with the `..`.
+        name: String,
+        /// Where its header starts.
+        offset_bytes: u64,
+    },
     /// An entry is of a kind that no image layer holds.
     #[error("tar entry \"{name}\" at offset {offset_bytes} has the unsupported type '{typeflag}'")]
     UnsupportedType {
@@ -93,8 +101,22 @@ pub fn read_entries<R: ReadAt + ?Sized>(source: &R) -> Result<Archive, TarError>
         if global.is_some() && first_under_global.is_none() {
             first_under_global = u32::try_from(entries.len()).ok();
         }
-        entries.push(header.into_entry(&mut reader, start, &mut names)?);
+        let entry = header.into_entry(&mut reader, start, &mut names)?;
+        stays_inside(&entry, start)?;
+        entries.push(entry);
     }
+}
+
+/// A `..` in a name has no honest use in a layer; a symlink's target is free.
+fn stays_inside(entry: &Entry, offset_bytes: u64) -> Result<(), TarError> {
+    let target = (entry.kind == EntryKind::Hardlink).then_some(&entry.link_name);
+    for name in std::iter::once(&entry.name).chain(target) {
+        if clean_path(name).is_none() {
+            let name = String::from_utf8_lossy(name).into_owned();
+            return Err(TarError::Escapes { name, offset_bytes });
+        }
+    }
+    Ok(())
 }
 
 /// Reads one entry's headers, without its payload.

@@ -309,6 +309,14 @@ fn damaged_headers_are_refused_with_their_offset() {
             .to_string()
             .contains("type 'V'")
     );
+    for (name, kind, target) in [("a/../b", b'0', ""), ("a", b'1', "../../b")] {
+        let escaping = raw_header(name.as_bytes(), kind, 0, |block| {
+            block[157..157 + target.len()].copy_from_slice(target.as_bytes());
+        });
+        let error = scan_bytes(&escaping).unwrap_err();
+        let source = std::error::Error::source(&error).unwrap().to_string();
+        assert!(source.contains("leads out of the layer"), "{source}");
+    }
     let directory = one(&raw_header(b"name/", 0, 0, |_| {}));
     assert_eq!(directory.kind, EntryKind::Directory);
 }
