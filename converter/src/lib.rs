@@ -6,10 +6,12 @@
 
 pub mod cancel;
 pub mod cli;
+pub mod convert;
 pub mod image;
 pub mod layer;
 pub mod profile;
 pub mod profiler;
+pub mod record;
 pub mod rootfs;
 pub mod runtime;
 pub mod sink;

@@ -1,3 +1,7 @@
 //! The `esgz` binary.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    esgz::cli::main()
+}

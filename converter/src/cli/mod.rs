@@ -1,1 +1,63 @@
-//! The command line.
+//! The command line: arguments, environment and terminal end here.
+//!
+//! Data goes to stdout, everything else to stderr. An error is printed once, in one line.
+
+mod args;
+mod conversion;
+mod failure;
+mod inspect;
+mod optimize;
+mod output;
+mod verify;
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+
+use crate::cancel::Cancel;
+use args::{Cli, Command};
+use failure::Failure;
+
+/// Runs the command that the arguments name.
+pub fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help and version are no errors; clap knows where each is printed.
+            let _ = error.print();
+            return ExitCode::from(if error.use_stderr() {
+                failure::USAGE
+            } else {
+                0
+            });
+        }
+    };
+    output::init_logging(&cli.log_level);
+    let cancel = Cancel::default();
+    for signal in [
+        signal_hook::consts::SIGINT,
+        signal_hook::consts::SIGTERM,
+        signal_hook::consts::SIGHUP,
+    ] {
+        if let Err(error) = signal_hook::flag::register(signal, cancel.flag()) {
+            tracing::warn!("signal {signal} cannot be handled: {error}");
+        }
+    }
+    match run(&cli, &cancel) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            output::error(&failure);
+            ExitCode::from(failure.code)
+        }
+    }
+}
+
+fn run(cli: &Cli, cancel: &Cancel) -> Result<(), Failure> {
+    match &cli.command {
+        Command::Optimize(args) => optimize::optimize(args, cancel),
+        Command::Record(args) => optimize::record(args, cancel),
+        Command::Convert(args) => conversion::convert(args, cancel),
+        Command::Inspect(args) => inspect::inspect(args),
+        Command::Verify(args) => verify::verify(args, cancel),
+    }
+}

@@ -62,7 +62,9 @@ impl FromStr for Digest {
     type Err = DigestError;
 
     fn from_str(text: &str) -> Result<Self, DigestError> {
-        let error = || DigestError { text: text.chars().take(200).collect() };
+        let error = || DigestError {
+            text: text.chars().take(200).collect(),
+        };
         let digits = text.strip_prefix("sha256:").ok_or_else(error)?;
         if digits.len() != 64 || digits.bytes().any(|b| b.is_ascii_uppercase()) {
             return Err(error());
@@ -96,7 +98,14 @@ mod tests {
         let text = "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
         assert_eq!(digest.to_string(), text);
         assert_eq!(text.parse(), Ok(digest));
-        for bad in ["", "sha256:", "sha512:e3b0", &text[7..], &text.to_uppercase(), &text[..70]] {
+        for bad in [
+            "",
+            "sha256:",
+            "sha512:e3b0",
+            &text[7..],
+            &text.to_uppercase(),
+            &text[..70],
+        ] {
             assert!(bad.parse::<Digest>().is_err(), "{bad}");
         }
     }

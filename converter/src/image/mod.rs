@@ -3,7 +3,9 @@
 //! Pure values: nothing here reads a file or a socket.
 
 mod digest;
+pub mod manifest;
 mod reference;
 
 pub use digest::{Digest, DigestError, Hasher};
+pub use manifest::{BlobId, Document, NewLayer};
 pub use reference::{ImageRef, ReferenceError};

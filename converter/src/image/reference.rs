@@ -39,7 +39,9 @@ impl FromStr for ImageRef {
     type Err = ReferenceError;
 
     fn from_str(reference: &str) -> Result<Self, ReferenceError> {
-        let malformed = || ReferenceError::Malformed { reference: reference.to_owned() };
+        let malformed = || ReferenceError::Malformed {
+            reference: reference.to_owned(),
+        };
         let (transport, rest) = reference.split_once(':').ok_or_else(malformed)?;
         if transport != "oci" {
             return Err(match transport {
@@ -60,7 +62,10 @@ impl FromStr for ImageRef {
         if dir.is_empty() || tag == Some("") {
             return Err(malformed());
         }
-        Ok(Self::OciLayout { dir: dir.into(), tag: tag.map(str::to_owned) })
+        Ok(Self::OciLayout {
+            dir: dir.into(),
+            tag: tag.map(str::to_owned),
+        })
     }
 }
 
@@ -78,7 +83,13 @@ mod tests {
 
     fn check(text: &str, dir: &str, tag: Option<&str>) {
         let parsed: ImageRef = text.parse().unwrap();
-        assert_eq!(parsed, ImageRef::OciLayout { dir: dir.into(), tag: tag.map(str::to_owned) });
+        assert_eq!(
+            parsed,
+            ImageRef::OciLayout {
+                dir: dir.into(),
+                tag: tag.map(str::to_owned)
+            }
+        );
         assert_eq!(parsed.to_string(), text);
     }
 
@@ -87,7 +98,15 @@ mod tests {
         check("oci:dir", "dir", None);
         check("oci:/a/b:latest", "/a/b", Some("latest"));
         check("oci:x:host:5000/y:z", "x", Some("host:5000/y:z"));
-        for bad in ["", "oci", "oci:", "oci::tag", "oci:dir:", "ghcr.io/a/b:c", "docker://a/b"] {
+        for bad in [
+            "",
+            "oci",
+            "oci:",
+            "oci::tag",
+            "oci:dir:",
+            "ghcr.io/a/b:c",
+            "docker://a/b",
+        ] {
             assert!(bad.parse::<ImageRef>().is_err(), "{bad}");
         }
     }

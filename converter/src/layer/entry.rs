@@ -42,6 +42,9 @@ pub struct DataSegment {
     pub stored: Extent,
 }
 
+/// An extended attribute: name and value.
+pub type Xattr = (Box<[u8]>, Box<[u8]>);
+
 /// One tar entry with every extension header resolved (PAX, GNU long names, base-256 numbers).
 #[derive(Clone, Debug)]
 pub struct Entry {
@@ -68,7 +71,7 @@ pub struct Entry {
     /// See `dev_major`.
     pub dev_minor: u32,
     /// Extended attributes (`SCHILY.xattr.*`), sorted by name.
-    pub xattrs: Vec<(Box<[u8]>, Box<[u8]>)>,
+    pub xattrs: Vec<Xattr>,
     /// Size in bytes of the file that an extractor writes; 0 for all but regular files.
     pub size_bytes: u64,
     /// All header blocks, extension headers first, as they stand in the spool.
@@ -86,7 +89,10 @@ impl Entry {
         match &self.sparse {
             Some(segments) => segments.to_vec(),
             None if self.size_bytes == 0 => Vec::new(),
-            None => vec![DataSegment { file_offset_bytes: 0, stored: self.payload }],
+            None => vec![DataSegment {
+                file_offset_bytes: 0,
+                stored: self.payload,
+            }],
         }
     }
 
@@ -153,7 +159,11 @@ mod tests {
     #[test]
     fn names_are_cleaned_below_the_root() {
         let check = |name: &str, path: Option<&str>| {
-            assert_eq!(clean_path(name.as_bytes()), path.map(|p| p.as_bytes().to_vec()), "{name}");
+            assert_eq!(
+                clean_path(name.as_bytes()),
+                path.map(|p| p.as_bytes().to_vec()),
+                "{name}"
+            );
         };
         check("./a//b/", Some("a/b"));
         check("/a/./b", Some("a/b"));

@@ -3,5 +3,19 @@
 //! Enters: a compressed blob. Leaves: an eStargz blob with its digests and TOC. Nothing here
 //! touches tokio, a container or an eBPF program.
 
+pub mod assemble;
+pub mod encode;
 pub mod entry;
+pub mod footer;
+pub mod header;
+mod in_order;
+pub mod plan;
+pub mod scan;
 pub mod spool;
+pub mod toc;
+pub mod verify;
+
+mod convert;
+
+pub use convert::{ConvertError, ConvertOptions, convert_layer};
+pub use in_order::Parallel;

@@ -22,6 +22,33 @@ impl Extent {
     }
 }
 
+/// Bytes that can be read at any offset: a spool, or a buffer in tests.
+pub trait ReadAt {
+    /// Length in bytes.
+    fn len_bytes(&self) -> u64;
+
+    /// Reads exactly `buffer.len()` bytes at `offset_bytes`.
+    ///
+    /// # Errors
+    /// As `pread(2)`; `UnexpectedEof` past the end.
+    fn read_exact_at(&self, buffer: &mut [u8], offset_bytes: u64) -> io::Result<()>;
+}
+
+impl ReadAt for [u8] {
+    fn len_bytes(&self) -> u64 {
+        self.len() as u64
+    }
+
+    fn read_exact_at(&self, buffer: &mut [u8], offset_bytes: u64) -> io::Result<()> {
+        let source = usize::try_from(offset_bytes)
+            .ok()
+            .and_then(|start| self.get(start..start.checked_add(buffer.len())?))
+            .ok_or(io::ErrorKind::UnexpectedEof)?;
+        buffer.copy_from_slice(source);
+        Ok(())
+    }
+}
+
 /// A layer's uncompressed tar on disk. The file has no name: it is gone when the spool is dropped,
 /// or when the process ends in any way.
 #[derive(Debug)]
@@ -44,17 +71,14 @@ impl Spool {
     pub fn new(file: File, len_bytes: u64) -> Self {
         Self { file, len_bytes }
     }
+}
 
-    /// Length in bytes.
-    pub fn len_bytes(&self) -> u64 {
+impl ReadAt for Spool {
+    fn len_bytes(&self) -> u64 {
         self.len_bytes
     }
 
-    /// Reads exactly `buffer.len()` bytes at `offset_bytes`.
-    ///
-    /// # Errors
-    /// As `pread(2)`; `UnexpectedEof` past the end.
-    pub fn read_exact_at(&self, buffer: &mut [u8], offset_bytes: u64) -> io::Result<()> {
+    fn read_exact_at(&self, buffer: &mut [u8], offset_bytes: u64) -> io::Result<()> {
         self.file.read_exact_at(buffer, offset_bytes)
     }
 }

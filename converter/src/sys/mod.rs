@@ -1,2 +1,5 @@
 //! System calls that no dependency wraps. The only module of this crate, besides the ones named in
 //! ARCHITECTURE.md, that may hold unsafe code.
+
+pub mod loopdev;
+pub mod writeback;

@@ -1,0 +1,85 @@
+//! Walks through the kernel's structures, with member offsets that the loader looked up in the
+//! running kernel's BTF.
+
+use aya_ebpf::Global;
+use aya_ebpf::cty::c_void;
+use aya_ebpf::helpers::{
+    bpf_get_current_task_btf, bpf_probe_read_kernel, generated::bpf_task_pt_regs,
+};
+
+macro_rules! offsets {
+    ($($name:ident),* $(,)?) => { $(
+        #[unsafe(no_mangle)]
+        static $name: Global<u32> = Global::new(0);
+    )* };
+}
+offsets!(
+    TASK_FILES, TASK_MM, FILES_TABLE, TABLE_FILES, FILE_INODE, INODE_SUPER, INODE_NUMBER,
+    SUPER_DEVICE, MM_EXE_FILE, REGS_ARGUMENT_0, REGS_ARGUMENT_1,
+);
+
+/// A kernel address.
+#[derive(Clone, Copy)]
+struct Address(u64);
+
+impl Address {
+    /// Reads a `T` at `offset` behind the address.
+    #[inline(always)]
+    fn read<T>(self, offset: u64) -> Result<T, i32> {
+        // SAFETY: the helper checks the address and fails where nothing is mapped.
+        unsafe { bpf_probe_read_kernel((self.0 + offset) as *const T) }
+    }
+
+    /// Follows the pointer in the member at `offset`.
+    #[inline(always)]
+    fn follow(self, offset: &Global<u32>) -> Result<Self, i32> {
+        self.read(u64::from(offset.load())).map(Self)
+    }
+
+    #[inline(always)]
+    fn current_task() -> Self {
+        // SAFETY: the helper takes no pointer.
+        Self(unsafe { bpf_get_current_task_btf() } as u64)
+    }
+}
+
+/// The device and inode of the file behind descriptor `fd` of the current task.
+#[inline(always)]
+pub(crate) fn descriptor_inode(fd: u32) -> Result<(u32, u64), i32> {
+    let table = Address::current_task().follow(&TASK_FILES)?.follow(&FILES_TABLE)?;
+    let file = table.follow(&TABLE_FILES)?.read(u64::from(fd) * 8).map(Address)?;
+    inode(file)
+}
+
+/// The device and inode of the program that the current task runs.
+#[inline(always)]
+pub(crate) fn program_inode() -> Result<(u32, u64), i32> {
+    inode(Address::current_task().follow(&TASK_MM)?.follow(&MM_EXE_FILE)?)
+}
+
+#[inline(always)]
+fn inode(file: Address) -> Result<(u32, u64), i32> {
+    let inode = file.follow(&FILE_INODE)?;
+    let device = inode.follow(&INODE_SUPER)?.read(u64::from(SUPER_DEVICE.load()))?;
+    Ok((device, inode.read(u64::from(INODE_NUMBER.load()))?))
+}
+
+/// The first two arguments of the system call that the current task is about to leave: the kernel
+/// keeps the registers that user space entered with.
+#[inline(always)]
+pub(crate) fn arguments() -> Result<(u64, u64), i32> {
+    // SAFETY: the helper takes the current task as the other helper gave it.
+    let regs = Address(unsafe { bpf_task_pt_regs(bpf_get_current_task_btf()) } as u64);
+    Ok((
+        regs.read(u64::from(REGS_ARGUMENT_0.load()))?,
+        regs.read(u64::from(REGS_ARGUMENT_1.load()))?,
+    ))
+}
+
+/// As `arguments`, but the first one only.
+#[inline(always)]
+pub(crate) fn first_argument() -> Result<u64, i32> {
+    arguments().map(|(first, _)| first)
+}
+
+const _: () = assert!(size_of::<*const c_void>() == 8);

@@ -1,0 +1,203 @@
+//! Opens and executions: intent, where the `filemap` tracepoints give touches.
+//!
+//! All is done when the system call returns. A success is found through the new descriptor, so no
+//! string is read; a name that was not found is read then, when its page is surely mapped.
+
+use aya_ebpf::helpers::generated::bpf_probe_read_user_str;
+use aya_ebpf::macros::{map, tracepoint};
+use aya_ebpf::maps::{HashMap, PerCpuArray};
+use aya_ebpf::programs::TracePointContext;
+use aya_ebpf::{Global, bindings::BPF_NOEXIST};
+use esgz_ebpf_abi::{Event, NAME_BYTES, NameEvent, base, counter, kind, phase};
+
+use crate::kernel;
+use crate::record::{EVENTS, Watched, count, emit, event, phase_word, wake_up, watching};
+
+/// Where `sys_exit_*` keeps the return value.
+#[unsafe(no_mangle)]
+static SYS_EXIT_RET: Global<u32> = Global::new(0);
+/// 1 where the kernel has BTF, so that [`kernel`] works; else executions only begin phase run.
+#[unsafe(no_mangle)]
+static KERNEL_WALKS: Global<u32> = Global::new(0);
+
+/// Hashes of the missing names that were sent.
+#[map]
+static NAMES: HashMap<u64, u32> = HashMap::with_max_entries(1, 0);
+#[map]
+static NAME: PerCpuArray<NameEvent> = PerCpuArray::with_max_entries(1, 0);
+
+const AT_FDCWD: i32 = -100;
+const ENOENT: i64 = -2;
+const EEXIST: i64 = -17;
+const ENOTDIR: i64 = -20;
+
+/// Leaving open(2) or creat(2).
+#[tracepoint]
+pub fn exit_open(ctx: TracePointContext) -> Result<(), i32> {
+    let Some(phase) = watching() else { return Ok(()) };
+    let ret = result(&ctx)?;
+    if ret >= 0 {
+        opened(ret, phase);
+    } else if is_missing(ret) {
+        missing(AT_FDCWD, kernel::first_argument()?, phase);
+    }
+    Ok(())
+}
+
+/// Leaving openat(2) or openat2(2).
+#[tracepoint]
+pub fn exit_openat(ctx: TracePointContext) -> Result<(), i32> {
+    let Some(phase) = watching() else { return Ok(()) };
+    let ret = result(&ctx)?;
+    if ret >= 0 {
+        opened(ret, phase);
+    } else if is_missing(ret) {
+        let (directory, name) = kernel::arguments()?;
+        missing(directory as i32, name, phase);
+    }
+    Ok(())
+}
+
+/// Leaving open_by_handle_at(2).
+#[tracepoint]
+pub fn exit_open_by_handle(ctx: TracePointContext) -> Result<(), i32> {
+    let Some(phase) = watching() else { return Ok(()) };
+    let ret = result(&ctx)?;
+    if ret >= 0 {
+        opened(ret, phase);
+    }
+    Ok(())
+}
+
+/// Leaving execve(2), which failed.
+#[tracepoint]
+pub fn exit_execve(ctx: TracePointContext) -> Result<(), i32> {
+    let Some(phase) = watching() else { return Ok(()) };
+    if is_missing(result(&ctx)?) {
+        missing(AT_FDCWD, kernel::first_argument()?, phase);
+    }
+    Ok(())
+}
+
+/// Leaving execveat(2), which failed.
+#[tracepoint]
+pub fn exit_execveat(ctx: TracePointContext) -> Result<(), i32> {
+    let Some(phase) = watching() else { return Ok(()) };
+    if is_missing(result(&ctx)?) {
+        let (directory, name) = kernel::arguments()?;
+        missing(directory as i32, name, phase);
+    }
+    Ok(())
+}
+
+/// A program was executed: the task has its new address space.
+#[tracepoint]
+pub fn exec(_: TracePointContext) -> Result<(), i32> {
+    let Some(mut phase) = watching() else { return Ok(()) };
+    if phase == phase::ARMED {
+        let begun = phase_word()
+            .is_some_and(|w| w.replace(phase::ARMED, phase::RUN));
+        phase = phase::RUN;
+        if begun {
+            emit(event(kind::RUN, phase, 0), counter::LOST_OPENS);
+        }
+    }
+    if KERNEL_WALKS.load() != 0 {
+        match kernel::program_inode() {
+            Ok((device, inode)) => match Watched::find(device, inode) {
+                Some(file) => file.record(kind::EXEC, phase),
+                None => count(counter::OTHER_OPENS),
+            },
+            Err(_) => count(counter::UNREADABLE_OPENS),
+        }
+    }
+    Ok(())
+}
+
+#[inline(always)]
+fn result(ctx: &TracePointContext) -> Result<i64, i32> {
+    // SAFETY: as in `filemap::field`.
+    unsafe { ctx.read_at(SYS_EXIT_RET.load() as usize) }
+}
+
+#[inline(always)]
+fn is_missing(ret: i64) -> bool {
+    ret == ENOENT || ret == ENOTDIR
+}
+
+#[inline(always)]
+fn opened(fd: i64, phase: u32) {
+    match kernel::descriptor_inode(fd as u32) {
+        Ok((device, inode)) => match Watched::find(device, inode) {
+            Some(file) => file.record(kind::OPEN, phase),
+            None => count(counter::OTHER_OPENS),
+        },
+        Err(_) => count(counter::UNREADABLE_OPENS),
+    }
+}
+
+/// Sends a missing name, once.
+#[inline(always)]
+fn missing(directory: i32, address: u64, phase: u32) {
+    let Some(scratch) = NAME.get_ptr_mut(0) else { return };
+    // SAFETY: this CPU's own element, and system calls' tracepoints do not interrupt each other.
+    let scratch = unsafe { &mut *scratch };
+    // SAFETY: the helper writes at most as many bytes as the array has, and checks the address.
+    let read = unsafe {
+        bpf_probe_read_user_str(
+            scratch.name.as_mut_ptr().cast(),
+            scratch.name.len() as u32,
+            address as *const _,
+        )
+    };
+    // The count includes the terminating zero; a full buffer may have cut the name.
+    if read <= 1 || read > NAME_BYTES as i64 {
+        count(counter::UNREADABLE_NAMES);
+        return;
+    }
+    let len = (read as usize - 1) & NAME_BYTES;
+    let base = match (scratch.name[0], directory) {
+        (b'/', _) => base::ROOT,
+        (_, AT_FDCWD) => base::CWD,
+        _ => base::DIRECTORY,
+    };
+    match NAMES.insert(&hash(&scratch.name, len, base), &1, u64::from(BPF_NOEXIST)) {
+        Ok(()) => {}
+        Err(error) if i64::from(error) == EEXIST => return,
+        Err(_) => {
+            count(counter::NAME_TABLE_FULL);
+            return;
+        }
+    }
+    scratch.event = Event { chunk: len as u32, ..event(kind::MISSING, phase, base) };
+    // SAFETY: `len` is below the array's length, and both parts lie one behind the other.
+    let bytes = unsafe {
+        core::slice::from_raw_parts((&raw const *scratch).cast::<u8>(), size_of::<Event>() + len)
+    };
+    if EVENTS.output::<[u8]>(bytes, wake_up()).is_err() {
+        count(counter::LOST_NAMES);
+    }
+}
+
+/// A hash of the first `len` bytes, eight at a time.
+#[inline(always)]
+fn hash(name: &[u8; NAME_BYTES + 1], len: usize, seed: u32) -> u64 {
+    const WORDS: usize = (NAME_BYTES + 1) / 8;
+    let mut hash = mix(u64::from(seed) ^ 0x9e37_79b9_7f4a_7c15, len as u64);
+    let whole = len / 8;
+    let mut word = 0;
+    while word < WORDS && word < whole {
+        // SAFETY: `word` is below the number of words; the address need not be aligned.
+        hash = mix(hash, unsafe { name.as_ptr().add(word * 8).cast::<u64>().read_unaligned() });
+        word += 1;
+    }
+    // SAFETY: `whole` is below the number of words, because `len` is below the array's length.
+    let rest = unsafe { name.as_ptr().add(whole % WORDS * 8).cast::<u64>().read_unaligned() };
+    mix(hash, rest & !(u64::MAX << (len % 8 * 8)))
+}
+
+#[inline(always)]
+fn mix(hash: u64, word: u64) -> u64 {
+    let hash = (hash ^ word).wrapping_mul(0xff51_afd7_ed55_8ccd);
+    hash ^ hash >> 32
+}

@@ -1,0 +1,289 @@
+//! The arguments as clap reads them.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::image::ImageRef;
+use crate::layer::encode::Level;
+
+/// Make container images start fast: profile a workload with eBPF and rewrite its image as eStargz.
+#[derive(Debug, Parser)]
+#[command(name = "esgz", version, arg_required_else_help = true, after_help = EXIT_CODES)]
+pub(super) struct Cli {
+    #[command(subcommand)]
+    pub(super) command: Command,
+    /// How much to say on stderr: error, warn, info, debug, trace, or a filter of the crate
+    /// tracing-subscriber
+    #[arg(long, global = true, default_value = "info", value_name = "LEVEL")]
+    pub(super) log_level: String,
+}
+
+const EXIT_CODES: &str = "Exit codes: 0 ok; 2 usage; 3 the workload failed; 4 the profile is \
+incomplete; 5 verification failed; 6 source or destination cannot be read or written; 130 \
+interrupted; 1 anything else.";
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Run an image's workload, watch what it touches, and convert the image to eStargz
+    Optimize(OptimizeArgs),
+    /// Run an image's workload and write down what it touches
+    Record(RecordArgs),
+    /// Convert an image to eStargz without running it; needs no privilege
+    Convert(ConvertArgs),
+    /// Show an eStargz image's layers, or one layer's table of contents
+    Inspect(InspectArgs),
+    /// Check every digest, TOC row and chunk of an eStargz image
+    Verify(VerifyArgs),
+}
+
+/// How the workload is run.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Workload")]
+pub(super) struct WorkloadArgs {
+    /// Entrypoint of the container, a JSON array; replaces the image's
+    #[arg(long, value_name = "JSON", value_parser = parse_list)]
+    pub(super) entrypoint: Option<List>,
+    /// Arguments for the entrypoint, a JSON array; replaces the image's command
+    #[arg(long, value_name = "JSON", value_parser = parse_list)]
+    pub(super) args: Option<List>,
+    /// Environment variable; may be repeated
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub(super) env: Vec<String>,
+    /// User to run as: name or number, with :GROUP if wanted
+    #[arg(long)]
+    pub(super) user: Option<String>,
+    /// Working directory in the container
+    #[arg(long, value_name = "DIR")]
+    pub(super) cwd: Option<String>,
+    /// Seconds after which the workload is stopped; its own exit ends the run earlier
+    #[arg(long, default_value = "10", value_name = "SECONDS", value_parser = parse_seconds)]
+    pub(super) period: Duration,
+    /// OCI runtime, by name or path
+    #[arg(long, default_value = "runc", value_name = "NAME")]
+    pub(super) runtime: String,
+    /// How the image's files are made available to the container
+    #[arg(long, default_value = "auto", value_name = "HOW")]
+    pub(super) rootfs: RootfsArg,
+    /// See every single page that is touched; slower: no read-ahead
+    #[arg(long)]
+    pub(super) exact: bool,
+    /// Go on although the workload exits with an error
+    #[arg(long)]
+    pub(super) allow_failure: bool,
+    /// Go on although events were lost
+    #[arg(long)]
+    pub(super) allow_incomplete: bool,
+    /// Size of the buffer between kernel and esgz
+    #[arg(long, default_value = "4MiB", value_name = "SIZE", value_parser = parse_ring, hide = true)]
+    pub(super) ring_size: u32,
+}
+
+/// A JSON array of strings.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct List(pub(super) Vec<String>);
+
+/// See [`crate::rootfs::RootfsMode`].
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(super) enum RootfsArg {
+    /// erofs where the kernel has it, else unpack
+    Auto,
+    /// Mount the layers' tars in place, through an index
+    Erofs,
+    /// Unpack every layer
+    Unpack,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct OptimizeArgs {
+    /// Image to read, oci:DIR[:TAG]
+    #[arg(value_name = "SRC")]
+    pub(super) source: ImageRef,
+    /// Image to write, oci:DIR[:TAG]
+    #[arg(value_name = "DST")]
+    pub(super) destination: ImageRef,
+    /// Write the profile there, too
+    #[arg(long, value_name = "FILE")]
+    pub(super) profile_out: Option<PathBuf>,
+    /// Write a record there, as ctr-remote does
+    #[arg(long, value_name = "FILE")]
+    pub(super) record_out: Option<PathBuf>,
+    #[command(flatten)]
+    pub(super) workload: WorkloadArgs,
+    #[command(flatten)]
+    pub(super) conversion: ConversionArgs,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct RecordArgs {
+    /// Image to run, oci:DIR[:TAG]
+    #[arg(value_name = "SRC")]
+    pub(super) source: ImageRef,
+    /// Write the profile there
+    #[arg(short, long, value_name = "FILE")]
+    pub(super) output: PathBuf,
+    /// Write a record there, as ctr-remote does
+    #[arg(long, value_name = "FILE")]
+    pub(super) record_out: Option<PathBuf>,
+    #[command(flatten)]
+    pub(super) workload: WorkloadArgs,
+    #[command(flatten)]
+    pub(super) reading: ReadingArgs,
+    /// Print the result as JSON on stdout
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+/// How layers are read.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Layers")]
+pub(super) struct ReadingArgs {
+    /// Worker threads; the output does not depend on it [default: all cores]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    pub(super) threads: Option<u16>,
+    /// Directory for uncompressed layers; needs room for all of them [default: $TMPDIR or /var/tmp]
+    #[arg(long, value_name = "DIR")]
+    pub(super) scratch: Option<PathBuf>,
+    /// Refuse layers that are larger than this when decompressed
+    #[arg(long, default_value = "256GiB", value_name = "SIZE", value_parser = parse_size)]
+    pub(super) max_layer_size: u64,
+}
+
+/// How layers are converted.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Conversion")]
+pub(super) struct ConversionArgs {
+    #[command(flatten)]
+    pub(super) reading: ReadingArgs,
+    /// Compression level, 0 (store) to 12
+    #[arg(long, default_value = "6", value_name = "LEVEL", value_parser = parse_level)]
+    pub(super) estargz_compression_level: Level,
+    /// Memory for buffers, with a suffix KiB, MiB or GiB
+    #[arg(long, default_value = "512MiB", value_name = "SIZE", value_parser = parse_size)]
+    pub(super) memory: u64,
+    /// Do not read the written layers back
+    #[arg(long)]
+    pub(super) no_verify: bool,
+    /// Print the result as JSON on stdout
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ConvertArgs {
+    /// Image to read, oci:DIR[:TAG]
+    #[arg(value_name = "SRC")]
+    pub(super) source: ImageRef,
+    /// Image to write, oci:DIR[:TAG]
+    #[arg(value_name = "DST")]
+    pub(super) destination: ImageRef,
+    /// Prefetch what this profile says was touched
+    #[arg(long, value_name = "FILE", conflicts_with = "record_in")]
+    pub(super) profile: Option<PathBuf>,
+    /// Prefetch the files of this record of ctr-remote's
+    #[arg(long, value_name = "FILE")]
+    pub(super) record_in: Option<PathBuf>,
+    #[command(flatten)]
+    pub(super) conversion: ConversionArgs,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct InspectArgs {
+    /// Image to read, oci:DIR[:TAG]
+    #[arg(value_name = "IMAGE")]
+    pub(super) image: ImageRef,
+    /// Show the rows of this layer's TOC, 0 is the base
+    #[arg(long, value_name = "N")]
+    pub(super) layer: Option<usize>,
+    /// Print JSON
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct VerifyArgs {
+    /// Image to check, oci:DIR[:TAG]
+    #[arg(value_name = "IMAGE")]
+    pub(super) image: ImageRef,
+    /// Worker threads [default: all cores]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    pub(super) threads: Option<u16>,
+    /// Print the result as JSON on stdout
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+fn parse_level(text: &str) -> Result<Level, String> {
+    let level = text.parse().ok().and_then(Level::new);
+    level.ok_or_else(|| "not a level from 0 to 12".to_owned())
+}
+
+fn parse_list(text: &str) -> Result<List, String> {
+    serde_json::from_str(text)
+        .map(List)
+        .map_err(|_| "not a JSON array of strings, such as [\"sh\",\"-c\"]".to_owned())
+}
+
+fn parse_seconds(text: &str) -> Result<Duration, String> {
+    let seconds: f64 = text
+        .parse()
+        .map_err(|_| "not a number of seconds".to_owned())?;
+    Duration::try_from_secs_f64(seconds).map_err(|error| error.to_string())
+}
+
+fn parse_ring(text: &str) -> Result<u32, String> {
+    let size = parse_size(text)?;
+    u32::try_from(size).map_err(|_| "too large".to_owned())
+}
+
+/// A number with an optional suffix; without one it counts bytes.
+pub(super) fn parse_size(text: &str) -> Result<u64, String> {
+    let digits = text
+        .find(|c: char| !c.is_ascii_digit())
+        .unwrap_or(text.len());
+    let (number, suffix) = text.split_at(digits);
+    let shift = match suffix.trim() {
+        "" | "B" => 0,
+        "K" | "KiB" => 10,
+        "M" | "MiB" => 20,
+        "G" | "GiB" => 30,
+        "T" | "TiB" => 40,
+        _ => return Err(format!("unknown suffix \"{suffix}\"; use KiB, MiB or GiB")),
+    };
+    let number: u64 = number
+        .parse()
+        .map_err(|_| "not a size such as 512MiB".to_owned())?;
+    number
+        .checked_mul(1 << shift)
+        .ok_or_else(|| "too large".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn arguments_are_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn sizes_have_binary_suffixes() {
+        assert_eq!(parse_size("512MiB"), Ok(512 << 20));
+        assert_eq!(parse_size("7"), Ok(7));
+        assert_eq!(parse_size("2 GiB"), Ok(2 << 30));
+        for bad in [
+            "",
+            "MiB",
+            "1.5G",
+            "12MB",
+            "99999999999999999999",
+            "99999999T",
+        ] {
+            assert!(parse_size(bad).is_err(), "{bad}");
+        }
+    }
+}

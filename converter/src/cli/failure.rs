@@ -1,0 +1,144 @@
+//! What a failed command says and exits with.
+
+use crate::cancel::Cancelled;
+use crate::convert::ImageError;
+use crate::layer::scan::ScanError;
+use crate::layer::verify::VerifyError;
+use crate::record::RecordError;
+use crate::rootfs::RootfsError;
+use crate::runtime::RuntimeError;
+use crate::sink::SinkError;
+use crate::source::SourceError;
+
+/// Wrong arguments.
+pub(super) const USAGE: u8 = 2;
+/// The workload failed, or could not be run.
+pub(super) const WORKLOAD: u8 = 3;
+/// Events were lost.
+pub(super) const INCOMPLETE: u8 = 4;
+/// A written or given image is faulty.
+pub(super) const VERIFICATION: u8 = 5;
+/// Source or destination cannot be read or written.
+pub(super) const IMAGE: u8 = 6;
+/// The user interrupted; as shells report SIGINT.
+pub(super) const INTERRUPTED: u8 = 130;
+/// All else.
+pub(super) const OTHER: u8 = 1;
+
+/// An error and the exit code for it.
+#[derive(Debug)]
+pub(super) struct Failure {
+    pub(super) code: u8,
+    pub(super) error: anyhow::Error,
+}
+
+impl Failure {
+    pub(super) fn new(code: u8, error: impl Into<anyhow::Error>) -> Self {
+        Self {
+            code,
+            error: error.into(),
+        }
+    }
+
+    /// A failure that has no error below it.
+    pub(super) fn message(code: u8, message: String) -> Self {
+        Self {
+            code,
+            error: anyhow::Error::msg(message),
+        }
+    }
+
+    pub(super) fn context(self, context: String) -> Self {
+        Self {
+            code: self.code,
+            error: self.error.context(context),
+        }
+    }
+
+    /// The error and its causes, in one line.
+    pub(super) fn line(&self) -> String {
+        let mut line = String::new();
+        for cause in self.error.chain() {
+            let text = cause.to_string();
+            // Some errors print their source themselves.
+            if line.ends_with(&text) {
+                continue;
+            }
+            if !line.is_empty() {
+                line.push_str(": ");
+            }
+            line.push_str(&text);
+        }
+        line.replace('\n', " ")
+    }
+}
+
+impl From<Cancelled> for Failure {
+    fn from(error: Cancelled) -> Self {
+        Self::new(INTERRUPTED, error)
+    }
+}
+
+impl From<SourceError> for Failure {
+    fn from(error: SourceError) -> Self {
+        Self::new(IMAGE, error)
+    }
+}
+
+impl From<SinkError> for Failure {
+    fn from(error: SinkError) -> Self {
+        Self::new(IMAGE, error)
+    }
+}
+
+impl From<VerifyError> for Failure {
+    fn from(error: VerifyError) -> Self {
+        let code = match error {
+            VerifyError::Read { .. } => IMAGE,
+            VerifyError::Cancelled(_) => INTERRUPTED,
+            _ => VERIFICATION,
+        };
+        Self::new(code, error)
+    }
+}
+
+impl From<RecordError> for Failure {
+    fn from(error: RecordError) -> Self {
+        let code = match &error {
+            RecordError::Runtime(RuntimeError::Cancelled(_))
+            | RecordError::Rootfs(RootfsError::Cancelled(_)) => INTERRUPTED,
+            RecordError::Runtime(
+                RuntimeError::NotExecutable { .. }
+                | RuntimeError::NothingToRun
+                | RuntimeError::UnknownUser { .. },
+            ) => WORKLOAD,
+            RecordError::Runtime(RuntimeError::Malformed { .. }) => USAGE,
+            RecordError::Rootfs(RootfsError::Layer { .. }) => IMAGE,
+            RecordError::Runtime(_) | RecordError::Rootfs(_) | RecordError::Profiler(_) => OTHER,
+        };
+        Self::new(code, error)
+    }
+}
+
+impl From<ImageError> for Failure {
+    fn from(error: ImageError) -> Self {
+        let code = match &error {
+            ImageError::Cancelled(_)
+            | ImageError::Scan(ScanError::Cancelled(_))
+            | ImageError::Convert(crate::layer::ConvertError::Cancelled(_))
+            | ImageError::Verify {
+                source: VerifyError::Cancelled(_),
+                ..
+            } => INTERRUPTED,
+            ImageError::Verify { .. } => VERIFICATION,
+            ImageError::Scan(ScanError::Spool { .. })
+            | ImageError::Convert(crate::layer::ConvertError::Encode { .. }) => OTHER,
+            ImageError::Source(_)
+            | ImageError::Scan(_)
+            | ImageError::Plan(_)
+            | ImageError::Convert(_)
+            | ImageError::Sink(_) => IMAGE,
+        };
+        Self::new(code, error)
+    }
+}

@@ -1,0 +1,208 @@
+//! `esgz optimize` and `esgz record`.
+
+use std::io::Write as _;
+use std::path::Path;
+use std::time::Instant;
+
+use serde_json::json;
+
+use crate::cancel::Cancel;
+use crate::cli::args::{OptimizeArgs, RecordArgs, RootfsArg, WorkloadArgs};
+use crate::cli::conversion::{
+    Report, image_options, print_profile, profile_json, scan_options, threads, warn_missed,
+};
+use crate::cli::failure::{Failure, INCOMPLETE, OTHER, WORKLOAD};
+use crate::cli::output::{self, Size};
+use crate::convert::{convert_image, open_sink, scan_image};
+use crate::layer::scan::ScanOptions;
+use crate::profile::{self, Ended, Profile};
+use crate::profiler::Exactness;
+use crate::record::RecordOptions;
+use crate::rootfs::{RootfsMode, RootfsOptions};
+use crate::runtime::{Streams, WorkloadOptions};
+use crate::source;
+
+/// Runs `esgz optimize`.
+pub(super) fn optimize(args: &OptimizeArgs, cancel: &Cancel) -> Result<(), Failure> {
+    let clock = Instant::now();
+    let options = image_options(&args.conversion);
+    let record_options = record_options(&args.workload, &options.scan, args.conversion.json);
+    let source = source::open(&args.source)?;
+    let sink = open_sink(&args.destination)?;
+    let scanning = Instant::now();
+    let layers = scan_image(&source, &options.scan, options.parallel.threads, cancel)?;
+    let scan = scanning.elapsed();
+    let recorded = crate::record::record(&source, &layers, &record_options, cancel)?;
+    let profile = &recorded.profile;
+    must_have_succeeded(profile, &args.workload)?;
+    write_outputs(
+        profile,
+        args.profile_out.as_deref(),
+        args.record_out.as_deref(),
+    )?;
+    must_be_complete(profile, &args.workload)?;
+    let prioritized = profile::from_profile(profile, &layers);
+    warn_missed(&prioritized);
+    let converted = convert_image(&source, &layers, &prioritized, &options, sink, cancel)?;
+    let report = Report {
+        source: &source,
+        destination: &args.destination,
+        layers: &layers,
+        converted: &converted,
+        stages: vec![
+            ("scan", scan),
+            ("mount", recorded.mount),
+            ("run", recorded.run),
+        ],
+        total: clock.elapsed(),
+        verified: options.verify,
+        profile: Some(profile),
+    };
+    if args.conversion.json {
+        output::json(&report.json())
+    } else {
+        report.print()
+    }
+}
+
+/// Runs `esgz record`.
+pub(super) fn record(args: &RecordArgs, cancel: &Cancel) -> Result<(), Failure> {
+    let clock = Instant::now();
+    let scan = scan_options(&args.reading);
+    let record_options = record_options(&args.workload, &scan, args.json);
+    let source = source::open(&args.source)?;
+    let layers = scan_image(&source, &scan, threads(&args.reading), cancel)?;
+    let recorded = crate::record::record(&source, &layers, &record_options, cancel)?;
+    let profile = &recorded.profile;
+    must_have_succeeded(profile, &args.workload)?;
+    write_outputs(profile, Some(&args.output), args.record_out.as_deref())?;
+    if args.json {
+        output::json(&json!({
+            "source": { "reference": args.source.to_string(), "manifest": source.manifest.id.digest },
+            "profile": profile_json(profile),
+            "output": args.output,
+            "seconds": clock.elapsed().as_secs_f64(),
+        }))?;
+    } else {
+        print_profile(profile)?;
+        output::line(format_args!(
+            "written    {} ({:.1} s, {})",
+            args.output.display(),
+            clock.elapsed().as_secs_f64(),
+            Size(std::fs::metadata(&args.output).map_or(0, |metadata| metadata.len()))
+        ))?;
+    }
+    must_be_complete(profile, &args.workload)
+}
+
+fn record_options(args: &WorkloadArgs, scan: &ScanOptions, json: bool) -> RecordOptions {
+    let list = |list: &Option<crate::cli::args::List>| list.as_ref().map(|list| list.0.clone());
+    RecordOptions {
+        rootfs: RootfsOptions {
+            mode: match args.rootfs {
+                RootfsArg::Auto => RootfsMode::Auto,
+                RootfsArg::Erofs => RootfsMode::Erofs,
+                RootfsArg::Unpack => RootfsMode::Unpack,
+            },
+            scratch: scan.scratch.clone(),
+            read_ahead_kib: if args.exact { 0 } else { READ_AHEAD_KIB },
+        },
+        workload: WorkloadOptions {
+            entrypoint: list(&args.entrypoint),
+            args: list(&args.args),
+            env: args.env.clone(),
+            user: args.user.clone(),
+            cwd: args.cwd.clone(),
+            runtime: args.runtime.clone(),
+            streams: if json {
+                Streams::AllToStderr
+            } else {
+                Streams::Apart
+            },
+        },
+        period: args.period,
+        exactness: if args.exact {
+            Exactness::Exact
+        } else {
+            Exactness::FaultAround
+        },
+        ring_bytes: args.ring_size,
+    }
+}
+
+/// Above this the kernel hides touches (docs/profiler.md).
+const READ_AHEAD_KIB: u32 = 64;
+
+fn must_have_succeeded(profile: &Profile, args: &WorkloadArgs) -> Result<(), Failure> {
+    match profile.exit_code {
+        Some(code) if code != 0 && profile.ended == Ended::Exit => {
+            let message = format!(
+                "the workload \"{}\" failed with exit code {code}",
+                profile.workload.args.join(" ")
+            );
+            if args.allow_failure {
+                tracing::warn!("{message}");
+                return Ok(());
+            }
+            Err(Failure::message(
+                WORKLOAD,
+                format!("{message}; --allow-failure goes on regardless"),
+            ))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn must_be_complete(profile: &Profile, args: &WorkloadArgs) -> Result<(), Failure> {
+    if profile.complete {
+        return Ok(());
+    }
+    let message = format!(
+        "the profile is incomplete: {} events were lost",
+        profile.lost_events
+    );
+    if args.allow_incomplete {
+        tracing::warn!("{message}");
+        return Ok(());
+    }
+    Err(Failure::message(
+        INCOMPLETE,
+        format!("{message}; --allow-incomplete goes on regardless"),
+    ))
+}
+
+fn write_outputs(
+    profile: &Profile,
+    profile_out: Option<&Path>,
+    record_out: Option<&Path>,
+) -> Result<(), Failure> {
+    if let Some(path) = profile_out {
+        write_file(path, &profile.to_json())?;
+    }
+    if let Some(path) = record_out {
+        write_file(path, &profile::to_record(profile))?;
+    }
+    Ok(())
+}
+
+/// Written beside its place and renamed, so that an old file stays whole until then. A device or
+/// pipe is written to directly.
+fn write_file(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
+    let write = || -> std::io::Result<()> {
+        if std::fs::metadata(path).is_ok_and(|metadata| !metadata.is_file()) {
+            return std::fs::write(path, bytes);
+        }
+        let parent = path
+            .parent()
+            .filter(|parent| !parent.as_os_str().is_empty());
+        let mut file = tempfile::Builder::new()
+            .prefix(".esgz-")
+            .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o644))
+            .tempfile_in(parent.unwrap_or(Path::new(".")))?;
+        file.write_all(bytes)?;
+        file.persist(path)?;
+        Ok(())
+    };
+    write()
+        .map_err(|error| Failure::new(OTHER, error).context(format!("writing {}", path.display())))
+}

@@ -1,0 +1,121 @@
+//! The order of a layer's entries: prioritised ones first, parents and link targets before them.
+
+use std::collections::HashMap;
+
+use crate::layer::entry::{EntryKind, ScannedLayer, clean_path};
+use crate::layer::plan::PlanError;
+
+/// Names of the landmark files; those found in a source are dropped.
+pub const LANDMARK_NAMES: [&str; 2] = [".prefetch.landmark", ".no.prefetch.landmark"];
+/// Name of the TOC's tar entry; one found in a source is dropped.
+pub const TOC_NAME: &str = "stargz.index.json";
+
+/// Entry indices, in output order.
+pub(super) struct Order {
+    pub(super) prioritized: Vec<u32>,
+    pub(super) rest: Vec<u32>,
+}
+
+impl Order {
+    pub(super) fn landmark(&self) -> &'static str {
+        LANDMARK_NAMES[usize::from(self.prioritized.is_empty())]
+    }
+}
+
+/// Orders the entries. Of a path that occurs more than once only the last entry is kept, as an
+/// extractor would leave it.
+pub(super) fn order(layer: &ScannedLayer, prioritized: &[u32]) -> Result<Order, PlanError> {
+    let mut by_path: HashMap<Vec<u8>, u32> = HashMap::with_capacity(layer.entries.len());
+    let path_of = |index: u32| path_key(&layer.entries[index as usize].name);
+    for index in indices(layer) {
+        let path = path_of(index);
+        if !is_reserved(&path) {
+            by_path.insert(path, index);
+        }
+    }
+    let mut picker = Picker {
+        layer,
+        by_path: &by_path,
+        picked: vec![false; layer.entries.len()],
+        order: Vec::new(),
+    };
+    for &index in prioritized {
+        picker.pick(&path_of(index))?;
+    }
+    let (picked, order) = (picker.picked, picker.order);
+    let rest = indices(layer)
+        .filter(|&index| !picked[index as usize] && by_path.get(&path_of(index)) == Some(&index))
+        .collect();
+    Ok(Order {
+        prioritized: order,
+        rest,
+    })
+}
+
+fn indices(layer: &ScannedLayer) -> impl Iterator<Item = u32> + use<> {
+    0..u32::try_from(layer.entries.len()).unwrap_or(u32::MAX)
+}
+
+/// The cleaned path; a name with `..` is its own key, as it is no path below the root.
+fn path_key(name: &[u8]) -> Vec<u8> {
+    clean_path(name).unwrap_or_else(|| name.to_vec())
+}
+
+fn is_reserved(path: &[u8]) -> bool {
+    path == TOC_NAME.as_bytes() || LANDMARK_NAMES.iter().any(|name| path == name.as_bytes())
+}
+
+struct Picker<'a> {
+    layer: &'a ScannedLayer,
+    by_path: &'a HashMap<Vec<u8>, u32>,
+    picked: Vec<bool>,
+    order: Vec<u32>,
+}
+
+impl Picker<'_> {
+    /// Takes the entry at `path`, after its parents and, for a hardlink, its target.
+    fn pick(&mut self, path: &[u8]) -> Result<(), PlanError> {
+        // A chain of hardlinks, each a link to the next: followed without recursion.
+        let mut chain = vec![path.to_vec()];
+        while let Some(link) = chain
+            .last()
+            .and_then(|path| self.by_path.get(path))
+            .copied()
+        {
+            let entry = &self.layer.entries[link as usize];
+            if entry.kind != EntryKind::Hardlink || self.picked[link as usize] {
+                break;
+            }
+            let target = path_key(&entry.link_name);
+            if !self.by_path.contains_key(&target) || chain.contains(&target) {
+                return Err(PlanError::MissingLinkTarget {
+                    layer: self.layer.digest,
+                    name: String::from_utf8_lossy(&entry.name).into_owned(),
+                    target: String::from_utf8_lossy(&entry.link_name).into_owned(),
+                });
+            }
+            chain.push(target);
+        }
+        for path in chain.iter().rev() {
+            self.pick_one(b"");
+            for slash in path
+                .iter()
+                .enumerate()
+                .filter(|&(_, &b)| b == b'/')
+                .map(|(at, _)| at)
+            {
+                self.pick_one(&path[..slash]);
+            }
+            self.pick_one(path);
+        }
+        Ok(())
+    }
+
+    fn pick_one(&mut self, path: &[u8]) {
+        if let Some(&index) = self.by_path.get(path)
+            && !std::mem::replace(&mut self.picked[index as usize], true)
+        {
+            self.order.push(index);
+        }
+    }
+}

@@ -1,0 +1,183 @@
+//! Decompression of a whole layer as a stream: gzip of any number of members, zstd of any number
+//! of frames, or no compression. The format is told by the first bytes, as containerd does.
+
+use std::io::{self, BufRead, Read};
+
+use crossbeam::channel::Sender;
+use flate2::bufread::GzDecoder;
+
+/// Why a blob cannot be decompressed.
+#[derive(Debug, thiserror::Error)]
+pub enum InflateError {
+    /// The gzip stream is damaged or cut off.
+    #[error("corrupt gzip data after {output_bytes} uncompressed bytes")]
+    Gzip {
+        /// How much was good.
+        output_bytes: u64,
+        /// What is wrong.
+        #[source]
+        source: io::Error,
+    },
+    /// The zstd stream is damaged or cut off.
+    #[error("corrupt zstd data after {output_bytes} uncompressed bytes")]
+    Zstd {
+        /// How much was good.
+        output_bytes: u64,
+        /// What is wrong.
+        #[source]
+        source: io::Error,
+    },
+    /// Something that is no gzip member follows the last one.
+    #[error("data that is not gzip after {output_bytes} uncompressed bytes")]
+    TrailingData {
+        /// How much was good.
+        output_bytes: u64,
+    },
+    /// More bytes came out than the caller allows.
+    #[error("more than {limit_bytes} uncompressed bytes")]
+    TooLarge {
+        /// The limit.
+        limit_bytes: u64,
+    },
+    /// The receiver of the bytes is gone; its own error says why.
+    #[error("the uncompressed bytes could not be stored")]
+    SinkClosed,
+}
+
+/// Inflates `stream` to its end and sends the bytes in blocks of `block_bytes`.
+pub(super) fn inflate(
+    stream: &mut impl BufRead,
+    limit_bytes: u64,
+    sender: &Sender<Vec<u8>>,
+    block_bytes: usize,
+) -> Result<(), InflateError> {
+    let mut out = Output::new(sender, limit_bytes, block_bytes);
+    let head = stream.fill_buf().map_err(|source| InflateError::Gzip {
+        output_bytes: 0,
+        source,
+    })?;
+    match head {
+        [0x1f, 0x8b, ..] => inflate_gzip(stream, &mut out)?,
+        [0x28, 0xb5, 0x2f, 0xfd, ..] | [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..] => {
+            let corrupt = |output_bytes, source| InflateError::Zstd {
+                output_bytes,
+                source,
+            };
+            let mut decoder =
+                zstd::Decoder::with_buffer(stream).map_err(|source| InflateError::Zstd {
+                    output_bytes: 0,
+                    source,
+                })?;
+            out.copy(&mut decoder, corrupt)?;
+        }
+        _ => out.copy(stream, |output_bytes, source| InflateError::Gzip {
+            output_bytes,
+            source,
+        })?,
+    }
+    out.finish()
+}
+
+fn inflate_gzip(stream: &mut impl BufRead, out: &mut Output<'_>) -> Result<(), InflateError> {
+    let corrupt = |output_bytes, source| InflateError::Gzip {
+        output_bytes,
+        source,
+    };
+    loop {
+        out.copy(&mut GzDecoder::new(&mut *stream), corrupt)?;
+        let rest = stream
+            .fill_buf()
+            .map_err(|source| corrupt(out.total_bytes, source))?;
+        match rest.first() {
+            None => return Ok(()),
+            Some(0x1f) => {}
+            // Zeros behind the last member are padding, as gzip(1) has it.
+            Some(0) => {
+                while let rest = stream.fill_buf().map_err(|e| corrupt(out.total_bytes, e))?
+                    && !rest.is_empty()
+                {
+                    if rest.iter().any(|&b| b != 0) {
+                        return Err(InflateError::TrailingData {
+                            output_bytes: out.total_bytes,
+                        });
+                    }
+                    let len = rest.len();
+                    stream.consume(len);
+                }
+                return Ok(());
+            }
+            Some(_) => {
+                return Err(InflateError::TrailingData {
+                    output_bytes: out.total_bytes,
+                });
+            }
+        }
+    }
+}
+
+/// Collects the bytes of any number of members into blocks of one size.
+struct Output<'a> {
+    sender: &'a Sender<Vec<u8>>,
+    limit_bytes: u64,
+    block: Vec<u8>,
+    filled: usize,
+    total_bytes: u64,
+}
+
+impl<'a> Output<'a> {
+    fn new(sender: &'a Sender<Vec<u8>>, limit_bytes: u64, block_bytes: usize) -> Self {
+        Self {
+            sender,
+            limit_bytes,
+            block: vec![0; block_bytes],
+            filled: 0,
+            total_bytes: 0,
+        }
+    }
+
+    /// Takes over all of `source`.
+    fn copy(
+        &mut self,
+        source: &mut impl Read,
+        corrupt: impl Fn(u64, io::Error) -> InflateError,
+    ) -> Result<(), InflateError> {
+        loop {
+            match source.read(&mut self.block[self.filled..]) {
+                Ok(0) => return Ok(()),
+                Ok(len) => {
+                    self.filled += len;
+                    self.total_bytes += len as u64;
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(corrupt(self.total_bytes, error)),
+            }
+            if self.total_bytes > self.limit_bytes {
+                return Err(InflateError::TooLarge {
+                    limit_bytes: self.limit_bytes,
+                });
+            }
+            if self.filled == self.block.len() {
+                let next = vec![0; self.block.len()];
+                self.send(next)?;
+            }
+        }
+    }
+
+    /// Sends what is left.
+    fn finish(mut self) -> Result<(), InflateError> {
+        if self.filled == 0 {
+            Ok(())
+        } else {
+            self.send(Vec::new())
+        }
+    }
+
+    fn send(&mut self, next: Vec<u8>) -> Result<(), InflateError> {
+        let mut block = std::mem::replace(&mut self.block, next);
+        block.truncate(self.filled);
+        self.filled = 0;
+        self.sender
+            .send(block)
+            .map_err(|_| InflateError::SinkClosed)
+    }
+}

@@ -1,0 +1,308 @@
+//! Scan: reads a layer's blob exactly once.
+//!
+//! Enters: the compressed blob as a stream, with the digests it must have. Leaves: a
+//! [`ScannedLayer`]: the uncompressed tar in a spool file, its entries, its digests checked.
+//! Three threads a layer: one reads and hashes the blob, one inflates, one hashes and spools.
+
+mod inflate;
+mod pax;
+mod sparse;
+pub mod tar;
+
+use std::fs::File;
+use std::io::{self, BufRead, Read, Write};
+use std::path::PathBuf;
+use std::thread;
+
+use crossbeam::channel::{Receiver, Sender, bounded};
+
+use crate::cancel::{Cancel, Cancelled};
+use crate::image::{Digest, Hasher};
+use crate::layer::entry::ScannedLayer;
+use crate::layer::spool::Spool;
+
+pub use inflate::InflateError;
+pub use tar::TarError;
+
+/// Bytes that travel between the threads at once; eight such blocks are in flight a layer.
+const BLOCK_BYTES: usize = 512 << 10;
+const QUEUE: usize = 4;
+
+/// What a layer's blob must be.
+#[derive(Clone, Debug)]
+pub struct Expected {
+    /// Digest of the blob, as its descriptor gives it.
+    pub digest: Digest,
+    /// Size of the blob in bytes, as its descriptor gives it.
+    pub size_bytes: u64,
+    /// Digest of the uncompressed tar, as the image's configuration gives it.
+    pub diff_id: Digest,
+}
+
+/// Where and how far a layer may be unpacked.
+#[derive(Clone, Debug)]
+pub struct ScanOptions {
+    /// Directory for the spool file; not on tmpfs.
+    pub scratch: PathBuf,
+    /// A layer whose tar is longer is refused.
+    pub max_layer_bytes: u64,
+}
+
+/// Why a layer cannot be used. Every variant but the last names the layer's digest.
+#[derive(Debug, thiserror::Error)]
+pub enum ScanError {
+    /// The blob could not be read to its end.
+    #[error("reading layer {digest}")]
+    Read {
+        /// Which layer.
+        digest: Digest,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The blob is not what its descriptor says.
+    #[error("layer {expected} has the digest {found}")]
+    DigestMismatch {
+        /// From the descriptor.
+        expected: Digest,
+        /// Of the bytes that were read.
+        found: Digest,
+    },
+    /// The blob is shorter or longer than its descriptor says.
+    #[error("layer {digest} is {found_bytes} bytes long, expected {expected_bytes}")]
+    SizeMismatch {
+        /// Which layer.
+        digest: Digest,
+        /// From the descriptor.
+        expected_bytes: u64,
+        /// Of the bytes that were read.
+        found_bytes: u64,
+    },
+    /// The uncompressed tar is not what the image's configuration says.
+    #[error("layer {digest} has the DiffID {found}, expected {expected} by the configuration")]
+    DiffIdMismatch {
+        /// Which layer.
+        digest: Digest,
+        /// From the configuration.
+        expected: Digest,
+        /// Of the inflated bytes.
+        found: Digest,
+    },
+    /// The compressed data is corrupt, or in no format that esgz reads.
+    #[error("layer {digest} cannot be decompressed")]
+    Inflate {
+        /// Which layer.
+        digest: Digest,
+        /// What and where.
+        #[source]
+        source: InflateError,
+    },
+    /// The uncompressed tar is longer than allowed.
+    #[error("layer {digest} is longer than {limit_bytes} bytes when decompressed")]
+    TooLarge {
+        /// Which layer.
+        digest: Digest,
+        /// The limit in force.
+        limit_bytes: u64,
+    },
+    /// The tar inside is damaged.
+    #[error("layer {digest} holds no valid tar")]
+    Tar {
+        /// Which layer.
+        digest: Digest,
+        /// What and where.
+        #[source]
+        source: TarError,
+    },
+    /// The uncompressed tar could not be written.
+    #[error("spooling layer {digest} to {}", scratch.display())]
+    Spool {
+        /// Which layer.
+        digest: Digest,
+        /// The scratch directory.
+        scratch: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// Another layer failed, or the user interrupted.
+    #[error(transparent)]
+    Cancelled(#[from] Cancelled),
+}
+
+/// Reads one layer from `blob` to its end, or until one of `cancels` is set.
+///
+/// # Errors
+/// [`ScanError`]; nothing of the layer is left in the scratch directory then.
+pub fn scan_layer(
+    blob: impl Read + Send,
+    expected: &Expected,
+    options: &ScanOptions,
+    cancels: &[&Cancel],
+) -> Result<ScannedLayer, ScanError> {
+    let digest = expected.digest;
+    let spool_error = |source| ScanError::Spool {
+        digest,
+        scratch: options.scratch.clone(),
+        source,
+    };
+    let file = Spool::create(&options.scratch).map_err(spool_error)?;
+
+    let (blob_sender, blob_receiver) = bounded(QUEUE);
+    let (tar_sender, tar_receiver) = bounded(QUEUE);
+    let (read, inflated, spooled) = thread::scope(|scope| {
+        // Each thread owns its ends: a channel is closed when either side is done.
+        let reader = scope.spawn(move || read_blob(blob, &blob_sender, cancels));
+        let spooler = scope.spawn(move || write_spool(file, &tar_receiver));
+        // A panic in a scoped thread is passed on by `join` below.
+        let inflated = {
+            let mut stream = BlockReader::new(blob_receiver);
+            let result = inflate::inflate(
+                &mut stream,
+                options.max_layer_bytes,
+                &tar_sender,
+                BLOCK_BYTES,
+            );
+            if !matches!(result, Ok(()) | Err(InflateError::SinkClosed)) {
+                // The digest of the whole blob tells damage from a strange format.
+                let _ = io::copy(&mut stream, &mut io::sink());
+            }
+            drop(stream);
+            drop(tar_sender);
+            result
+        };
+        (join(reader), inflated, join(spooler))
+    });
+    for cancel in cancels {
+        cancel.check()?;
+    }
+    let (found, found_bytes) = read.map_err(|source| ScanError::Read { digest, source })?;
+    let (diff_id, file, len_bytes) = spooled.map_err(spool_error)?;
+    if found_bytes != expected.size_bytes {
+        let expected_bytes = expected.size_bytes;
+        return Err(ScanError::SizeMismatch {
+            digest,
+            expected_bytes,
+            found_bytes,
+        });
+    }
+    if found != digest {
+        return Err(ScanError::DigestMismatch {
+            expected: digest,
+            found,
+        });
+    }
+    match inflated {
+        Ok(()) => {}
+        Err(InflateError::TooLarge { limit_bytes }) => {
+            return Err(ScanError::TooLarge {
+                digest,
+                limit_bytes,
+            });
+        }
+        Err(source) => return Err(ScanError::Inflate { digest, source }),
+    }
+    if diff_id != expected.diff_id {
+        let expected = expected.diff_id;
+        return Err(ScanError::DiffIdMismatch {
+            digest,
+            expected,
+            found: diff_id,
+        });
+    }
+    let spool = Spool::new(file, len_bytes);
+    let archive = tar::read_entries(&spool).map_err(|source| ScanError::Tar { digest, source })?;
+    Ok(ScannedLayer {
+        digest,
+        size_bytes: found_bytes,
+        diff_id,
+        spool,
+        entries: archive.entries,
+        end_of_entries_bytes: archive.end_of_entries_bytes,
+    })
+}
+
+fn join<T>(thread: thread::ScopedJoinHandle<'_, T>) -> T {
+    thread
+        .join()
+        .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+}
+
+/// Reads and hashes the blob; the sender is closed at its end.
+fn read_blob(
+    mut blob: impl Read,
+    sender: &Sender<Vec<u8>>,
+    cancels: &[&Cancel],
+) -> io::Result<(Digest, u64)> {
+    let mut hasher = Hasher::default();
+    let mut size_bytes = 0;
+    while !cancels.iter().any(|cancel| cancel.is_cancelled()) {
+        let mut block = Vec::with_capacity(BLOCK_BYTES);
+        (&mut blob)
+            .take(BLOCK_BYTES as u64)
+            .read_to_end(&mut block)?;
+        if block.is_empty() {
+            break;
+        }
+        hasher.update(&block);
+        size_bytes += block.len() as u64;
+        // A closed channel means that inflating failed; the error is reported there.
+        if sender.send(block).is_err() {
+            break;
+        }
+    }
+    Ok((hasher.finish(), size_bytes))
+}
+
+/// Hashes the uncompressed tar and writes it down.
+fn write_spool(mut file: File, receiver: &Receiver<Vec<u8>>) -> io::Result<(Digest, File, u64)> {
+    let mut hasher = Hasher::default();
+    let mut len_bytes = 0;
+    for block in receiver {
+        hasher.update(&block);
+        file.write_all(&block)?;
+        len_bytes += block.len() as u64;
+    }
+    Ok((hasher.finish(), file, len_bytes))
+}
+
+/// The blob's blocks as one stream.
+struct BlockReader {
+    receiver: Receiver<Vec<u8>>,
+    block: Vec<u8>,
+    at: usize,
+}
+
+impl BlockReader {
+    fn new(receiver: Receiver<Vec<u8>>) -> Self {
+        Self {
+            receiver,
+            block: Vec::new(),
+            at: 0,
+        }
+    }
+}
+
+impl BufRead for BlockReader {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        if self.at == self.block.len() {
+            self.block = self.receiver.recv().unwrap_or_default();
+            self.at = 0;
+        }
+        Ok(&self.block[self.at..])
+    }
+
+    fn consume(&mut self, amount: usize) {
+        self.at += amount;
+    }
+}
+
+impl Read for BlockReader {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let block = self.fill_buf()?;
+        let len = block.len().min(buffer.len());
+        buffer[..len].copy_from_slice(&block[..len]);
+        self.consume(len);
+        Ok(len)
+    }
+}

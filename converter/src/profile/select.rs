@@ -1,0 +1,112 @@
+//! Which entries of which layer are prefetched, in which order.
+
+use std::collections::{HashMap, HashSet};
+
+use crate::image::Digest;
+use crate::layer::entry::{Entry, FileId, ScannedLayer, clean_path};
+use crate::profile::Profile;
+
+/// Entries to prefetch.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Prioritized {
+    /// For each layer, indices of entries in order.
+    pub layers: Vec<Vec<u32>>,
+    /// Paths that no layer has, in order.
+    pub missed: Vec<String>,
+}
+
+/// The files that the profile says were touched, in that order. A file that was opened but not
+/// read is left out: its metadata, which the TOC carries, was all that was needed.
+///
+/// A profile of the same layers is followed layer by layer; one of another image by its paths.
+pub fn from_profile(profile: &Profile, layers: &[ScannedLayer]) -> Prioritized {
+    let touched = profile.files.iter().filter(|file| !file.ranges.is_empty());
+    let digests: Vec<Digest> = layers.iter().map(|layer| layer.digest).collect();
+    if digests != profile.image.layers {
+        return from_paths(touched.map(|file| file.path.as_str()), layers);
+    }
+    let index = Index::new(layers);
+    let mut found = Prioritized {
+        layers: vec![Vec::new(); layers.len()],
+        missed: Vec::new(),
+    };
+    for file in touched {
+        match index.in_layer(file.layer, file.path.as_bytes()) {
+            Some(id) => found.layers[id.layer as usize].push(id.entry),
+            None => found.missed.push(file.path.clone()),
+        }
+    }
+    found
+}
+
+/// Each path's entry in the uppermost layer that has it.
+pub fn from_paths<'a>(
+    paths: impl IntoIterator<Item = &'a str>,
+    layers: &[ScannedLayer],
+) -> Prioritized {
+    let index = Index::new(layers);
+    let mut found = Prioritized {
+        layers: vec![Vec::new(); layers.len()],
+        missed: Vec::new(),
+    };
+    let mut seen = HashSet::new();
+    for path in paths {
+        let cleaned = clean_path(path.as_bytes()).unwrap_or_default();
+        match index.uppermost(&cleaned) {
+            _ if !seen.insert(cleaned.clone()) => {}
+            Some(id) => found.layers[id.layer as usize].push(id.entry),
+            None => found.missed.push(path.to_owned()),
+        }
+    }
+    found
+}
+
+/// Paths of each layer; the last entry of a path wins.
+struct Index(Vec<HashMap<Vec<u8>, u32>>);
+
+impl Index {
+    fn new(layers: &[ScannedLayer]) -> Self {
+        let paths = |layer: &ScannedLayer| {
+            let numbered = (0..).zip(&layer.entries);
+            numbered
+                .filter_map(|(index, entry): (u32, &Entry)| Some((entry.path()?, index)))
+                .collect()
+        };
+        Self(layers.iter().map(paths).collect())
+    }
+
+    fn in_layer(&self, layer: u32, path: &[u8]) -> Option<FileId> {
+        let entry = *self.0.get(layer as usize)?.get(path)?;
+        Some(FileId { layer, entry })
+    }
+
+    /// Looks from the top; a whiteout of the path or of a parent ends the search.
+    fn uppermost(&self, path: &[u8]) -> Option<FileId> {
+        for layer in (0..u32::try_from(self.0.len()).unwrap_or(u32::MAX)).rev() {
+            if let Some(id) = self.in_layer(layer, path) {
+                return Some(id);
+            }
+            if self.is_hidden_by(layer, path) {
+                return None;
+            }
+        }
+        None
+    }
+
+    fn is_hidden_by(&self, layer: u32, path: &[u8]) -> bool {
+        let paths = &self.0[layer as usize];
+        let starts = std::iter::once(0).chain(
+            path.iter()
+                .enumerate()
+                .filter(|&(_, &b)| b == b'/')
+                .map(|(at, _)| at + 1),
+        );
+        starts.into_iter().any(|start| {
+            let (parent, rest) = path.split_at(start);
+            let end = rest.iter().position(|&b| b == b'/').unwrap_or(rest.len());
+            let whiteout = [parent, b".wh.", &rest[..end]].concat();
+            let opaque = [parent, b".wh..wh..opq"].concat();
+            paths.contains_key(&whiteout) || paths.contains_key(&opaque)
+        })
+    }
+}

@@ -1,0 +1,257 @@
+//! A cgroup, a directory on a real file system, and a profiler that watches both.
+
+use std::fs::{self, File};
+use std::io::Write;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Duration;
+
+use esgz::layer::entry::FileId;
+use esgz::profiler::{
+    CgroupFilter, Exactness, Observations, ObservedFile, Profiler, ProfilerConfig, ProfilerError,
+};
+use esgz::rootfs::MountedFile;
+
+pub(crate) const PAGE: u64 = 4096;
+
+/// One test at a time: each loads two cores, and one looks at the descriptors of the process.
+static TURN: Mutex<()> = Mutex::new(());
+
+/// Whether this machine can profile, or why not.
+static POSSIBLE: OnceLock<Result<(), String>> = OnceLock::new();
+
+/// Everything a test needs; all of it is gone when this is dropped.
+pub(crate) struct Bench {
+    directory: tempfile::TempDir,
+    cgroup: PathBuf,
+    _turn: MutexGuard<'static, ()>,
+}
+
+/// Says that a test did not run, past the test harness, which would hide it.
+pub(crate) fn skipped(test: &str, reason: &str) {
+    writeln!(std::io::stderr(), "skipped: {test}: {reason}").unwrap();
+}
+
+/// Offsets and lengths of the touched ranges, in bytes.
+pub(crate) fn ranges_of(file: &ObservedFile) -> Vec<(u64, u64)> {
+    file.ranges
+        .iter()
+        .map(|range| (range.offset_bytes, range.len_bytes))
+        .collect()
+}
+
+impl Bench {
+    /// `Err` with the reason if profiling is impossible here.
+    pub(crate) fn new(test: &str) -> Result<Self, String> {
+        let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+        if !nix::unistd::geteuid().is_root() {
+            return Err("not root".into());
+        }
+        let root = ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"]
+            .into_iter()
+            .find(|path| Path::new(path).join("cgroup.controllers").exists())
+            .ok_or("no cgroup v2 mount")?;
+        let directory = tempfile::tempdir_in("/var/tmp").map_err(|e| e.to_string())?;
+        let magic = nix::sys::statfs::statfs(directory.path()).map_err(|e| e.to_string())?;
+        if magic.filesystem_type() == nix::sys::statfs::TMPFS_MAGIC {
+            return Err("/var/tmp is on tmpfs".into());
+        }
+        let cgroup = Path::new(root).join(format!("esgz-test-{test}-{}", std::process::id()));
+        fs::create_dir(&cgroup).map_err(|e| format!("cannot make a cgroup: {e}"))?;
+        let bench = Self {
+            directory,
+            cgroup,
+            _turn: turn,
+        };
+        let possible = POSSIBLE.get_or_init(|| {
+            match Profiler::start(&bench.config(&[], &[], Exactness::FaultAround, 4096)) {
+                Ok(_) => Ok(()),
+                Err(
+                    error @ (ProfilerError::NotPermitted { .. }
+                    | ProfilerError::MissingTracepoint { .. }),
+                ) => Err(error.to_string()),
+                Err(error) => panic!("{error:?}"),
+            }
+        });
+        possible.clone().map(|()| bench)
+    }
+
+    pub(crate) fn path(&self) -> &str {
+        self.directory.path().to_str().unwrap()
+    }
+
+    /// A file of `bytes` bytes, written and out of the cache.
+    pub(crate) fn file(&self, name: &str, bytes: u64) -> MountedFile {
+        let path = self.directory.path().join(name);
+        let mut file = File::create(&path).unwrap();
+        file.write_all(&vec![7; bytes as usize]).unwrap();
+        self.row(name)
+    }
+
+    /// As `file`, but without blocks.
+    pub(crate) fn sparse_file(&self, name: &str, bytes: u64) -> MountedFile {
+        File::create(self.directory.path().join(name))
+            .unwrap()
+            .set_len(bytes)
+            .unwrap();
+        self.row(name)
+    }
+
+    pub(crate) fn copy_of(&self, original: &str, name: &str) -> MountedFile {
+        fs::copy(original, self.directory.path().join(name)).unwrap();
+        self.row(name)
+    }
+
+    /// Drops a file's pages from the cache.
+    pub(crate) fn evict(&self, name: &str) {
+        evict(&File::open(self.directory.path().join(name)).unwrap());
+    }
+
+    /// The row of a file that exists.
+    pub(crate) fn row(&self, name: &str) -> MountedFile {
+        let file = File::open(self.directory.path().join(name)).unwrap();
+        file.sync_all().unwrap();
+        evict(&file);
+        let meta = file.metadata().unwrap();
+        let (major, minor) = (rustix::fs::major(meta.dev()), rustix::fs::minor(meta.dev()));
+        MountedFile {
+            device: major << 20 | minor,
+            inode: meta.ino(),
+            file: FileId {
+                layer: 0,
+                entry: meta.ino() as u32,
+            },
+            size_bytes: meta.len(),
+        }
+    }
+
+    /// Stacks overlayfs over `lower`, with changes on a tmpfs at `up`, for this thread alone.
+    pub(crate) fn mount_overlay(&self, lower: &str, up: &str, merged: &str) {
+        use nix::mount::{MsFlags, mount};
+        let none: Option<&str> = None;
+        nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS).unwrap();
+        mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).unwrap();
+        let [lower, up, merged] = [lower, up, merged].map(|name| self.directory.path().join(name));
+        mount(none, &up, Some("tmpfs"), MsFlags::empty(), none).unwrap();
+        let [upper, work] = ["upper", "work"].map(|name| up.join(name));
+        fs::create_dir(&upper).unwrap();
+        fs::create_dir(&work).unwrap();
+        let [lower, upper, work] = [&lower, &upper, &work].map(|path| path.display());
+        let options = format!("xino=on,lowerdir={lower},upperdir={upper},workdir={work}");
+        mount(
+            none,
+            &merged,
+            Some("overlay"),
+            MsFlags::empty(),
+            Some(&*options),
+        )
+        .unwrap();
+    }
+
+    fn config<'a>(
+        &'a self,
+        files: &'a [MountedFile],
+        opened_as: &'a [MountedFile],
+        exactness: Exactness,
+        ring_bytes: u32,
+    ) -> ProfilerConfig<'a> {
+        let cgroup = CgroupFilter::from_directory(&self.cgroup).unwrap();
+        let cwd = self.path().as_bytes();
+        ProfilerConfig {
+            cgroup,
+            files,
+            opened_as,
+            cwd,
+            ring_bytes,
+            exactness,
+        }
+    }
+
+    pub(crate) fn start(
+        &self,
+        files: &[&MountedFile],
+        opened_as: &[&MountedFile],
+        exactness: Exactness,
+        ring_bytes: u32,
+    ) -> Profiler {
+        let owned = |rows: &[&MountedFile]| rows.iter().map(|&&row| row).collect::<Vec<_>>();
+        let (files, opened_as) = (owned(files), owned(opened_as));
+        Profiler::start(&self.config(&files, &opened_as, exactness, ring_bytes)).unwrap()
+    }
+
+    /// Runs `script` in the cgroup and tells what was seen.
+    pub(crate) fn observe(
+        &self,
+        files: &[&MountedFile],
+        exactness: Exactness,
+        script: &str,
+    ) -> Observations {
+        let profiler = self.start(files, &[], exactness, 4 << 20);
+        self.work(script);
+        profiler.finish().unwrap()
+    }
+
+    /// As `observe`, with rows for opens of their own.
+    pub(crate) fn observe_as(
+        &self,
+        files: &[&MountedFile],
+        opened_as: &[&MountedFile],
+        script: &str,
+    ) -> Observations {
+        let profiler = self.start(files, opened_as, Exactness::FaultAround, 4 << 20);
+        self.work(script);
+        profiler.finish().unwrap()
+    }
+
+    pub(crate) fn work(&self, script: &str) {
+        self.run(Some(&self.cgroup), script);
+    }
+
+    pub(crate) fn work_outside(&self, script: &str) {
+        self.run(None, script);
+    }
+
+    pub(crate) fn work_nested(&self, script: &str) {
+        let nested = self.cgroup.join("nested");
+        fs::create_dir(&nested).unwrap();
+        self.run(Some(&nested), script);
+        remove_cgroup(&nested);
+    }
+
+    fn run(&self, cgroup: Option<&Path>, script: &str) {
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        command
+            .args(["worker", "--exact", "--ignored", "--quiet"])
+            .current_dir(self.path());
+        command.env("ESGZ_WORK", script);
+        if let Some(cgroup) = cgroup {
+            command.env("ESGZ_CGROUP", cgroup);
+        }
+        let output = command.output().unwrap();
+        let text = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success(), "{script}: {text}");
+    }
+}
+
+impl Drop for Bench {
+    fn drop(&mut self) {
+        remove_cgroup(&self.cgroup.join("nested"));
+        remove_cgroup(&self.cgroup);
+    }
+}
+
+/// Ended tasks leave a cgroup a moment after their parent knows.
+fn remove_cgroup(path: &Path) {
+    for _ in 0..100 {
+        if fs::remove_dir(path).is_ok() || !path.exists() {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+fn evict(file: &File) {
+    rustix::fs::fadvise(file, 0, None, rustix::fs::Advice::DontNeed).unwrap();
+}
