@@ -104,60 +104,120 @@ fn split_report(stdout: &str) -> Option<(&str, Value)> {
     })
 }
 
-/// The report for a reader: one line a figure, nested objects indented, units from the keys' names
-/// (`_bytes`, `_ms`, `seconds`, `_per_second`).
+/// The report for a reader, a line a subject; what the report lacks is left out.
 fn format_report(report: &Value) -> String {
     let mut text = String::new();
-    write_value(&mut text, 0, "", report);
+    let mut line = |label: &str, parts: &[Option<String>]| {
+        let parts: Vec<&str> = parts.iter().flatten().map(String::as_str).collect();
+        if !parts.is_empty() {
+            let _ = writeln!(text, "{label:16} {}", parts.join(", "));
+        }
+    };
+    let get = |pointer: &str| report.pointer(pointer).filter(|value| !value.is_null());
+    let count = |pointer: &str, what: &str| get(pointer).map(|n| format!("{n} {what}"));
+    let size = |pointer: &str, what: &str| {
+        get(pointer)
+            .and_then(Value::as_f64)
+            .map(|bytes| format!("{} {what}", megabytes(bytes)))
+    };
+    let named = |pointer: &str, what: &str| {
+        get(pointer).map(|v| {
+            format!(
+                "{what} {}",
+                v.as_str().map_or_else(|| v.to_string(), str::to_owned)
+            )
+        })
+    };
+    let all = |pointer: &str, digits: usize| -> Vec<Option<String>> {
+        let fields = get(pointer)
+            .and_then(Value::as_object)
+            .into_iter()
+            .flatten();
+        let field = |(name, value): (&String, &Value)| {
+            value
+                .as_f64()
+                .map(|number| format!("{name} {number:.digits$}"))
+        };
+        fields.map(field).collect()
+    };
+
+    line(
+        "image",
+        &[
+            count("/image/files", "files"),
+            size("/image/bytes", "in them"),
+            size("/source/size_bytes", "compressed"),
+        ],
+    );
+    line(
+        "opened",
+        &[
+            count("/profile/files_opened", "files"),
+            size("/profile/opened_bytes", "in them"),
+            count("/profile/files_executed", "executed"),
+            count("/profile/missing", "names looked for in vain"),
+        ],
+    );
+    line(
+        "touched",
+        &[
+            count("/profile/files_touched", "files"),
+            size("/profile/touched_bytes", "of their pages"),
+        ],
+    );
+    line(
+        "prefetched",
+        &[
+            count("/prefetch/files", "files"),
+            size("/prefetch/bytes", "in them"),
+            size("/prefetch/compressed_bytes", "to fetch before the start"),
+        ],
+    );
+    line(
+        "optimised image",
+        &[size("/destination/size_bytes", "compressed")],
+    );
+    line(
+        "watched by",
+        &[
+            named("/profile/tier", "tier"),
+            count("/profile/lost_events", "events lost"),
+            get("/profile/complete").map(|v| {
+                if v == true {
+                    "complete"
+                } else {
+                    "NOT COMPLETE"
+                }
+                .to_owned()
+            }),
+            named("/profile/exit_code", "exit code"),
+        ],
+    );
+    line("seconds", &all("/seconds", 2));
+    line("MB/s", &all("/megabytes_per_second", 0));
+    line(
+        "used",
+        &[
+            get("/cpu_seconds").map(|seconds| format!("{seconds} s of processor time")),
+            size("/peak_memory_bytes", "of memory at most"),
+        ],
+    );
+    let verified = get("/verified").and_then(Value::as_bool);
+    line(
+        "verification",
+        &[verified.map(|verified| {
+            let done = "passed: TOC, footer, members and chunk digests of every written layer";
+            if verified { done } else { "NOT DONE" }.to_owned()
+        })],
+    );
     text
 }
 
-fn write_value(text: &mut String, depth: usize, key: &str, value: &Value) {
-    let indent = "  ".repeat(depth);
-    let label = key.replace('_', " ");
-    match value {
-        Value::Object(fields) => {
-            if !key.is_empty() {
-                let _ = writeln!(text, "{indent}{label}");
-            }
-            for (name, field) in fields {
-                write_value(text, depth + usize::from(!key.is_empty()), name, field);
-            }
-        }
-        Value::Array(items) if items.iter().any(Value::is_object) => {
-            for (index, item) in items.iter().enumerate() {
-                write_value(text, depth, &format!("{key} {index}"), item);
-            }
-        }
-        _ => {
-            let width = 36_usize.saturating_sub(indent.len());
-            let _ = writeln!(text, "{indent}{label:width$} {}", format_figure(key, value));
-        }
-    }
-}
-
-fn format_figure(key: &str, value: &Value) -> String {
-    let number = value.as_f64();
-    match (number, value) {
-        (Some(number), _) if key.ends_with("bytes_per_second") => {
-            format!("{:.1} MB/s", number / 1e6)
-        }
-        (Some(number), _) if key.ends_with("bytes") && number >= 1e6 => {
-            format!("{:.1} MB", number / 1e6)
-        }
-        (Some(number), _) if key.ends_with("bytes") && number >= 1e3 => {
-            format!("{:.1} kB", number / 1e3)
-        }
-        (Some(number), _) if key.ends_with("bytes") => format!("{number} bytes"),
-        (Some(number), _) if key.ends_with("_ms") => format!("{:.2} s", number / 1e3),
-        (Some(number), _) if key.ends_with("seconds") => format!("{number:.2} s"),
-        (Some(number), _) if number.fract() != 0.0 => format!("{number:.2}"),
-        (None, Value::String(text)) => text.clone(),
-        (None, Value::Array(items)) => {
-            let words: Vec<String> = items.iter().map(|item| format_figure("", item)).collect();
-            words.join(" ")
-        }
-        _ => value.to_string(),
+fn megabytes(bytes: f64) -> String {
+    if bytes < 1e5 {
+        format!("{:.1} kB", bytes / 1e3)
+    } else {
+        format!("{:.1} MB", bytes / 1e6)
     }
 }
 
@@ -180,14 +240,24 @@ mod tests {
     }
 
     #[test]
-    fn figures_have_units() {
+    fn figures_have_units_and_may_be_missing() {
         let report = json!({
-            "image": {"files": 12, "size_bytes": 3_200_000}, "run_ms": 1500,
-            "layers": [{"seconds": 0.5}], "args": ["a", "b"],
+            "image": {"files": 12, "bytes": 3_200_000}, "seconds": {"run": 0.5, "total": 1.25},
+            "profile": {"lost_events": 0, "complete": false, "exit_code": null}, "verified": true,
         });
         let text = format_report(&report);
-        for part in ["files", "3.2 MB", "1.50 s", "layers 0", "0.50 s", "a b"] {
+        for part in [
+            "12 files, 3.2 MB",
+            "run 0.50, total 1.25",
+            "0 events lost, NOT COMPLETE",
+            "passed",
+        ] {
             assert!(text.contains(part), "{part} in {text}");
         }
+        assert!(
+            !text.contains("null") && !text.contains("prefetched"),
+            "{text}"
+        );
+        assert_eq!(format_report(&json!({})), "");
     }
 }
