@@ -3,8 +3,6 @@
 use std::fs::{self, OpenOptions};
 use std::os::unix::fs::FileExt as _;
 
-use serde_json::json;
-
 use crate::archive::{Ending, Entry, archive};
 use crate::compress::Compression;
 use crate::layout::{Layer, Layout, digest};
@@ -94,14 +92,10 @@ pub fn replace_layer(layout: &Layout, layer: usize, blob: &[u8]) {
 }
 
 /// Makes the manifest ten megabytes of opening brackets, with its digest right.
-///
-/// # Panics
-/// When the layout cannot be written.
 pub fn nested_json(layout: &Layout) {
     let text = vec![b'['; 10 << 20];
     let descriptor = layout.put(&text, "application/vnd.oci.image.manifest.v1+json");
-    let index = json!({"schemaVersion": 2, "manifests": [descriptor]});
-    fs::write(layout.dir.join("index.json"), index.to_string()).expect("the index can be written");
+    layout.put_index(descriptor);
 }
 
 /// A gzip blob whose member is damaged in the middle, so that only inflating it (or its CRC) tells.

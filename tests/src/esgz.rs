@@ -1,9 +1,12 @@
 //! Runs the `esgz` binary.
 
 use std::ffi::OsStr;
+use std::io::Read;
 use std::path::PathBuf;
-use std::process::{Command, Output, Stdio};
+use std::process::{Command, Stdio};
 use std::sync::OnceLock;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 /// The binary of this build. It is built first, as cargo builds binaries for the tests of their own
 /// package only; `ESGZ_BIN` names another one.
@@ -51,13 +54,13 @@ fn build() -> PathBuf {
 pub struct Esgz(Command);
 
 impl Esgz {
-    /// `esgz SUBCOMMAND`, without progress, and without anything of the caller's environment that
-    /// it could read.
+    /// `esgz SUBCOMMAND`, with errors alone on standard error, and without anything of the caller's
+    /// environment that it could read.
     pub fn new(subcommand: &str) -> Self {
         let mut command = Command::new(binary());
         command
             .arg(subcommand)
-            .arg("--progress=none")
+            .arg("--log-level=error")
             .stdin(Stdio::null());
         for variable in ["ESGZ_LOG", "RUST_LOG", "SOURCE_DATE_EPOCH", "NO_COLOR"] {
             command.env_remove(variable);
@@ -94,21 +97,47 @@ impl Esgz {
     /// Runs it to its end.
     ///
     /// # Panics
-    /// When it cannot be started.
+    /// When it cannot be started, or takes longer than any call of a test may.
     pub fn run(mut self) -> Finished {
-        let Output {
-            status,
-            stdout,
-            stderr,
-        } = self.0.output().expect("the esgz binary can be run");
+        let command = format!("{:?}", self.0);
+        self.0.stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = self.0.spawn().expect("the esgz binary can be run");
+        let stdout = read_all(child.stdout.take().expect("stdout is piped"));
+        let stderr = read_all(child.stderr.take().expect("stderr is piped"));
+        let deadline = Instant::now() + LONGEST_RUN;
+        let status = loop {
+            if let Some(status) = child.try_wait().expect("the child can be waited for") {
+                break status;
+            }
+            if Instant::now() > deadline {
+                // It may end just now; either way it is gone afterwards.
+                let _ = child.kill();
+                let _ = child.wait();
+                let errors = stderr.join().unwrap_or_default();
+                panic!("{command}: still running after {LONGEST_RUN:?}; stderr:\n{errors}");
+            }
+            std::thread::sleep(Duration::from_millis(2));
+        };
         Finished {
-            command: format!("{:?}", self.0),
+            command,
             code: status.code(),
             status: status.to_string(),
-            stdout: String::from_utf8_lossy(&stdout).into_owned(),
-            stderr: String::from_utf8_lossy(&stderr).into_owned(),
+            stdout: stdout.join().expect("the reader does not panic"),
+            stderr: stderr.join().expect("the reader does not panic"),
         }
     }
+}
+
+/// Longer than any conversion of the tests takes on a busy machine.
+const LONGEST_RUN: Duration = Duration::from_secs(60);
+
+fn read_all(mut stream: impl Read + Send + 'static) -> JoinHandle<String> {
+    std::thread::spawn(move || {
+        let mut bytes = Vec::new();
+        // What came before an error is what there is.
+        let _ = stream.read_to_end(&mut bytes);
+        String::from_utf8_lossy(&bytes).into_owned()
+    })
 }
 
 /// What a call of the binary left.

@@ -322,14 +322,16 @@ impl Layout {
         let media_type = manifest["mediaType"]
             .as_str()
             .unwrap_or(MediaTypes::Oci.manifest());
-        let mut descriptor = self.put(manifest.to_string().as_bytes(), media_type);
+        self.put_index(self.put(manifest.to_string().as_bytes(), media_type));
+    }
+
+    /// Writes an index whose only image has this descriptor, and the layout's tag.
+    pub fn put_index(&self, mut descriptor: Value) {
         if let Some(tag) = &self.tag {
             descriptor["annotations"] = json!({"org.opencontainers.image.ref.name": tag});
         }
-        self.write_file(
-            "index.json",
-            &json!({"schemaVersion": 2, "manifests": [descriptor]}),
-        );
+        let index = json!({"schemaVersion": 2, "manifests": [descriptor]});
+        self.write_file("index.json", &index);
     }
 
     fn write_file(&self, name: &str, value: &Value) {

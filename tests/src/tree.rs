@@ -55,6 +55,16 @@ impl Tree {
         self
     }
 
+    /// Without the times of directories: one that no entry makes gets the time of the extraction.
+    #[must_use]
+    pub fn without_directory_times(mut self) -> Self {
+        let is_dir = |node: &&mut Node| node.mode & 0o170_000 == 0o040_000;
+        for node in self.0.values_mut().filter(is_dir) {
+            node.mtime = (0, 0);
+        }
+        self
+    }
+
     /// What differs, a line a path; empty when the trees are equal.
     pub fn differences(&self, other: &Self) -> Vec<String> {
         let mut found = Vec::new();

@@ -19,13 +19,14 @@ const NOT_UNPACKABLE: [&str; 4] = [
     "landmarks and TOC of an earlier conversion",
 ];
 
+/// The sets as layers; umoci knows neither typeflag `S` nor `g`.
 fn image() -> LayoutBuilder {
+    let unknown = ["sparse", "global header"];
     let mut image = LayoutBuilder::new();
-    for set in sets::all()
-        .iter()
-        .filter(|set| !NOT_UNPACKABLE.contains(&set.name))
-    {
-        image = image.layer(Layer::from_tar(set.tar(), Compression::Gzip(6)));
+    for set in &sets::all() {
+        if !unknown.contains(&set.name) && !NOT_UNPACKABLE.contains(&set.name) {
+            image = image.layer(Layer::from_tar(set.tar(), Compression::Gzip(6)));
+        }
     }
     image
 }
@@ -56,7 +57,7 @@ fn unpack(layout: &Layout, bundle: &Path) -> Tree {
         // Whichever is there.
         let _ = fs::remove_file(rootfs.join(name));
     }
-    Tree::read(&rootfs)
+    Tree::read(&rootfs).without_directory_times()
 }
 
 #[test]
@@ -137,8 +138,7 @@ fn tar_programs_extract_the_same_tree() {
     if programs.is_empty() {
         return skipped(name, "neither tar nor bsdtar is installed");
     }
-    // Both refuse garbage behind the end, and the sparse file that is all hole differs between
-    // versions.
+    // Both complain of these ends, in the source.
     let left_out = [
         "garbage behind the end",
         "without end blocks",
@@ -174,16 +174,7 @@ fn tar_programs_extract_the_same_tree() {
                 ] {
                     let _ = fs::remove_file(dir.join(name));
                 }
-                let mut tree = Tree::read(&dir);
-                // Directories without an entry get the time of the extraction.
-                for node in tree
-                    .0
-                    .values_mut()
-                    .filter(|node| node.mode & 0o170_000 == 0o040_000)
-                {
-                    node.mtime = (0, 0);
-                }
-                tree
+                Tree::read(&dir).without_directory_times()
             };
             let source = extract(&conversion.source, &format!("{program}-source"));
             let ours = extract(&output, &format!("{program}-output"));
