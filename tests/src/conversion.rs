@@ -1,4 +1,4 @@
-//! One image on its way through `esgz convert`, in a directory of its own.
+//! One image on its way through `esgz`, in a directory of its own.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -8,6 +8,7 @@ use tempfile::TempDir;
 
 use crate::esgz::{Esgz, Finished};
 use crate::layout::{Layout, LayoutBuilder};
+use crate::residue::residue;
 
 /// A source image, and room for outputs and scratch files.
 #[derive(Debug)]
@@ -23,7 +24,8 @@ impl Conversion {
     /// # Panics
     /// When the temporary directory cannot be written.
     pub fn of(image: &LayoutBuilder) -> Self {
-        let dir = tempfile::tempdir().expect("a temporary directory can be made");
+        // Not /tmp, which may be a tmpfs: the kernel reports no page of a file there.
+        let dir = tempfile::tempdir_in("/var/tmp").expect("a temporary directory can be made");
         let source = image.write(&dir.path().join("source"));
         fs::create_dir(dir.path().join("scratch")).expect("the temporary directory is writable");
         Self { dir, source }
@@ -44,10 +46,33 @@ impl Conversion {
 
     /// `esgz convert` from the source to the output `name`, to be given more arguments.
     pub fn command(&self, name: &str) -> Esgz {
-        Esgz::new("convert")
+        self.esgz("convert").arg(self.output(name).reference())
+    }
+
+    /// `esgz optimize` from the source to the output `name`, to be given more arguments.
+    pub fn optimize(&self, name: &str) -> Esgz {
+        self.esgz("optimize").arg(self.output(name).reference())
+    }
+
+    /// `esgz record` of the source into the file `name`, to be given more arguments.
+    pub fn record_run(&self, name: &str) -> Esgz {
+        self.esgz("record").arg("--output").arg(self.path(name))
+    }
+
+    fn esgz(&self, subcommand: &str) -> Esgz {
+        Esgz::new(subcommand)
             .arg("--scratch")
             .arg(self.path("scratch"))
-            .args([self.source.reference(), self.output(name).reference()])
+            .arg(self.source.reference())
+    }
+
+    /// The JSON document in the file `name`.
+    ///
+    /// # Panics
+    /// When there is none.
+    pub fn json(&self, name: &str) -> Value {
+        let bytes = fs::read(self.path(name)).unwrap_or_else(|error| panic!("{name}: {error}"));
+        serde_json::from_slice(&bytes).unwrap_or_else(|error| panic!("{name}: {error}"))
     }
 
     /// Converts the source into the output `name`.
@@ -59,12 +84,12 @@ impl Conversion {
         Ok(self.output(name))
     }
 
-    /// The call's result, unless it left something in the scratch directory.
+    /// The call's result, unless it left something behind.
     ///
     /// # Errors
     /// When it did.
     pub fn finish(&self, finished: Finished) -> Result<Finished, String> {
-        let left = names(&self.path("scratch"));
+        let left = residue(finished.pid, &self.path("scratch"));
         if left.is_empty() {
             Ok(finished)
         } else {

@@ -120,6 +120,7 @@ impl Esgz {
         };
         Finished {
             command,
+            pid: child.id(),
             code: status.code(),
             status: status.to_string(),
             stdout: stdout.join().expect("the reader does not panic"),
@@ -145,6 +146,8 @@ fn read_all(mut stream: impl Read + Send + 'static) -> JoinHandle<String> {
 pub struct Finished {
     /// The command, for messages.
     pub command: String,
+    /// Its process id.
+    pub pid: u32,
     /// Its exit code; `None` when a signal ended it.
     pub code: Option<i32>,
     /// Its exit status in words.

@@ -1,6 +1,7 @@
 //! What privileged tests need: root, and to be alone.
 
-use std::fs::File;
+use std::fs::{self, File};
+use std::process::Command;
 
 /// Held while a privileged test runs; others wait, in this process and in all others.
 #[derive(Debug)]
@@ -23,4 +24,46 @@ pub fn exclusive(name: &str) -> Option<Exclusive> {
     lock.lock()
         .unwrap_or_else(|error| panic!("{}: {error}", path.display()));
     Some(Exclusive { _lock: lock })
+}
+
+/// As [`exclusive`]; also says that the test is skipped, and why, where no workload can be watched.
+///
+/// # Panics
+/// As [`exclusive`].
+pub fn workload(name: &str) -> Option<Exclusive> {
+    let alone = exclusive(name)?;
+    if let Err(reason) = workloads_can_be_watched() {
+        crate::skipped(name, reason);
+        return None;
+    }
+    Some(alone)
+}
+
+fn workloads_can_be_watched() -> Result<(), String> {
+    if crate::find_program("runc").is_none() {
+        return Err("runc is not installed".to_owned());
+    }
+    let has_erofs = || {
+        let known = fs::read_to_string("/proc/filesystems").unwrap_or_default();
+        known.lines().any(|line| line.ends_with("\terofs"))
+    };
+    // A module is loaded by the first mount only.
+    let load = || Command::new("modprobe").args(["-q", "erofs"]).status();
+    if !has_erofs() && !(load().is_ok_and(|status| status.success()) && has_erofs()) {
+        return Err("the kernel has no EROFS".to_owned());
+    }
+    let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    let mut numbers = release
+        .split(|c: char| !c.is_ascii_digit())
+        .map_while(|part| part.parse().ok());
+    let version = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
+    if version < (6, 12) {
+        let release = release.trim_end();
+        return Err(format!("Linux {release} is older than 6.12"));
+    }
+    let mountinfo = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    if !mountinfo.contains(" - cgroup2 ") {
+        return Err("no cgroup v2 hierarchy is mounted".to_owned());
+    }
+    Ok(())
 }
