@@ -270,7 +270,8 @@ fn run_and_panic(conversion: &Conversion, scratch: &Path, steps: u32) {
         runtime: "runc".to_owned(),
         streams: Streams::AllToStderr,
     };
-    let process = runtime::resolve(&source.config.parsed, &options, rootfs.path()).unwrap();
+    let plan = runtime::plan(&source.config.parsed, &options).unwrap();
+    let process = plan.resolve(rootfs.path()).unwrap();
     let cgroup = Cgroup::create(&format!("esgz-{}-panic", std::process::id())).unwrap();
     panic_after(2);
     let mut container =
