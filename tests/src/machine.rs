@@ -199,6 +199,7 @@ fn libraries(program: &Path) -> Vec<PathBuf> {
 /// # Panics
 /// When it cannot be written.
 pub fn write_tree(root: &Path) {
+    fs::create_dir(root).unwrap_or_else(|error| panic!("{}: {error}", root.display()));
     for entry in layers().iter().flatten() {
         let name = String::from_utf8(entry.name.clone()).expect("the image's names are UTF-8");
         let link = String::from_utf8(entry.link.clone()).expect("the image's names are UTF-8");

@@ -136,7 +136,7 @@ fn an_interrupted_stage() {
         return;
     };
     let noise = |i: u64| Entry::file(format!("noise/{i}"), sets::noise(i, 2 << 20));
-    let entries: Vec<Entry> = (0..12).map(noise).collect();
+    let entries: Vec<Entry> = (0..8).map(noise).collect();
     let image = machine::image().layer(Layer::new(&entries, Compression::Gzip(1)));
     let conversion = Conversion::of(&image);
     let destination = existing(&conversion, "existing");
@@ -144,7 +144,7 @@ fn an_interrupted_stage() {
     let whole = start(&conversion, "whole", &[]);
     assert!(finish(&conversion, whole, "whole").status.success());
     let whole = started.elapsed();
-    let rounds = 24;
+    let rounds = 16;
     let mut interrupted = 0;
     for round in 0..rounds {
         let delay = whole * round / rounds;

@@ -40,6 +40,14 @@ impl Failure {
         }
     }
 
+    /// As [`Failure::new`]; what was interrupted does not matter to the user who did it.
+    fn coded(code: u8, error: impl Into<anyhow::Error>) -> Self {
+        match code {
+            INTERRUPTED => Cancelled.into(),
+            code => Self::new(code, error),
+        }
+    }
+
     /// A failure that has no error below it.
     pub(super) fn message(code: u8, message: String) -> Self {
         Self {
@@ -98,7 +106,7 @@ impl From<VerifyError> for Failure {
             VerifyError::Cancelled(_) => INTERRUPTED,
             _ => VERIFICATION,
         };
-        Self::new(code, error)
+        Self::coded(code, error)
     }
 }
 
@@ -116,7 +124,7 @@ impl From<RecordError> for Failure {
             RecordError::Rootfs(RootfsError::Layer { .. }) => IMAGE,
             RecordError::Runtime(_) | RecordError::Rootfs(_) | RecordError::Profiler(_) => OTHER,
         };
-        Self::new(code, error)
+        Self::coded(code, error)
     }
 }
 
@@ -140,6 +148,6 @@ impl From<ImageError> for Failure {
             | ImageError::Convert(_)
             | ImageError::Sink(_) => IMAGE,
         };
-        Self::new(code, error)
+        Self::coded(code, error)
     }
 }

@@ -3,6 +3,7 @@
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::OwnedFd;
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -116,14 +117,13 @@ impl Container {
 
     /// Begins the workload's program.
     pub(super) fn start(&mut self) -> Result<(), RuntimeError> {
+        // Before: the workload may print, and end, before the runtime's own process has.
         self.stdout.open();
+        self.stderr.open();
         let mut command = self.command();
         command.arg("start").arg(&self.id);
         let output = command.stdin(Stdio::null()).output();
-        let status = output.map(|output| output.status);
-        self.check("start", status)?;
-        self.stderr.open();
-        Ok(())
+        self.check("start", output.map(|output| output.status))
     }
 
     /// Waits for the workload's end, at most `period`; then stops it.
@@ -237,7 +237,9 @@ impl Container {
             .arg(self.work.path().join("state"))
             .arg("--log")
             .arg(self.log_file())
-            .args(["--log-format", "json"]);
+            .args(["--log-format", "json"])
+            // Ctrl-C at a terminal is for us alone: a runtime that it ends midway cannot clean up.
+            .process_group(0);
         command
     }
 
