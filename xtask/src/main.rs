@@ -22,7 +22,7 @@ use std::process::ExitCode;
 
 const USAGE: &str = "usage: cargo xtask TASK
 
-  test [ARG…]      all tests; installs runc if it is missing (ARG… go to cargo test)
+  test [ARG…]      all tests; installs what they need from Debian (ARG… go to cargo test)
   demo [oci:DIR]   optimises an image under eBPF: the given one, or one made of this machine's Python
   ci               format, lints, licences, then test
   bench optimize oci:DIR NAME [RUNS]

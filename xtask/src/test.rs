@@ -10,10 +10,21 @@ use anyhow::{Context as _, Result};
 use crate::prerequisites;
 use crate::shell::{cargo, has_program};
 
+/// Programs that tests compare with or run, and their packages.
+const PREREQUISITES: [(&str, &str); 5] = [
+    ("runc", "runc"),
+    ("strace", "strace"),
+    ("skopeo", "skopeo"),
+    ("umoci", "umoci"),
+    ("bsdtar", "libarchive-tools"),
+];
+
 /// Runs all tests; `args` go to `cargo test`. Fails when a test fails, or when none ran.
 pub(crate) fn run(args: &[String]) -> Result<ExitCode> {
-    if let Err(error) = prerequisites::install("runc", "runc") {
-        eprintln!("note: tests that run containers will say that they are skipped: {error:#}");
+    for (program, package) in PREREQUISITES {
+        if let Err(error) = prerequisites::install(program, package) {
+            eprintln!("note: tests that need {program} will say that they are skipped: {error:#}");
+        }
     }
     if !has_program("go") {
         eprintln!(
