@@ -83,7 +83,7 @@ fn assert_unchanged(destination: &(Layout, Tree), what: &str) {
 
 #[test]
 fn an_interrupted_run() {
-    let Some(_alone) = privileged::workload("left_behind::an_interrupted_run") else {
+    let Some(_turn) = privileged::workload("left_behind::an_interrupted_run") else {
         return;
     };
     let conversion = Conversion::of(&machine::image());
@@ -132,7 +132,7 @@ fn wait_for_line(child: &mut Child, what: &str) {
 /// Signals at many times, so that every stage is hit.
 #[test]
 fn an_interrupted_stage() {
-    let Some(_alone) = privileged::workload("left_behind::an_interrupted_stage") else {
+    let Some(_turn) = privileged::workload("left_behind::an_interrupted_stage") else {
         return;
     };
     let noise = |i: u64| Entry::file(format!("noise/{i}"), sets::noise(i, 2 << 20));
@@ -183,7 +183,7 @@ fn an_interrupted_stage() {
 
 #[test]
 fn an_interrupted_unpacking() {
-    let Some(_alone) = privileged::workload("left_behind::an_interrupted_unpacking") else {
+    let Some(_turn) = privileged::workload("left_behind::an_interrupted_unpacking") else {
         return;
     };
     let conversion = Conversion::of(&machine::image());
@@ -202,7 +202,7 @@ fn an_interrupted_unpacking() {
 
 #[test]
 fn an_existing_destination_after_a_failure() {
-    let Some(_alone) = privileged::workload("left_behind::an_existing_destination_after_a_failure")
+    let Some(_turn) = privileged::workload("left_behind::an_existing_destination_after_a_failure")
     else {
         return;
     };
@@ -227,7 +227,7 @@ fn an_existing_destination_after_a_failure() {
 
 #[test]
 fn a_panic_at_every_step() {
-    let Some(_alone) = privileged::workload("left_behind::a_panic_at_every_step") else {
+    let Some(_turn) = privileged::workload("left_behind::a_panic_at_every_step") else {
         return;
     };
     let conversion = Conversion::of(&machine::image());

@@ -100,8 +100,7 @@ fn assert_well_formed(profile: &Value, source: &Layout) {
 
 #[test]
 fn the_profile_is_what_the_workload_did() {
-    let Some(_alone) = privileged::workload("optimize::the_profile_is_what_the_workload_did")
-    else {
+    let Some(_turn) = privileged::workload("optimize::the_profile_is_what_the_workload_did") else {
         return;
     };
     let conversion = Conversion::of(&machine::image());
@@ -191,7 +190,7 @@ fn the_profile_is_what_the_workload_did() {
 #[test]
 fn what_was_touched_comes_first() {
     let name = "optimize::what_was_touched_comes_first";
-    let Some(_alone) = privileged::workload(name) else {
+    let Some(_turn) = privileged::workload(name) else {
         return;
     };
     let conversion = Conversion::of(&machine::image());
@@ -249,7 +248,7 @@ fn prefetched(profile: &Value, layer: usize) -> Vec<String> {
 
 #[test]
 fn every_way_to_mount_gives_the_same_files() {
-    let Some(_alone) = privileged::workload("optimize::every_way_to_mount_gives_the_same_files")
+    let Some(_turn) = privileged::workload("optimize::every_way_to_mount_gives_the_same_files")
     else {
         return;
     };
@@ -277,7 +276,7 @@ fn every_way_to_mount_gives_the_same_files() {
 
 #[test]
 fn threads_change_no_byte() {
-    let Some(_alone) = privileged::workload("optimize::threads_change_no_byte") else {
+    let Some(_turn) = privileged::workload("optimize::threads_change_no_byte") else {
         return;
     };
     let conversion = Conversion::of(&machine::image());
@@ -296,7 +295,7 @@ fn threads_change_no_byte() {
 
 #[test]
 fn lost_events_are_an_error() {
-    let Some(_alone) = privileged::workload("optimize::lost_events_are_an_error") else {
+    let Some(_turn) = privileged::workload("optimize::lost_events_are_an_error") else {
         return;
     };
     let conversion = Conversion::of(&machine::image());

@@ -18,7 +18,7 @@ use serde_json::{Value, json};
 #[test]
 fn strace_sees_no_file_that_the_profile_lacks() {
     let name = "optimize_truth::strace_sees_no_file_that_the_profile_lacks";
-    let Some(_alone) = privileged::workload(name) else {
+    let Some(_turn) = privileged::workload(name) else {
         return;
     };
     if find_program("strace").is_none() {
@@ -170,7 +170,7 @@ fn static_program() -> Vec<u8> {
 #[test]
 fn images_at_the_edges() {
     let name = "optimize_truth::images_at_the_edges";
-    let Some(_alone) = privileged::workload(name) else {
+    let Some(_turn) = privileged::workload(name) else {
         return;
     };
     if !cfg!(target_arch = "x86_64") {
