@@ -93,6 +93,12 @@ fn arguments_environment_and_directory() {
     let command = conversion.record_run("profile").args(["--cwd", "opt"]);
     let relative = conversion.finish(command.run()).unwrap();
     relative.failed_with(USAGE, &["\"opt\""]).unwrap();
+    let command = conversion
+        .record_run("profile")
+        .args(["--cwd", "/opt/main"]);
+    let no_directory = conversion.finish(command.run()).unwrap();
+    let line = "esgz: runc create failed: unable to start";
+    no_directory.failed_with(OTHER, &[line]).unwrap();
 }
 
 #[test]
