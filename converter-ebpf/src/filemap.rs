@@ -6,12 +6,14 @@ use aya_ebpf::macros::{map, tracepoint};
 use aya_ebpf::maps::Array;
 use aya_ebpf::programs::TracePointContext;
 use esgz_ebpf_abi::{
-    Event, FILE_MAPPED, LOADER_COMM, PAGES_PER_CHUNK, PAGES_PER_WINDOW, RECORD_BYTES,
+    ChunkBitmap, Event, FILE_MAPPED, LOADER_COMM, PAGES_PER_CHUNK, PAGES_PER_WINDOW, RECORD_BYTES,
     WORDS_PER_CHUNK, counter, kind,
 };
 
 use crate::atomic::Word;
-use crate::record::{Watched, count, emit, event, watching};
+use crate::record::{
+    CACHED, CACHED_LARGE, PAGES, Watched, count, emit, event, recording, watching,
+};
 
 /// Where each tracepoint keeps its fields.
 macro_rules! offsets {
@@ -42,6 +44,8 @@ offsets!(
     FILL_MIN_ORDER,
     // Flags that a file must have for that.
     FILL_NEEDS_FLAGS,
+    // 1 if no page of a watched file was cached when `cached` was attached, else 0.
+    COLD_CACHE,
 );
 
 /// Chunks that one run can mark: 64 MiB. The kernel hands out at most 31 folios of at most 2 MiB
@@ -63,11 +67,14 @@ pub fn get_pages(ctx: TracePointContext) -> Result<(), i32> {
     let first: u64 = record.field(&GET_PAGES_FIRST);
     let last: u64 = record.field(&GET_PAGES_LAST);
     let last = last.saturating_sub(u64::from(GET_PAGES_EXCLUSIVE.load()));
+    if COLD_CACHE.load() != 0 && first > 0 && first < u64::from(file.size_pages()) {
+        mark_silent(&file, first, phase);
+    }
     mark::<MAX_CHUNKS>(&file, first, last, phase);
     Ok(())
 }
 
-/// A fault that maps the cached pages around it.
+/// A fault that maps the cached pages around it: at least one, else there is no event.
 #[tracepoint]
 pub fn map_pages(ctx: TracePointContext) -> Result<(), i32> {
     let Some(phase) = watching() else {
@@ -80,7 +87,11 @@ pub fn map_pages(ctx: TracePointContext) -> Result<(), i32> {
     let first: u64 = record.field(&MAP_PAGES_FIRST);
     let last: u64 = record.field(&MAP_PAGES_LAST);
     file.set(FILE_MAPPED);
-    mark::<2>(&file, first, last, phase);
+    if COLD_CACHE.load() == 0 {
+        mark::<2>(&file, first, last, phase);
+    } else {
+        mark_cached(&file, first, last, phase);
+    }
     Ok(())
 }
 
@@ -97,7 +108,11 @@ pub fn fault(ctx: TracePointContext) -> Result<(), i32> {
     let page: u64 = record.field(&FAULT_PAGE);
     file.set(FILE_MAPPED);
     if page < u64::from(file.size_pages()) {
-        mark_in_word(&file, page, page, phase);
+        let mut pages = 1 << (page & 63);
+        if COLD_CACHE.load() != 0 {
+            pages = with_folios(&file, page / 64, pages);
+        }
+        mark_in_word(&file, page / 64, pages, phase);
     } else {
         count(counter::TOUCHES_BEHIND_END);
     }
@@ -130,6 +145,49 @@ pub fn fill(ctx: TracePointContext) -> Result<(), i32> {
         first.saturating_add((1 << (order & 31)) - 1),
         phase,
     );
+    Ok(())
+}
+
+/// Pages of the largest folio: the page cache has none above order 11 (`MAX_XAS_ORDER`).
+const MAX_FOLIO_WORDS: u64 = (1 << 11) / 64;
+
+/// A folio enters the page cache, whoever reads it: what a fault maps later. Runs for every folio
+/// of the machine, so it does as little as possible, and counts nothing.
+///
+/// Attached before `map_pages`. The kernel maps a page once it is read, which begins after this has
+/// run; so at the mapping its bit is set.
+#[tracepoint]
+pub fn cached(ctx: TracePointContext) -> Result<(), i32> {
+    if recording().is_none() {
+        return Ok(());
+    }
+    let record = Record::read(&ctx)?;
+    let (device, inode) = (record.field(&FILL_DEVICE), record.field(&FILL_INODE));
+    let Some(file) = Watched::find(device, inode) else {
+        return Ok(());
+    };
+    let order: u8 = record.field(&FILL_ORDER);
+    let first: u64 = record.field(&FILL_PAGE);
+    let size_pages = u64::from(file.size_pages());
+    if first >= size_pages {
+        return Ok(());
+    }
+    // Folios are aligned to their size: up to 64 pages share a word.
+    let (order, word) = (u64::from(order & 15), first / 64);
+    if order < 6 {
+        let pages = (u64::MAX >> (64 - (1 << order))) << (first & 63);
+        set_in_word(&file, &CACHED, word, pages);
+        if order > 0 {
+            set_in_word(&file, &CACHED_LARGE, word, pages);
+        }
+        return Ok(());
+    }
+    let words = 1 << (order - 6);
+    let mut step = 0;
+    while step < MAX_FOLIO_WORDS && step < words && (word + step) * 64 < size_pages {
+        set_in_word(&file, &CACHED, word + step, u64::MAX);
+        step += 1;
+    }
     Ok(())
 }
 
@@ -201,7 +259,7 @@ fn mark<const CHUNKS: u64>(file: &Watched, first: u64, last: u64, phase: u32) {
         size_pages - 1
     };
     if first / 64 == last / 64 {
-        mark_in_word(file, first, last, phase);
+        mark_in_word(file, first / 64, span(first, last), phase);
         return;
     }
 
@@ -238,27 +296,131 @@ fn mark<const CHUNKS: u64>(file: &Watched, first: u64, last: u64, phase: u32) {
     }
 }
 
-/// Marks pages `first..=last`, which share a word of a bitmap: the most frequent case.
+/// Marks cached pages right before page `first`, of which a read is reported.
+///
+/// A read that finds a batch of cached pages of which the last is still being read copies the others,
+/// without an event, and comes back for that one. So if the page before is cached and untouched, it
+/// and all cached pages before it count: up to 64, and a batch has 31 folios.
 #[inline(always)]
-fn mark_in_word(file: &Watched, first: u64, last: u64, phase: u32) {
-    let chunk = first / PAGES_PER_CHUNK;
-    let Some(bitmap) = file.bitmap(chunk as u32) else {
+fn mark_silent(file: &Watched, first: u64, phase: u32) {
+    let before = first - 1;
+    let (high, bit) = (before / 64, before & 63);
+    let cached = word_of(file, &CACHED, high);
+    if (cached & !word_of(file, &PAGES, high)) >> bit & 1 == 0 {
+        return;
+    }
+    // The word's pages up to `before`, in the topmost bits; below them those of the word before.
+    let mut gaps = !(cached << (63 - bit));
+    if high > 0 && bit < 63 {
+        gaps &= !(word_of(file, &CACHED, high - 1) >> (bit + 1));
+    }
+    gaps |= gaps >> 1;
+    gaps |= gaps >> 2;
+    gaps |= gaps >> 4;
+    gaps |= gaps >> 8;
+    gaps |= gaps >> 16;
+    gaps |= gaps >> 32;
+    mark_in_word(file, high, !gaps >> (63 - bit), phase);
+    if high > 0 && bit < 63 {
+        mark_in_word(file, high - 1, !gaps << (bit + 1), phase);
+    }
+}
+
+/// Marks those of pages `first..=last` that the page cache has: those that the kernel maps.
+#[inline(always)]
+fn mark_cached(file: &Watched, first: u64, last: u64, phase: u32) {
+    let size_pages = u64::from(file.size_pages());
+    if first >= size_pages || last < first {
+        count(counter::TOUCHES_BEHIND_END);
+        return;
+    }
+    let last = if last < size_pages {
+        last
+    } else {
+        size_pages - 1
+    };
+    let (low, high) = (first / 64, last / 64);
+    if high - low > 1 {
+        // Somebody raised fault_around_bytes from 64 KiB to more than 256.
+        mark::<2>(file, first, last, phase);
+        return;
+    }
+    let (low_pages, high_pages) = if low == high {
+        (span(first, last), 0)
+    } else {
+        (span(first, 63), span(0, last))
+    };
+    let cached_low = low_pages & word_of(file, &CACHED, low);
+    let cached_high = high_pages & word_of(file, &CACHED, high);
+    if cached_low | cached_high == 0 {
+        // The kernel did map something: the cache was not cold.
+        count(counter::WARM_MAPPINGS);
+        mark_in_word(file, low, low_pages, phase);
+        mark_in_word(file, high, high_pages, phase);
+        return;
+    }
+    mark_in_word(file, low, with_folios(file, low, cached_low), phase);
+    if cached_high != 0 {
+        mark_in_word(file, high, with_folios(file, high, cached_high), phase);
+    }
+}
+
+/// `pages` of word `word`, and all other pages of their folios of 2 to 16 pages, which the kernel may
+/// map with them (since Linux 6.18). Neighbouring folios may be taken for one.
+#[inline(always)]
+fn with_folios(file: &Watched, word: u64, pages: u64) -> u64 {
+    let large = word_of(file, &CACHED_LARGE, word);
+    let windows = touched_windows(pages & large);
+    let spread = windows & 1 | (windows & 2) << 15 | (windows & 4) << 30 | (windows & 8) << 45;
+    pages | spread.wrapping_mul(0xffff) & large
+}
+
+/// Pages `first` to `last` of one word; bits above the lowest six do not matter.
+#[inline(always)]
+fn span(first: u64, last: u64) -> u64 {
+    (u64::MAX << (first & 63)) & (u64::MAX >> (63 - (last & 63)))
+}
+
+/// Where the bits of pages `64 * word` and the 63 after it are.
+#[inline(always)]
+fn bits_of(file: &Watched, map: &Array<ChunkBitmap>, word: u64) -> Option<Word<u64>> {
+    const WORDS: u64 = WORDS_PER_CHUNK as u64;
+    let bitmap = file.bitmap(map, (word / WORDS) as u32)?;
+    // SAFETY: the index is below the bitmap's length; an array's element lives as long as the
+    // program; everyone accesses the words atomically.
+    Some(unsafe { Word::new(bitmap.cast::<u64>().add(word_index(word) as usize)) })
+}
+
+/// Those bits; none where there is no bitmap.
+#[inline(always)]
+fn word_of(file: &Watched, map: &Array<ChunkBitmap>, word: u64) -> u64 {
+    bits_of(file, map, word).map_or(0, Word::load)
+}
+
+#[inline(always)]
+fn set_in_word(file: &Watched, map: &Array<ChunkBitmap>, word: u64, pages: u64) {
+    if let Some(bits) = bits_of(file, map, word)
+        && pages & !bits.load() != 0
+    {
+        bits.fetch_or(pages);
+    }
+}
+
+/// Marks `pages` of word `word`: the most frequent case.
+#[inline(always)]
+fn mark_in_word(file: &Watched, word: u64, pages: u64, phase: u32) {
+    let Some(bits) = bits_of(file, &PAGES, word) else {
         count(counter::UNMARKED_TOUCHES);
         return;
     };
-    let word = word_index(first / 64);
-    // SAFETY: the index is below the bitmap's length; an array's element lives as long as the
-    // program; everyone accesses the words atomically.
-    let bits = unsafe { Word::new(bitmap.cast::<u64>().add(word as usize)) };
-    let mask = (u64::MAX << (first & 63)) & (u64::MAX >> (63 - (last & 63)));
-    if mask & !bits.load() == 0 {
+    if pages & !bits.load() == 0 {
         return;
     }
-    let windows = touched_windows(mask) & !touched_windows(bits.fetch_or(mask));
+    let windows = touched_windows(pages) & !touched_windows(bits.fetch_or(pages));
     send(
         file,
-        chunk,
-        windows << (word * (64 / PAGES_PER_WINDOW)),
+        word / WORDS_PER_CHUNK as u64,
+        windows << (word_index(word) * (64 / PAGES_PER_WINDOW)),
         phase,
     );
 }
@@ -266,7 +428,7 @@ fn mark_in_word(file: &Watched, first: u64, last: u64, phase: u32) {
 /// Marks those of pages `first..=last` of the file that lie in `chunk`.
 #[inline(always)]
 fn mark_chunk(file: &Watched, chunk: u64, first: u64, last: u64, phase: u32) {
-    let Some(bitmap) = file.bitmap(chunk as u32) else {
+    let Some(bitmap) = file.bitmap(&PAGES, chunk as u32) else {
         count(counter::UNMARKED_TOUCHES);
         return;
     };
@@ -281,7 +443,7 @@ fn mark_chunk(file: &Watched, chunk: u64, first: u64, last: u64, phase: u32) {
     macro_rules! mark_words {
         ($($word:literal)*) => { $(
             let mask = pages_in_word(from - $word * 64, to - $word * 64);
-            // SAFETY: as in `mark_in_word`.
+            // SAFETY: as in `bits_of`.
             let bits = unsafe { Word::new(bitmap.cast::<u64>().add($word)) };
             let first = touched_windows(mask) & !touched_windows(bits.fetch_or(mask));
             windows |= first << ($word * (64 / PAGES_PER_WINDOW));

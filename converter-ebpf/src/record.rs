@@ -23,8 +23,15 @@ static WAKE_BYTES: Global<u32> = Global::new(0);
 // The loader replaces every `max_entries` but those of STATE and COUNTERS.
 #[map]
 static FILES: HashMap<FileKey, WatchedFile> = HashMap::with_max_entries(1, 0);
+/// The touched pages of all files.
 #[map]
-static PAGES: Array<ChunkBitmap> = Array::with_max_entries(1, 0);
+pub(crate) static PAGES: Array<ChunkBitmap> = Array::with_max_entries(1, 0);
+/// The pages that entered the page cache, and those of them in folios of several pages. Used where
+/// the cache was cold.
+#[map]
+pub(crate) static CACHED: Array<ChunkBitmap> = Array::with_max_entries(1, 0);
+#[map]
+pub(crate) static CACHED_LARGE: Array<ChunkBitmap> = Array::with_max_entries(1, 0);
 #[map]
 pub(crate) static EVENTS: RingBuf = RingBuf::with_byte_size(4096, 0);
 #[map]
@@ -42,6 +49,12 @@ pub(crate) fn watching() -> Option<u32> {
     if id != CGROUP_ID.load() {
         return None;
     }
+    recording()
+}
+
+/// The phase, if recording is on.
+#[inline(always)]
+pub(crate) fn recording() -> Option<u32> {
     let phase = phase_word()?.load();
     (phase != phase::STOPPED).then_some(phase)
 }
@@ -141,11 +154,11 @@ impl Watched {
         unsafe { (*self.0).size_pages }
     }
 
-    /// The bitmap of chunk `chunk` of the file.
+    /// The bitmap in `map` of chunk `chunk` of the file.
     #[inline(always)]
-    pub(crate) fn bitmap(&self, chunk: u32) -> Option<*mut ChunkBitmap> {
+    pub(crate) fn bitmap(&self, map: &Array<ChunkBitmap>, chunk: u32) -> Option<*mut ChunkBitmap> {
         // SAFETY: as `file`.
-        PAGES.get_ptr_mut(unsafe { (*self.0).first_chunk } + chunk)
+        map.get_ptr_mut(unsafe { (*self.0).first_chunk } + chunk)
     }
 
     /// The pages of the last long touch, `first << 32 | last`.

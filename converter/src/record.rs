@@ -6,8 +6,10 @@ use crate::cancel::Cancel;
 use crate::convert::platform_name;
 use crate::layer::entry::ScannedLayer;
 use crate::profile::{self, Ended, Image, Profile, Run, Workload};
-use crate::profiler::{CgroupFilter, Exactness, Profiler, ProfilerConfig, ProfilerError};
-use crate::rootfs::{self, RootfsError, RootfsOptions};
+use crate::profiler::{
+    CacheAtStart, CgroupFilter, Exactness, Profiler, ProfilerConfig, ProfilerError,
+};
+use crate::rootfs::{self, Backend, RootfsError, RootfsOptions};
 use crate::runtime::{self, Cgroup, RuntimeError, WorkloadOptions};
 use crate::source::SourceImage;
 
@@ -62,6 +64,7 @@ pub fn record(
 ) -> Result<Recorded, RecordError> {
     let scratch = &options.rootfs.scratch;
     let started = Instant::now();
+    let plan = runtime::plan(&source.config.parsed, &options.workload)?;
     let all: Vec<&ScannedLayer> = layers.iter().collect();
     let rootfs = rootfs::mount(&all, &options.rootfs, cancel)?;
     if let Some(reason) = rootfs.fallback_reason() {
@@ -70,16 +73,21 @@ pub fn record(
     let mount = started.elapsed();
 
     let started = Instant::now();
-    let process = runtime::resolve(&source.config.parsed, &options.workload, rootfs.path())?;
     let cgroup = Cgroup::create(&unique_name())?;
     let mut profiler = Profiler::start(&ProfilerConfig {
         cgroup: CgroupFilter::from_directory(cgroup.directory())?,
         files: rootfs.files(),
         opened_as: rootfs.opened_as(),
-        cwd: process.cwd.as_bytes(),
+        cwd: plan.cwd().as_bytes(),
         ring_bytes: options.ring_bytes,
         exactness: options.exactness,
+        cache: match rootfs.backend() {
+            Backend::Erofs => CacheAtStart::Cold,
+            Backend::Unpack => CacheAtStart::Unknown,
+        },
     })?;
+    // This reads files of the image: only now, or the profiler would not know that they are cached.
+    let process = plan.resolve(rootfs.path())?;
     let mut container =
         runtime::create(&process, &options.workload, rootfs.path(), &cgroup, scratch)?;
     profiler.begin_run()?;

@@ -7,7 +7,7 @@ mod profiler {
 }
 
 use esgz::profiler::{Exactness, Phase, Profiler};
-use esgz::rootfs::MountedFile;
+use esgz::rootfs::{MountedFile, MountedRootfs};
 use profiler::bench::{Bench, PAGE, ranges_of};
 
 /// Runs a test on a fresh bench, or says why it cannot run.
@@ -134,6 +134,87 @@ fn huge_folios_hide_nothing() {
             assert_covered(&touched, &ranges_of(&seen.files[0]));
         }
     });
+}
+
+/// Runs a test on a freshly mounted file of 2000 pages, whose path it gets; a read-ahead of 4 pages.
+fn on_fresh_mount(test: &str, run: impl FnOnce(&Bench, &MountedRootfs, &str)) {
+    on_bench(test, |bench| match bench.fresh_mount(2000, 16) {
+        Some(rootfs) => {
+            let path = rootfs.path().join("a");
+            run(bench, &rootfs, path.to_str().unwrap());
+        }
+        None => profiler::bench::skipped(test, "no EROFS"),
+    });
+}
+
+fn pages_in(ranges: &[(u64, u64)]) -> u64 {
+    ranges.iter().map(|(_, len)| len / PAGE).sum()
+}
+
+#[test]
+fn of_a_cold_file_only_cached_pages_around_a_fault_count() {
+    let test = "of_a_cold_file_only_cached_pages_around_a_fault_count";
+    on_fresh_mount(test, |bench, rootfs, path| {
+        // Each touched page is read with its neighbours, and one of these is touched then.
+        let touched: Vec<u64> = (0..30).flat_map(|i| [i * 64 + 20, i * 64 + 19]).collect();
+        let pages: String = touched.iter().map(|page| format!(" {page}")).collect();
+        let profiler = bench.start_cold(rootfs);
+        bench.work(&format!("mmap {path} normal{pages}"));
+        let seen = profiler.finish().unwrap();
+        assert_eq!(seen.lost_events, 0, "{:?}", seen.losses);
+        let ranges = ranges_of(&seen.files[0]);
+        assert_covered(&touched, &ranges);
+        assert!(pages_in(&ranges) <= 30 * 4, "{ranges:?}");
+    });
+}
+
+#[test]
+fn pages_that_a_bystander_read_are_known() {
+    on_fresh_mount(
+        "pages_that_a_bystander_read_are_known",
+        |bench, rootfs, path| {
+            let profiler = bench.start_cold(rootfs);
+            bench.work_outside(&format!("pread {path} 409600 40960"));
+            bench.work(&format!("mmap {path} normal 103 109"));
+            let seen = profiler.finish().unwrap();
+            assert_eq!(seen.lost_events, 0, "{:?}", seen.losses);
+            let ranges = ranges_of(&seen.files[0]);
+            assert_covered(&[103, 109], &ranges);
+            assert!(pages_in(&ranges) <= 16, "{ranges:?}");
+            assert_eq!(seen.files.len(), 1);
+        },
+    );
+}
+
+#[test]
+fn a_cache_that_was_not_cold_is_reported() {
+    on_fresh_mount(
+        "a_cache_that_was_not_cold_is_reported",
+        |bench, rootfs, path| {
+            bench.work_outside(&format!("pread {path} 0 409600"));
+            let profiler = bench.start_cold(rootfs);
+            bench.work(&format!("mmap {path} normal 50"));
+            let seen = profiler.finish().unwrap();
+            assert!(seen.losses.warm_mappings > 0, "{:?}", seen.losses);
+            assert_eq!(seen.lost_events, seen.losses.total());
+            assert_covered(&[50], &ranges_of(&seen.files[0]));
+        },
+    );
+}
+
+#[test]
+fn cold_reads_by_many_threads_are_all_seen() {
+    on_fresh_mount(
+        "cold_reads_by_many_threads_are_all_seen",
+        |bench, rootfs, path| {
+            let profiler = bench.start_cold(rootfs);
+            // Reads that overtake each other find pages that are still being read.
+            bench.work(&format!("race {path} 2000"));
+            let seen = profiler.finish().unwrap();
+            assert_eq!(seen.lost_events, 0, "{:?}", seen.losses);
+            assert_eq!(ranges_of(&seen.files[0]), [(0, 2000 * PAGE)]);
+        },
+    );
 }
 
 #[test]

@@ -7,6 +7,7 @@
     reason = "tasks talk to a terminal"
 )]
 
+mod bench;
 mod bpf;
 mod ci;
 mod corpus;
@@ -24,6 +25,8 @@ const USAGE: &str = "usage: cargo xtask TASK
   test [ARG…]      all tests; installs runc if it is missing (ARG… go to cargo test)
   demo [oci:DIR]   optimises an image under eBPF: the given one, or one made of this machine's Python
   ci               format, lints, licences, then test
+  bench optimize oci:DIR NAME [RUNS]
+                   whole runs of esgz optimize; raw results and table in bench/runs/NAME
   bpf [--write]    rebuilds the BPF object and compares it with the committed one
   corpus [NAME]    makes a large image in target/corpus: torch (default) or numpy
 ";
@@ -35,6 +38,7 @@ fn main() -> ExitCode {
         None => ("", &[][..]),
     };
     let result = match task {
+        "bench" => bench::run(rest),
         "bpf" => bpf::run().map(|()| ExitCode::SUCCESS),
         "test" => test::run(rest),
         "demo" => demo::run(rest),

@@ -142,18 +142,20 @@ pub mod counter {
     pub const UNREADABLE_OPENS: u32 = 4;
     /// Touches longer than one program run can mark.
     pub const UNMARKED_TOUCHES: u32 = 5;
+    /// Mappings of pages that nobody saw enter the page cache, though it was said to be cold.
+    pub const WARM_MAPPINGS: u32 = 6;
     /// The last of the losses.
-    pub const LAST_LOSS: u32 = UNMARKED_TOUCHES;
+    pub const LAST_LOSS: u32 = WARM_MAPPINGS;
     /// Missing names that could not be read or are longer than [`NAME_BYTES`](super::NAME_BYTES).
-    pub const UNREADABLE_NAMES: u32 = 6;
+    pub const UNREADABLE_NAMES: u32 = 7;
     /// Touches of files that are not watched.
-    pub const OTHER_TOUCHES: u32 = 7;
+    pub const OTHER_TOUCHES: u32 = 8;
     /// Touches wholly behind the end of a watched file.
-    pub const TOUCHES_BEHIND_END: u32 = 8;
+    pub const TOUCHES_BEHIND_END: u32 = 9;
     /// Opens of files that are not watched.
-    pub const OTHER_OPENS: u32 = 9;
+    pub const OTHER_OPENS: u32 = 10;
     /// How many counters there are.
-    pub const COUNT: u32 = 10;
+    pub const COUNT: u32 = 11;
 }
 
 const _: () = assert!(size_of::<FileKey>() == 16);

@@ -39,7 +39,7 @@ pub fn from_observations(
             tier: observations.tier.name().to_owned(),
             kernel: observations.kernel.clone(),
             granularity_bytes: observations.granularity_bytes,
-            // The cache and read-ahead of unpacked directories are the host's: see docs/profiler.md.
+            // The cache and read-ahead of unpacked directories are the host's: see docs/profile.md.
             ranges: (run.backend == Backend::Unpack).then(|| "partial".to_owned()),
             unknown: serde_json::Map::new(),
         },

@@ -14,7 +14,7 @@ use super::btf::{Btf, BtfError};
 use super::index::FileIndex;
 use super::offsets::TracepointFormat;
 use super::tracefs::Tracefs;
-use super::{Exactness, Opens, ProfilerConfig, ProfilerError};
+use super::{CacheAtStart, Exactness, Opens, ProfilerConfig, ProfilerError};
 
 /// The object that `cargo xtask bpf` builds from `converter-ebpf`.
 static OBJECT: &[u8] = aya::include_bytes_aligned!("../../../converter-ebpf/esgz.bpf.o");
@@ -77,6 +77,12 @@ const FAULT: Hook = Hook {
         ("FAULT_PAGE", "index", 8),
     ],
 };
+/// Shares its tracepoint, and so the offsets, with `FILL`.
+const CACHED: Hook = Hook {
+    program: "cached",
+    fields: &[],
+    ..FILL
+};
 const FILL: Hook = Hook {
     group: "filemap",
     tracepoint: "mm_filemap_add_to_page_cache",
@@ -131,9 +137,15 @@ pub(super) fn load(
     kernel: &str,
 ) -> Result<Loaded, ProfilerError> {
     let tracefs = Tracefs::open()?;
-    let hooks: &[Hook] = match config.exactness {
-        Exactness::FaultAround => &[GET_PAGES, MAP_PAGES, FAULT, FILL],
-        Exactness::Exact => &[GET_PAGES, FAULT, FILL],
+    // In the order of attachment: what fills the cache must be known before what maps it.
+    let (hooks, cached_chunks): (&[Hook], _) = match (config.exactness, config.cache) {
+        (Exactness::FaultAround, CacheAtStart::Cold) => {
+            (&[CACHED, GET_PAGES, MAP_PAGES, FAULT, FILL], index.chunks)
+        }
+        (Exactness::FaultAround, CacheAtStart::Unknown) => {
+            (&[GET_PAGES, MAP_PAGES, FAULT, FILL], 0)
+        }
+        (Exactness::Exact, _) => (&[GET_PAGES, FAULT, FILL], 0),
     };
     let ring_bytes = config.ring_bytes.clamp(4096, 1 << 30).next_power_of_two();
     let mut globals = hook_offsets(&tracefs, hooks, kernel)?;
@@ -142,6 +154,7 @@ pub(super) fn load(
     globals.push(("WAKE_BYTES", ring_bytes / 8));
     globals.push(("FILL_MIN_ORDER", LARGE_FOLIO_ORDER));
     globals.push(("FILL_NEEDS_FLAGS", FILE_MAPPED));
+    globals.push(("COLD_CACHE", u32::from(cached_chunks != 0)));
     let opens = match kernel_offsets() {
         Ok(members) => {
             globals.extend(members);
@@ -165,6 +178,8 @@ pub(super) fn load(
     loader
         .map_max_entries("FILES", index.keys.len().max(1) as u32)
         .map_max_entries("PAGES", index.chunks.max(1))
+        .map_max_entries("CACHED", cached_chunks.max(1))
+        .map_max_entries("CACHED_LARGE", cached_chunks.max(1))
         .map_max_entries("EVENTS", ring_bytes)
         .map_max_entries("NAMES", MAX_NAMES);
     let mut programs = loader

@@ -48,10 +48,23 @@ pub const DEFAULT_RING_BYTES: u32 = 4 << 20;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Exactness {
     /// A fault counts the pages that the kernel maps around it: nothing is missed, up to 15 pages
-    /// too many. For a read-ahead of up to 64 KiB.
+    /// too many. For a read-ahead of up to 64 KiB. How many too many depends on [`CacheAtStart`].
     FaultAround,
     /// A fault counts its own page. Nothing is missed only if the read-ahead is 0.
     Exact,
+}
+
+/// What the page cache holds of the watched files when the profiler is attached. Matters for
+/// [`Exactness::FaultAround`]: of the pages around a fault, the kernel maps those that are cached, but
+/// does not say which.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CacheAtStart {
+    /// Nothing: which pages are cached is known from watching what enters. A fault counts the pages
+    /// around it that have entered by then. If something was cached nevertheless, pages are missed;
+    /// where that is noticed, it is counted in [`Losses::warm_mappings`].
+    Cold,
+    /// Not known: a fault counts all pages around it.
+    Unknown,
 }
 
 /// What to watch.
@@ -72,6 +85,8 @@ pub struct ProfilerConfig<'a> {
     pub ring_bytes: u32,
     /// How touches through mappings are counted.
     pub exactness: Exactness,
+    /// What is known of the page cache.
+    pub cache: CacheAtStart,
 }
 
 /// A running profiler. Dropping it detaches everything.
@@ -245,6 +260,7 @@ fn read_counters(
         names: read(counter::LOST_NAMES)? + read(counter::NAME_TABLE_FULL)?,
         unreadable_opens: read(counter::UNREADABLE_OPENS)?,
         unmarked_touches: read(counter::UNMARKED_TOUCHES)?,
+        warm_mappings: read(counter::WARM_MAPPINGS)?,
         ..Losses::default()
     };
     let unattributed = Unattributed {

@@ -84,6 +84,9 @@ pub struct Losses {
     pub unreadable_opens: u64,
     /// Touches whose pages could not be marked.
     pub unmarked_touches: u64,
+    /// Mappings of pages that were cached before the profiler was attached, though the cache was said
+    /// to be [cold](super::CacheAtStart::Cold): others like them may be unknown.
+    pub warm_mappings: u64,
     /// Windows of 16 pages on which events and bitmaps disagree.
     pub unmatched_windows: u64,
     /// Records that could not be parsed.
@@ -98,6 +101,7 @@ impl Losses {
             + self.names
             + self.unreadable_opens
             + self.unmarked_touches
+            + self.warm_mappings
             + self.unmatched_windows
             + self.malformed_events
     }

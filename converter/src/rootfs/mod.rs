@@ -2,7 +2,8 @@
 //!
 //! Enters: the layers of one image, base first. Leaves: a mount point that shows their merged
 //! view, and for every regular file the (device, inode) pair under which the kernel will report
-//! accesses to it. The mount is fresh: no page of it is cached.
+//! accesses to it. An EROFS mount is fresh, and no contents are read through it here: no page of it is
+//! cached.
 
 mod attributes;
 mod erofs;

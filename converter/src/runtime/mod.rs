@@ -47,23 +47,38 @@ pub struct WorkloadOptions {
     pub streams: Streams,
 }
 
-/// Resolves what will be run, against image and root file system.
+/// What will be run, as far as the image's configuration tells.
+#[derive(Clone, Debug)]
+pub struct Plan(Process);
+
+/// Puts image and options together. Nothing is read.
 ///
 /// # Errors
-/// When there is nothing to run, or the user is unknown.
-pub fn resolve(
-    config: &ImageConfiguration,
-    options: &WorkloadOptions,
-    rootfs: &Path,
-) -> Result<Process, RuntimeError> {
-    let mut process = process::from_config(config, options)?;
-    process.ids = user::resolve(rootfs, &process.user)?;
-    if !process.env.iter().any(|entry| entry.starts_with("HOME="))
-        && let Some(home) = &process.ids.home
-    {
-        process.env.push(format!("HOME={home}"));
+/// When there is nothing to run.
+pub fn plan(config: &ImageConfiguration, options: &WorkloadOptions) -> Result<Plan, RuntimeError> {
+    process::from_config(config, options).map(Plan)
+}
+
+impl Plan {
+    /// Working directory, absolute.
+    pub fn cwd(&self) -> &str {
+        &self.0.cwd
     }
-    Ok(process)
+
+    /// Looks the user up in the root file system's `etc/passwd` and `etc/group`.
+    ///
+    /// # Errors
+    /// When the user is unknown.
+    pub fn resolve(self, rootfs: &Path) -> Result<Process, RuntimeError> {
+        let Self(mut process) = self;
+        process.ids = user::resolve(rootfs, &process.user)?;
+        if !process.env.iter().any(|entry| entry.starts_with("HOME="))
+            && let Some(home) = &process.ids.home
+        {
+            process.env.push(format!("HOME={home}"));
+        }
+        Ok(process)
+    }
 }
 
 /// Creates the container of `process` inside `cgroup`; it is set up, but the program has not begun.

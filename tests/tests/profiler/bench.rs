@@ -8,11 +8,14 @@ use std::process::Command;
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
+use esgz::cancel::Cancel;
 use esgz::layer::entry::FileId;
 use esgz::profiler::{
-    CgroupFilter, Exactness, Observations, ObservedFile, Profiler, ProfilerConfig, ProfilerError,
+    CacheAtStart, CgroupFilter, Exactness, Observations, ObservedFile, Profiler, ProfilerConfig,
+    ProfilerError,
 };
-use esgz::rootfs::MountedFile;
+use esgz::rootfs::{self, Backend, MountedFile, MountedRootfs, RootfsMode, RootfsOptions};
+use esgz_tests::layers::{self, LayerBuilder};
 
 pub(crate) const PAGE: u64 = 4096;
 
@@ -67,7 +70,13 @@ impl Bench {
             _turn: turn,
         };
         let possible = POSSIBLE.get_or_init(|| {
-            match Profiler::start(&bench.config(&[], &[], Exactness::FaultAround, 4096)) {
+            match Profiler::start(&bench.config(
+                &[],
+                &[],
+                Exactness::FaultAround,
+                CacheAtStart::Unknown,
+                4096,
+            )) {
                 Ok(_) => Ok(()),
                 Err(
                     error @ (ProfilerError::NotPermitted { .. }
@@ -156,6 +165,7 @@ impl Bench {
         files: &'a [MountedFile],
         opened_as: &'a [MountedFile],
         exactness: Exactness,
+        cache: CacheAtStart,
         ring_bytes: u32,
     ) -> ProfilerConfig<'a> {
         let cgroup = CgroupFilter::from_directory(&self.cgroup).unwrap();
@@ -167,6 +177,7 @@ impl Bench {
             cwd,
             ring_bytes,
             exactness,
+            cache,
         }
     }
 
@@ -179,7 +190,41 @@ impl Bench {
     ) -> Profiler {
         let owned = |rows: &[&MountedFile]| rows.iter().map(|&&row| row).collect::<Vec<_>>();
         let (files, opened_as) = (owned(files), owned(opened_as));
-        Profiler::start(&self.config(&files, &opened_as, exactness, ring_bytes)).unwrap()
+        Profiler::start(&self.config(
+            &files,
+            &opened_as,
+            exactness,
+            CacheAtStart::Unknown,
+            ring_bytes,
+        ))
+        .unwrap()
+    }
+
+    /// A root file system of one file, `a`, of `pages` pages: freshly mounted, read ahead by
+    /// `read_ahead_kib`. None where the kernel cannot.
+    pub(crate) fn fresh_mount(&self, pages: u64, read_ahead_kib: u32) -> Option<MountedRootfs> {
+        let contents = vec![7; (pages * PAGE) as usize];
+        let layer = LayerBuilder::default().add(layers::file("a"), &contents);
+        let layer = layer.finish(self.directory.path()).unwrap();
+        let options = RootfsOptions {
+            mode: RootfsMode::Auto,
+            scratch: self.directory.path().to_path_buf(),
+            read_ahead_kib,
+        };
+        let rootfs = rootfs::mount(&[&layer], &options, &Cancel::default()).unwrap();
+        (rootfs.backend() == Backend::Erofs).then_some(rootfs)
+    }
+
+    /// Watches a root file system of which nothing should be cached.
+    pub(crate) fn start_cold(&self, rootfs: &MountedRootfs) -> Profiler {
+        Profiler::start(&self.config(
+            rootfs.files(),
+            rootfs.opened_as(),
+            Exactness::FaultAround,
+            CacheAtStart::Cold,
+            1 << 20,
+        ))
+        .unwrap()
     }
 
     /// Runs `script` in the cgroup and tells what was seen.

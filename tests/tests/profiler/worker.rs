@@ -51,6 +51,7 @@ pub(crate) fn work(script: &str) -> anyhow::Result<()> {
                     anyhow::ensure!(File::open(format!("{long}/{i}")).is_err());
                 }
             }
+            "race" => race(words[1], number(2)?)?,
             "storm" => storm(number(1)?, number(2)?, number(3)?)?,
             other => anyhow::bail!("unknown action {other}"),
         }
@@ -96,6 +97,27 @@ fn touch_mapping(name: &str, advice: &str, pages: &[usize]) -> anyhow::Result<()
     // SAFETY: the mapping made above; no reference into it exists.
     unsafe { rustix::mm::munmap(start.cast::<c_void>(), len)? };
     Ok(())
+}
+
+/// Two threads read all of a file of `pages` pages, 20 pages at a time, each from its own descriptor.
+fn race(name: &str, pages: u64) -> anyhow::Result<()> {
+    std::thread::scope(|scope| {
+        let workers: Vec<_> = (0..2)
+            .map(|_| {
+                scope.spawn(|| {
+                    let file = File::open(name)?;
+                    let mut buffer = vec![0; 20 * 4096];
+                    for first in (0..pages).step_by(20) {
+                        file.read_at(&mut buffer, first * 4096)?;
+                    }
+                    anyhow::Ok(())
+                })
+            })
+            .collect();
+        workers
+            .into_iter()
+            .try_for_each(|worker| worker.join().unwrap_or_else(|_| anyhow::bail!("panic")))
+    })
 }
 
 /// `threads` threads open and read the files `f0` to `f<files - 1>`, `times` times together.
