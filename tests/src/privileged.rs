@@ -1,11 +1,12 @@
-//! What privileged tests need: root, and to be alone.
+//! What privileged tests need: root, and no other test that would disturb them.
 
 use std::fs::{self, File};
 use std::process::Command;
 
-/// Held while a privileged test runs; others wait, in this process and in all others.
+/// Held while a privileged test runs; those that it would disturb wait, in this process and in all
+/// others.
 #[derive(Debug)]
-pub struct Exclusive {
+pub struct Turn {
     _lock: File,
 }
 
@@ -14,29 +15,37 @@ pub struct Exclusive {
 ///
 /// # Panics
 /// When the lock file cannot be made in the target directory.
-pub fn exclusive(name: &str) -> Option<Exclusive> {
+pub fn exclusive(name: &str) -> Option<Turn> {
+    let lock = lock_file(name)?;
+    lock.lock()
+        .unwrap_or_else(|error| panic!("the lock of privileged tests: {error}"));
+    Some(Turn { _lock: lock })
+}
+
+/// Waits until no [`exclusive`] test runs; others of its own kind may run beside it, as calls of
+/// `esgz` may. Also says that the test is skipped, and why, where no workload can be watched.
+///
+/// # Panics
+/// As [`exclusive`].
+pub fn workload(name: &str) -> Option<Turn> {
+    let lock = lock_file(name)?;
+    if let Err(reason) = workloads_can_be_watched() {
+        crate::skipped(name, reason);
+        return None;
+    }
+    lock.lock_shared()
+        .unwrap_or_else(|error| panic!("the lock of privileged tests: {error}"));
+    Some(Turn { _lock: lock })
+}
+
+fn lock_file(name: &str) -> Option<File> {
     if !rustix::process::geteuid().is_root() {
         crate::skipped(name, "not root");
         return None;
     }
     let path = crate::profile_dir().join("privileged-tests.lock");
     let lock = File::create(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
-    lock.lock()
-        .unwrap_or_else(|error| panic!("{}: {error}", path.display()));
-    Some(Exclusive { _lock: lock })
-}
-
-/// As [`exclusive`]; also says that the test is skipped, and why, where no workload can be watched.
-///
-/// # Panics
-/// As [`exclusive`].
-pub fn workload(name: &str) -> Option<Exclusive> {
-    let alone = exclusive(name)?;
-    if let Err(reason) = workloads_can_be_watched() {
-        crate::skipped(name, reason);
-        return None;
-    }
-    Some(alone)
+    Some(lock)
 }
 
 fn workloads_can_be_watched() -> Result<(), String> {

@@ -57,13 +57,6 @@ fn finish(conversion: &Conversion, mut child: Child, what: &str) -> Output {
     output
 }
 
-fn assert_interrupted(output: &Output, what: &str) {
-    let errors = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(output.status.code(), Some(INTERRUPTED), "{what}: {errors}");
-    assert_eq!(errors, "esgz: interrupted\n", "{what}");
-    assert!(output.stdout.is_empty(), "{what}");
-}
-
 /// A destination with another image, and what it holds.
 fn existing(conversion: &Conversion, name: &str) -> (Layout, Tree) {
     let output = conversion.output(name);
@@ -83,7 +76,7 @@ fn assert_unchanged(destination: &(Layout, Tree), what: &str) {
 
 #[test]
 fn an_interrupted_run() {
-    let Some(_alone) = privileged::workload("left_behind::an_interrupted_run") else {
+    let Some(_turn) = privileged::workload("left_behind::an_interrupted_run") else {
         return;
     };
     let conversion = Conversion::of(&machine::image());
@@ -131,7 +124,7 @@ fn wait_for_line(child: &mut Child, what: &str) {
 /// Signals at many times, so that every stage is hit.
 #[test]
 fn an_interrupted_stage() {
-    let Some(_alone) = privileged::workload("left_behind::an_interrupted_stage") else {
+    let Some(_turn) = privileged::workload("left_behind::an_interrupted_stage") else {
         return;
     };
     let noise = |i: u64| Entry::file(format!("noise/{i}"), sets::noise(i, 2 << 20));
@@ -182,7 +175,7 @@ fn an_interrupted_stage() {
 
 #[test]
 fn an_interrupted_unpacking() {
-    let Some(_alone) = privileged::workload("left_behind::an_interrupted_unpacking") else {
+    let Some(_turn) = privileged::workload("left_behind::an_interrupted_unpacking") else {
         return;
     };
     let conversion = Conversion::of(&machine::image());
@@ -201,7 +194,7 @@ fn an_interrupted_unpacking() {
 
 #[test]
 fn an_existing_destination_after_a_failure() {
-    let Some(_alone) = privileged::workload("left_behind::an_existing_destination_after_a_failure")
+    let Some(_turn) = privileged::workload("left_behind::an_existing_destination_after_a_failure")
     else {
         return;
     };
@@ -226,7 +219,7 @@ fn an_existing_destination_after_a_failure() {
 
 #[test]
 fn a_panic_at_every_step() {
-    let Some(_alone) = privileged::workload("left_behind::a_panic_at_every_step") else {
+    let Some(_turn) = privileged::workload("left_behind::a_panic_at_every_step") else {
         return;
     };
     let conversion = Conversion::of(&machine::image());

@@ -35,7 +35,7 @@ fn output_of(conversion: &Conversion, script: &str, args: &[&str]) -> String {
 
 #[test]
 fn arguments_environment_and_directory() {
-    let Some(_alone) = privileged::workload("runtime::arguments_environment_and_directory") else {
+    let Some(_turn) = privileged::workload("runtime::arguments_environment_and_directory") else {
         return;
     };
     let conversion = Conversion::of(&machine::image());
@@ -93,11 +93,17 @@ fn arguments_environment_and_directory() {
     let command = conversion.record_run("profile").args(["--cwd", "opt"]);
     let relative = conversion.finish(command.run()).unwrap();
     relative.failed_with(USAGE, &["\"opt\""]).unwrap();
+    let command = conversion
+        .record_run("profile")
+        .args(["--cwd", "/opt/main"]);
+    let no_directory = conversion.finish(command.run()).unwrap();
+    let line = "esgz: runc create failed: unable to start";
+    no_directory.failed_with(OTHER, &[line]).unwrap();
 }
 
 #[test]
 fn users_are_those_of_the_image() {
-    let Some(_alone) = privileged::workload("runtime::users_are_those_of_the_image") else {
+    let Some(_turn) = privileged::workload("runtime::users_are_those_of_the_image") else {
         return;
     };
     let conversion = Conversion::of(&machine::image());
@@ -124,8 +130,7 @@ fn users_are_those_of_the_image() {
 
 #[test]
 fn network_files_are_the_documented_ones() {
-    let Some(_alone) = privileged::workload("runtime::network_files_are_the_documented_ones")
-    else {
+    let Some(_turn) = privileged::workload("runtime::network_files_are_the_documented_ones") else {
         return;
     };
     let conversion = Conversion::of(&machine::image());
@@ -153,7 +158,7 @@ ff02::2\t\tip6-allrouters
 
 #[test]
 fn output_is_passed_through() {
-    let Some(_alone) = privileged::workload("runtime::output_is_passed_through") else {
+    let Some(_turn) = privileged::workload("runtime::output_is_passed_through") else {
         return;
     };
     let conversion = Conversion::of(&machine::image());
@@ -192,7 +197,7 @@ fn output_is_passed_through() {
 
 #[test]
 fn the_period_ends_the_run() {
-    let Some(_alone) = privileged::workload("runtime::the_period_ends_the_run") else {
+    let Some(_turn) = privileged::workload("runtime::the_period_ends_the_run") else {
         return;
     };
     let conversion = Conversion::of(&machine::image());
@@ -228,7 +233,7 @@ fn the_period_ends_the_run() {
 
 #[test]
 fn failures_of_the_workload() {
-    let Some(_alone) = privileged::workload("runtime::failures_of_the_workload") else {
+    let Some(_turn) = privileged::workload("runtime::failures_of_the_workload") else {
         return;
     };
     let conversion = Conversion::of(&machine::image());
@@ -273,7 +278,7 @@ fn failures_of_the_workload() {
 
 #[test]
 fn without_a_runtime() {
-    let Some(_alone) = privileged::workload("runtime::without_a_runtime") else {
+    let Some(_turn) = privileged::workload("runtime::without_a_runtime") else {
         return;
     };
     let conversion = Conversion::of(&machine::image());
@@ -297,7 +302,7 @@ fn without_a_runtime() {
 
 #[test]
 fn without_privilege() {
-    let Some(_alone) = privileged::workload("runtime::without_privilege") else {
+    let Some(_turn) = privileged::workload("runtime::without_privilege") else {
         return;
     };
     let conversion = Conversion::of(&machine::image());

@@ -261,10 +261,13 @@ impl Container {
                     let program = self.program.clone();
                     return Err(RuntimeError::NotExecutable { program, reason });
                 }
+                // runc says first which step it was, as our own message does.
+                let said_twice = format!("{runtime} {step} failed: ");
+                let reason = reason.strip_prefix(&said_twice).unwrap_or(&reason);
                 Err(RuntimeError::Runtime {
+                    reason: reason.to_owned(),
                     runtime,
                     step,
-                    reason,
                 })
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
