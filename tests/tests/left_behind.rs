@@ -57,6 +57,13 @@ fn finish(conversion: &Conversion, mut child: Child, what: &str) -> Output {
     output
 }
 
+fn assert_interrupted(output: &Output, what: &str) {
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(INTERRUPTED), "{what}: {errors}");
+    assert_eq!(errors, "esgz: interrupted\n", "{what}");
+    assert!(output.stdout.is_empty(), "{what}");
+}
+
 /// A destination with another image, and what it holds.
 fn existing(conversion: &Conversion, name: &str) -> (Layout, Tree) {
     let output = conversion.output(name);
