@@ -57,6 +57,13 @@ fn finish(conversion: &Conversion, mut child: Child, what: &str) -> Output {
     output
 }
 
+/// Whatever was interrupted, one line says so.
+fn assert_interrupted(output: &Output, what: &str) {
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(INTERRUPTED), "{what}: {errors}");
+    assert_eq!(errors, "esgz: interrupted\n", "{what}");
+}
+
 /// A destination with another image, and what it holds.
 fn existing(conversion: &Conversion, name: &str) -> (Layout, Tree) {
     let output = conversion.output(name);
@@ -105,7 +112,7 @@ fn an_interrupted_run() {
                 thread::sleep(Duration::from_millis(3));
             }
             let output = finish(&conversion, child, &what);
-            assert_eq!(output.status.code(), Some(INTERRUPTED), "{what}");
+            assert_interrupted(&output, &what);
             assert!(output.stdout.is_empty(), "{what}");
             assert!(!conversion.path("new").exists(), "{what}");
             assert_unchanged(&destination, &what);
@@ -163,9 +170,7 @@ fn an_interrupted_stage() {
                 machine::MAIN_PRINTS.starts_with(&*printed),
                 "{what}: {printed}"
             );
-            let errors = String::from_utf8_lossy(&finished.stderr);
-            assert_eq!(errors, "esgz: interrupted\n", "{what}");
-            assert_eq!(finished.status.code(), Some(INTERRUPTED), "{what}");
+            assert_interrupted(&finished, &what);
             interrupted += 1;
         }
         assert!(!conversion.path("new").exists(), "{what}");
