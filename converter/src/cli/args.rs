@@ -7,6 +7,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::image::ImageRef;
 use crate::layer::encode::Level;
+use crate::layer::plan::PlanOptions;
 
 /// Make container images start fast: profile a workload with eBPF and rewrite its image as eStargz.
 #[derive(Debug, Parser)]
@@ -159,6 +160,14 @@ pub(super) struct ConversionArgs {
     /// Compression level, 0 (store) to 12
     #[arg(long, default_value = "6", value_name = "LEVEL", value_parser = parse_level)]
     pub(super) estargz_compression_level: Level,
+    /// Uncompressed bytes in a chunk, the unit that a lazy-pulling runtime fetches; 1 KiB to 128 MiB,
+    /// 0 means 4 MiB
+    #[arg(long, default_value = "0", value_name = "SIZE", value_parser = parse_chunk_size)]
+    pub(super) estargz_chunk_size: u32,
+    /// Let small files share a gzip member until it has this many compressed bytes, at most 4 MiB;
+    /// readers need Stargz Snapshotter 0.13
+    #[arg(long, default_value = "0", value_name = "SIZE", value_parser = parse_min_chunk_size)]
+    pub(super) estargz_min_chunk_size: u32,
     /// Memory for buffers, with a suffix KiB, MiB or GiB
     #[arg(long, default_value = "512MiB", value_name = "SIZE", value_parser = parse_size)]
     pub(super) memory: u64,
@@ -219,6 +228,23 @@ fn parse_level(text: &str) -> Result<Level, String> {
     level.ok_or_else(|| "not a level from 0 to 12".to_owned())
 }
 
+/// 0 stands for the default.
+fn parse_chunk_size(text: &str) -> Result<u32, String> {
+    let range = PlanOptions::MIN_CHUNK_BYTES..=PlanOptions::MAX_CHUNK_BYTES;
+    match u32::try_from(parse_size(text)?) {
+        Ok(0) => Ok(PlanOptions::DEFAULT_CHUNK_BYTES),
+        Ok(size) if range.contains(&size) => Ok(size),
+        _ => Err("not 0, or from 1KiB to 128MiB".to_owned()),
+    }
+}
+
+/// 0 switches sharing off.
+fn parse_min_chunk_size(text: &str) -> Result<u32, String> {
+    let size = u32::try_from(parse_size(text)?).ok();
+    size.filter(|&size| size <= PlanOptions::MAX_MIN_CHUNK_BYTES)
+        .ok_or_else(|| "larger than 4MiB".to_owned())
+}
+
 fn parse_list(text: &str) -> Result<List, String> {
     serde_json::from_str(text)
         .map(List)
@@ -268,6 +294,21 @@ mod tests {
     #[test]
     fn arguments_are_consistent() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn chunk_sizes_have_bounds() {
+        assert_eq!(parse_chunk_size("0"), Ok(4 << 20));
+        assert_eq!(parse_chunk_size("1024"), Ok(1024));
+        assert_eq!(parse_chunk_size("128MiB"), Ok(128 << 20));
+        for bad in ["1023", "1", "129MiB", "4GiB", "9999999999", "-1", "x"] {
+            assert!(parse_chunk_size(bad).is_err(), "{bad}");
+        }
+        assert_eq!(parse_min_chunk_size("0"), Ok(0));
+        assert_eq!(parse_min_chunk_size("50000"), Ok(50_000));
+        for bad in ["4194305", "1GiB", "99999999999", "-1"] {
+            assert!(parse_min_chunk_size(bad).is_err(), "{bad}");
+        }
     }
 
     #[test]

@@ -103,7 +103,10 @@ pub(super) fn warn_missed(prioritized: &Prioritized) {
 pub(super) fn image_options(args: &ConversionArgs) -> ImageOptions {
     ImageOptions {
         scan: scan_options(&args.reading),
-        plan: PlanOptions::default(),
+        plan: PlanOptions {
+            chunk_bytes: args.estargz_chunk_size,
+            min_chunk_bytes: args.estargz_min_chunk_size,
+        },
         level: args.estargz_compression_level,
         // The rest is for entries, the TOC and the compressors' own tables.
         parallel: Parallel {

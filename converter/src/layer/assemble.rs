@@ -9,7 +9,7 @@ use std::io::{self, Write};
 use libdeflater::Compressor;
 
 use crate::image::{Digest, Hasher};
-use crate::layer::encode::Encoded;
+use crate::layer::encode::{Encoded, EncodedGroup};
 use crate::layer::entry::{EntryKind, ScannedLayer};
 use crate::layer::footer::footer;
 use crate::layer::header;
@@ -54,7 +54,10 @@ pub enum AssembleError {
 
 /// Where a member came to lie.
 struct Placed {
+    /// Of its gzip member.
     offset_bytes: u64,
+    /// Uncompressed bytes before it in the member.
+    inner_bytes: u64,
     chunk_digest: Option<Digest>,
 }
 
@@ -67,6 +70,7 @@ pub struct Assembler<'a, W> {
     diff_id: Hasher,
     offset_bytes: u64,
     placed: Vec<Placed>,
+    gzip_members: u64,
     /// The row whose chunks are being written.
     row: usize,
     file: Hasher,
@@ -85,6 +89,7 @@ impl<'a, W: Write> Assembler<'a, W> {
             diff_id: Hasher::default(),
             offset_bytes: 0,
             placed: Vec::with_capacity(plan.members.len()),
+            gzip_members: 0,
             row: 0,
             file: Hasher::default(),
             file_digests: HashMap::new(),
@@ -100,12 +105,39 @@ impl<'a, W: Write> Assembler<'a, W> {
         let chunk_bytes = self.plan.members[index].chunk_bytes as usize;
         self.placed.push(Placed {
             offset_bytes: self.offset_bytes,
+            inner_bytes: 0,
             chunk_digest: encoded.chunk_digest,
         });
+        self.gzip_members += 1;
         self.diff_id.update(&encoded.raw);
         if chunk_bytes > 0 {
             self.hash_file(index, &encoded.raw[..chunk_bytes]);
         }
+        self.write(&encoded.gzip)
+    }
+
+    /// Writes the next members of the plan, which share gzip members.
+    ///
+    /// # Errors
+    /// When they cannot be written.
+    pub fn group(&mut self, encoded: &EncodedGroup) -> Result<(), AssembleError> {
+        let mut start = 0;
+        for part in &encoded.parts {
+            let index = self.placed.len();
+            let member = self.plan.members[index];
+            self.placed.push(Placed {
+                offset_bytes: self.offset_bytes + part.gzip_offset_bytes,
+                inner_bytes: part.inner_bytes,
+                chunk_digest: part.chunk_digest,
+            });
+            self.gzip_members += u64::from(part.inner_bytes == 0);
+            if member.chunk_bytes > 0 {
+                let chunk = start..start + member.chunk_bytes as usize;
+                self.hash_file(index, &encoded.raw[chunk]);
+            }
+            start += member.len_bytes as usize;
+        }
+        self.diff_id.update(&encoded.raw);
         self.write(&encoded.gzip)
     }
 
@@ -172,7 +204,7 @@ impl<'a, W: Write> Assembler<'a, W> {
             uncompressed_bytes: self.plan.tar_bytes + tail.len() as u64,
             toc_offset_bytes,
             prefetch_bytes: landmark.map_or(0, |member| self.placed[member].offset_bytes),
-            members: self.placed.len() as u64,
+            members: self.gzip_members,
         })
     }
 
@@ -232,6 +264,7 @@ impl<'a, W: Write> Assembler<'a, W> {
                 let placed = &self.placed[member];
                 let len = u64::from(self.plan.members[member].chunk_bytes);
                 next.offset = placed.offset_bytes;
+                next.inner_offset = placed.inner_bytes;
                 next.chunk_offset = chunk_offset;
                 // A reader takes a missing size as "to the file's end".
                 next.chunk_size = if len == u64::from(self.plan.chunk_bytes) {

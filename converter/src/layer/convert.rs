@@ -8,7 +8,7 @@ use crate::layer::assemble::{AssembleError, Assembler, FinishedLayer};
 use crate::layer::encode::{Buffers, EncodeError, Encoder, Level};
 use crate::layer::entry::ScannedLayer;
 use crate::layer::in_order::{Costed, Parallel, in_order};
-use crate::layer::plan::LayerPlan;
+use crate::layer::plan::{LayerPlan, groups};
 
 /// How a layer is compressed.
 #[derive(Clone, Copy, Debug)]
@@ -67,26 +67,45 @@ pub fn convert_layer(
     };
     let buffers = Buffers::default();
     let mut assembler = Assembler::new(layer, plan, out);
-    in_order(
-        options.parallel,
-        cancel,
-        plan.members.iter().map(|member| Costed {
-            job: member,
-            cost_bytes: Encoder::cost_bytes(member),
-        }),
-        || Encoder::new(options.level, &buffers),
-        |encoder, member| {
-            encoder
-                .encode(plan, member, &layer.spool)
-                .map_err(encode_error)
-        },
-        |encoded| {
-            assembler.member(&encoded).map_err(assemble_error)?;
-            buffers.give_back(encoded.raw);
-            buffers.give_back(encoded.gzip);
-            Ok(())
-        },
-    )?;
+    if plan.min_chunk_bytes > 0 {
+        let groups = groups(plan);
+        in_order(
+            options.parallel,
+            cancel,
+            groups.iter().map(|group| Costed {
+                job: group,
+                cost_bytes: Encoder::group_cost_bytes(group),
+            }),
+            || Encoder::new(options.level, &buffers),
+            |encoder, group| {
+                encoder
+                    .encode_group(plan, group, &layer.spool)
+                    .map_err(encode_error)
+            },
+            |encoded| assembler.group(&encoded).map_err(assemble_error),
+        )?;
+    } else {
+        in_order(
+            options.parallel,
+            cancel,
+            plan.members.iter().map(|member| Costed {
+                job: member,
+                cost_bytes: Encoder::cost_bytes(member),
+            }),
+            || Encoder::new(options.level, &buffers),
+            |encoder, member| {
+                encoder
+                    .encode(plan, member, &layer.spool)
+                    .map_err(encode_error)
+            },
+            |encoded| {
+                assembler.member(&encoded).map_err(assemble_error)?;
+                buffers.give_back(encoded.raw);
+                buffers.give_back(encoded.gzip);
+                Ok(())
+            },
+        )?;
+    }
     assembler
         .finish(&mut options.level.compressor())
         .map_err(assemble_error)

@@ -1,6 +1,8 @@
 //! Encode: one planned member in, one gzip member out. Runs on worker threads; compressor and
 //! buffers belong to the worker and are reused.
 
+mod group;
+
 use std::io;
 
 use crossbeam::queue::SegQueue;
@@ -9,6 +11,8 @@ use libdeflater::{CompressionLvl, Compressor};
 use crate::image::Digest;
 use crate::layer::plan::{LayerPlan, Member, Segment};
 use crate::layer::spool::ReadAt;
+
+pub use group::EncodedGroup;
 
 /// Compression level of libdeflate: 0 stores, 12 is slowest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
