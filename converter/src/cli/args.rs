@@ -17,7 +17,13 @@ pub(super) struct Cli {
     pub(super) command: Command,
     /// How much to say on stderr: error, warn, info, debug, trace, or a filter of the crate
     /// tracing-subscriber
-    #[arg(long, global = true, default_value = "info", value_name = "LEVEL")]
+    #[arg(
+        long,
+        global = true,
+        default_value = "info",
+        value_name = "LEVEL",
+        overrides_with = "log_level"
+    )]
     pub(super) log_level: String,
 }
 
@@ -104,6 +110,12 @@ pub(super) struct OptimizeArgs {
     /// Image to write, oci:DIR[:TAG]
     #[arg(value_name = "DST")]
     pub(super) destination: ImageRef,
+    /// Prefetch what this list names instead of running the workload: paths and patterns, one a line
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["no_optimize", "profile_out", "record_out"])]
+    pub(super) prefetch_list: Option<PathBuf>,
+    /// Neither run the workload nor prefetch anything: convert only
+    #[arg(long, conflicts_with_all = ["profile_out", "record_out"])]
+    pub(super) no_optimize: bool,
     /// Write the profile there, too
     #[arg(long, value_name = "FILE")]
     pub(super) profile_out: Option<PathBuf>,
@@ -188,8 +200,11 @@ pub(super) struct ConvertArgs {
     #[arg(value_name = "DST")]
     pub(super) destination: ImageRef,
     /// Prefetch what this profile says was touched
-    #[arg(long, value_name = "FILE", conflicts_with = "record_in")]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["record_in", "prefetch_list"])]
     pub(super) profile: Option<PathBuf>,
+    /// Prefetch what this list names: paths and patterns, one a line
+    #[arg(long, value_name = "FILE", conflicts_with = "record_in")]
+    pub(super) prefetch_list: Option<PathBuf>,
     /// Prefetch the files of this record of ctr-remote's
     #[arg(long, value_name = "FILE")]
     pub(super) record_in: Option<PathBuf>,

@@ -13,7 +13,7 @@ use crate::layer::entry::ScannedLayer;
 use crate::layer::plan::builder::Builder;
 
 pub use groups::{Group, groups};
-pub use order::{LANDMARK_NAMES, TOC_NAME};
+pub use order::{LANDMARK_NAMES, TOC_NAME, is_reserved};
 
 /// How a layer is cut.
 #[derive(Clone, Copy, Debug)]

@@ -309,4 +309,4 @@ impl Read for BlockReader {
 }
 
 #[cfg(test)]
-pub(in crate::layer) mod tests;
+pub(crate) mod tests;
