@@ -180,6 +180,9 @@ pub(super) struct ConversionArgs {
     /// readers need Stargz Snapshotter 0.13
     #[arg(long, default_value = "0", value_name = "SIZE", value_parser = parse_min_chunk_size)]
     pub(super) estargz_min_chunk_size: u32,
+    /// Carry a layer over as it is where it is valid eStargz and prefetches nothing else than wanted
+    #[arg(long)]
+    pub(super) reuse: bool,
     /// Memory for buffers, with a suffix KiB, MiB or GiB
     #[arg(long, default_value = "512MiB", value_name = "SIZE", value_parser = parse_size)]
     pub(super) memory: u64,
@@ -208,6 +211,10 @@ pub(super) struct ConvertArgs {
     /// Prefetch the files of this record of ctr-remote's
     #[arg(long, value_name = "FILE")]
     pub(super) record_in: Option<PathBuf>,
+    /// Make plain, uncompressed tar layers instead of eStargz
+    #[arg(long, conflicts_with_all = ["profile", "record_in", "prefetch_list", "reuse",
+        "estargz_compression_level", "estargz_chunk_size", "estargz_min_chunk_size"])]
+    pub(super) uncompress: bool,
     #[command(flatten)]
     pub(super) conversion: ConversionArgs,
 }

@@ -10,7 +10,9 @@ use crate::cancel::Cancel;
 use crate::cli::args::{ConversionArgs, ConvertArgs, OptimizeArgs, ReadingArgs};
 use crate::cli::failure::{Failure, IMAGE};
 use crate::cli::output::{self, Size};
-use crate::convert::{ConvertedImage, ImageOptions, Verify, convert_image, open_sink, scan_image};
+use crate::convert::{
+    ConvertedImage, ImageOptions, LayerFormat, Reuse, Verify, convert_image, open_sink, scan_image,
+};
 use crate::image::ImageRef;
 use crate::layer::Parallel;
 use crate::layer::entry::{EntryKind, ScannedLayer};
@@ -22,7 +24,10 @@ use crate::source::{self, SourceImage};
 /// Runs `esgz convert`.
 pub(super) fn convert(args: &ConvertArgs, cancel: &Cancel) -> Result<(), Failure> {
     let clock = Instant::now();
-    let options = image_options(&args.conversion);
+    let mut options = image_options(&args.conversion);
+    if args.uncompress {
+        options.format = LayerFormat::Tar;
+    }
     let source = source::open(&args.source)?;
     let sink = open_sink(&args.destination)?;
     let wanted = Wanted::read(args)?;
@@ -133,6 +138,12 @@ pub(super) fn image_options(args: &ConversionArgs) -> ImageOptions {
         parallel: Parallel {
             threads: threads(&args.reading),
             memory_bytes: args.memory / 2,
+        },
+        format: LayerFormat::Estargz,
+        reuse: if args.reuse {
+            Reuse::WhereValid
+        } else {
+            Reuse::Never
         },
         verify: if args.no_verify {
             Verify::Skip
@@ -353,6 +364,7 @@ fn layer_json(layer: &crate::convert::ConvertedLayer) -> Value {
         "diff_id": finished.diff_id,
         "toc_digest": finished.toc_digest,
         "members": finished.members,
+        "reused": layer.reused,
         "prefetch": {
             "files": layer.prefetch.files,
             "bytes": layer.prefetch.bytes,

@@ -17,7 +17,7 @@ use crate::layer::plan::{LayerPlan, RowSource, TOC_NAME};
 use crate::layer::scan::tar::BLOCK_BYTES;
 use crate::layer::toc::{OwnerNames, TocEntry, entry_row};
 
-/// A written eStargz layer.
+/// A written layer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FinishedLayer {
     /// Digest of the blob.
@@ -26,8 +26,8 @@ pub struct FinishedLayer {
     pub size_bytes: u64,
     /// Digest of the whole uncompressed stream, the TOC's tar entry included.
     pub diff_id: Digest,
-    /// Digest of the TOC's JSON.
-    pub toc_digest: Digest,
+    /// Digest of the TOC's JSON; `None` for a plain tar, which has neither members nor landmark.
+    pub toc_digest: Option<Digest>,
     /// Length of the whole uncompressed stream, the TOC's tar entry included.
     pub uncompressed_bytes: u64,
     /// Where the TOC member starts.
@@ -200,7 +200,7 @@ impl<'a, W: Write> Assembler<'a, W> {
             digest: self.blob.finish(),
             size_bytes: self.offset_bytes,
             diff_id: self.diff_id.finish(),
-            toc_digest,
+            toc_digest: Some(toc_digest),
             uncompressed_bytes: self.plan.tar_bytes + tail.len() as u64,
             toc_offset_bytes,
             prefetch_bytes: landmark.map_or(0, |member| self.placed[member].offset_bytes),

@@ -89,16 +89,14 @@ impl Glob {
             for (at, token) in self.0.iter().enumerate().filter(|&(at, _)| next[at]) {
                 match token {
                     Token::Is(literal) => after[at + 1] |= *literal == c,
-                    Token::Any => after[at + 1] |= c != '/',
+                    Token::Any | Token::Components => after[at + 1] |= c != '/',
                     Token::Class { ranges, negated } => {
                         let listed = ranges.iter().any(|range| range.contains(&c));
                         after[at + 1] |= c != '/' && listed != *negated;
                     }
                     Token::Run => after[at] |= c != '/',
-                    Token::Rest => after[at] = true,
-                    Token::Components => after[at + 1] |= c != '/',
                     Token::Within if c == '/' => after[at - 1] = true,
-                    Token::Within => after[at] = true,
+                    Token::Within | Token::Rest => after[at] = true,
                 }
             }
             self.skip_empty(&mut after);
