@@ -12,14 +12,14 @@ use crate::cancel::{Cancel, Cancelled};
 use crate::image::manifest::{rewrite_config, rewrite_manifest};
 use crate::image::{BlobId, Digest, ImageRef, NewLayer};
 use crate::layer::assemble::FinishedLayer;
-use crate::layer::encode::Level;
+use crate::layer::encode::{Check, Level};
 use crate::layer::entry::ScannedLayer;
 use crate::layer::plan::{LayerPlan, PlanError, PlanOptions, Prefetch, plan_layer};
 use crate::layer::scan::{Expected, ScanError, ScanOptions, scan_layer};
-use crate::layer::verify::{VerifyError, verify_layer};
-use crate::layer::{ConvertError, ConvertOptions, Parallel, convert_layer};
+use crate::layer::verify::VerifyError;
+use crate::layer::{ConvertError, ConvertOptions, Parallel, ReadBack, convert_layer};
 use crate::profile::Prioritized;
-use crate::sink::{OciLayoutSink, SinkError};
+use crate::sink::{OciLayoutSink, SinkError, StagedBlob};
 use crate::source::{SourceError, SourceImage, SourceLayer};
 
 /// How an image is converted.
@@ -53,10 +53,8 @@ pub struct ConvertedImage {
     pub manifest: BlobId,
     /// What became of each layer, base first.
     pub layers: Vec<ConvertedLayer>,
-    /// Time spent making the layers.
+    /// Time spent making the layers, and checking them.
     pub encode: Duration,
-    /// Time spent reading them back.
-    pub verify: Duration,
     /// Time spent naming and syncing.
     pub commit: Duration,
 }
@@ -186,36 +184,28 @@ pub fn convert_image(
 ) -> Result<ConvertedImage, ImageError> {
     let convert_options = ConvertOptions {
         level: options.level,
+        check: match options.verify {
+            Verify::Full => Check::Inflate,
+            Verify::Skip => Check::Skip,
+        },
         parallel: options.parallel,
     };
-    let (mut encode, mut verify) = (Duration::ZERO, Duration::ZERO);
+    let mut encode = Duration::ZERO;
     let mut converted = Vec::with_capacity(layers.len());
     for (layer, prioritized) in layers.iter().zip(&prioritized.layers) {
         let started = Instant::now();
         let plan = plan_layer(layer, prioritized, options.plan)?;
         let blob = sink.stage()?;
-        let finished =
-            convert_layer(layer, &plan, convert_options, &blob, cancel).map_err(|source| {
-                match source {
-                    ConvertError::Assemble { .. } => ImageError::Write {
-                        directory: sink.directory().to_owned(),
-                        source,
-                    },
-                    other => other.into(),
-                }
-            })?;
-        encode += started.elapsed();
-        let started = Instant::now();
-        if options.verify == Verify::Full {
-            let found = verify_layer(blob.file(), options.parallel, cancel);
-            found
-                .and_then(|found| found.must_equal(&finished))
-                .map_err(|source| ImageError::Verify {
-                    layer: layer.digest,
+        let finished = write_layer(layer, &plan, convert_options, &blob, cancel).map_err(
+            |error| match error {
+                ImageError::Convert(source @ ConvertError::Assemble { .. }) => ImageError::Write {
+                    directory: sink.directory().to_owned(),
                     source,
-                })?;
-        }
-        verify += started.elapsed();
+                },
+                other => other,
+            },
+        )?;
+        encode += started.elapsed();
         sink.add(
             BlobId {
                 digest: finished.digest,
@@ -239,8 +229,31 @@ pub fn convert_image(
         manifest: BlobId::of(&manifest),
         layers: converted,
         encode,
-        verify,
         commit,
+    })
+}
+
+/// Converts one layer into `blob`, and reads it back meanwhile if that is wanted.
+fn write_layer(
+    layer: &ScannedLayer,
+    plan: &LayerPlan,
+    options: ConvertOptions,
+    blob: &StagedBlob,
+    cancel: &Cancel,
+) -> Result<FinishedLayer, ImageError> {
+    if options.check == Check::Skip {
+        return Ok(convert_layer(layer, plan, options, blob, cancel)?);
+    }
+    thread::scope(|scope| {
+        let read_back = ReadBack::start(scope, blob.file());
+        let finished = convert_layer(layer, plan, options, read_back.writer(), cancel)?;
+        read_back
+            .finish(&finished)
+            .map_err(|source| ImageError::Verify {
+                layer: layer.digest,
+                source,
+            })?;
+        Ok(finished)
     })
 }
 

@@ -106,7 +106,7 @@ impl<'a, W: Write> Assembler<'a, W> {
         if chunk_bytes > 0 {
             self.hash_file(index, &encoded.raw[..chunk_bytes]);
         }
-        self.write(&encoded.gzip)
+        self.write(encoded.gzip())
     }
 
     /// A file of one chunk has the chunk's digest; only longer ones are hashed apart.

@@ -5,7 +5,8 @@ use std::io::Write;
 use crate::cancel::{Cancel, Cancelled};
 use crate::image::Digest;
 use crate::layer::assemble::{AssembleError, Assembler, FinishedLayer};
-use crate::layer::encode::{Buffers, EncodeError, Encoder, Level};
+use crate::layer::buffers::Buffers;
+use crate::layer::encode::{Check, EncodeError, Encoder, Level};
 use crate::layer::entry::ScannedLayer;
 use crate::layer::in_order::{Costed, Parallel, in_order};
 use crate::layer::plan::LayerPlan;
@@ -15,6 +16,8 @@ use crate::layer::plan::LayerPlan;
 pub struct ConvertOptions {
     /// Compression level.
     pub level: Level,
+    /// Whether members are inflated again.
+    pub check: Check,
     /// Threads and memory; the output does not depend on them.
     pub parallel: Parallel,
 }
@@ -74,7 +77,7 @@ pub fn convert_layer(
             job: member,
             cost_bytes: Encoder::cost_bytes(member),
         }),
-        || Encoder::new(options.level, &buffers),
+        || Encoder::new(options.level, options.check, &buffers),
         |encoder, member| {
             encoder
                 .encode(plan, member, &layer.spool)
@@ -82,8 +85,7 @@ pub fn convert_layer(
         },
         |encoded| {
             assembler.member(&encoded).map_err(assemble_error)?;
-            buffers.give_back(encoded.raw);
-            buffers.give_back(encoded.gzip);
+            encoded.recycle(&buffers);
             Ok(())
         },
     )?;

@@ -3,10 +3,10 @@
 
 use std::io;
 
-use crossbeam::queue::SegQueue;
-use libdeflater::{CompressionLvl, Compressor};
+use libdeflater::{CompressionLvl, Compressor, Decompressor};
 
 use crate::image::Digest;
+use crate::layer::buffers::Buffers;
 use crate::layer::plan::{LayerPlan, Member, Segment};
 use crate::layer::spool::ReadAt;
 
@@ -45,6 +45,21 @@ pub enum EncodeError {
         #[source]
         source: io::Error,
     },
+    /// What was compressed does not come out again: faulty memory, or a faulty compressor.
+    #[error("the gzip member made at spool offset {offset_bytes} does not inflate to its bytes")]
+    Check {
+        /// Uncompressed offset of the member's first spooled byte; 0 if it has none.
+        offset_bytes: u64,
+    },
+}
+
+/// Whether members are inflated again as soon as they are made, while they are in the caches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Check {
+    /// Every member, and compared byte by byte.
+    Inflate,
+    /// None.
+    Skip,
 }
 
 /// A finished member.
@@ -52,49 +67,40 @@ pub enum EncodeError {
 pub struct Encoded {
     /// The uncompressed bytes, for the DiffID.
     pub raw: Vec<u8>,
-    /// The gzip member.
-    pub gzip: Vec<u8>,
+    /// The gzip member is at the start of this buffer, which is longer: it is used again.
+    buffer: Vec<u8>,
+    gzip_bytes: usize,
     /// Digest of the chunk at the member's start; `None` if it holds headers alone.
     pub chunk_digest: Option<Digest>,
 }
 
-/// Buffers that went through the pipeline and can be used again.
-#[derive(Debug, Default)]
-pub struct Buffers(SegQueue<Vec<u8>>);
-
-/// Smaller buffers are cheap to make, and a large one must not be held by a small member: its
-/// cost would be counted too low.
-const REUSED_BUFFER_BYTES: usize = 512 << 10;
-
-impl Buffers {
-    fn take(&self, len_bytes: usize) -> Vec<u8> {
-        let reused = if len_bytes >= REUSED_BUFFER_BYTES {
-            self.0.pop()
-        } else {
-            None
-        };
-        reused.unwrap_or_default()
+impl Encoded {
+    /// The gzip member.
+    pub fn gzip(&self) -> &[u8] {
+        &self.buffer[..self.gzip_bytes]
     }
 
-    /// Takes a buffer back.
-    pub fn give_back(&self, buffer: Vec<u8>) {
-        if buffer.capacity() >= REUSED_BUFFER_BYTES {
-            self.0.push(buffer);
-        }
+    /// Gives the buffers back to the pool that they came from.
+    pub fn recycle(self, buffers: &Buffers) {
+        buffers.give_back(self.raw);
+        buffers.give_back(self.buffer);
     }
 }
 
 /// A worker's state.
 pub struct Encoder<'a> {
     compressor: Compressor,
+    /// With the buffer that it writes to.
+    decompressor: Option<(Decompressor, Vec<u8>)>,
     buffers: &'a Buffers,
 }
 
 impl<'a> Encoder<'a> {
     /// A worker that compresses at `level`.
-    pub fn new(level: Level, buffers: &'a Buffers) -> Self {
+    pub fn new(level: Level, check: Check, buffers: &'a Buffers) -> Self {
         Self {
             compressor: level.compressor(),
+            decompressor: (check == Check::Inflate).then(|| (Decompressor::new(), Vec::new())),
             buffers,
         }
     }
@@ -105,10 +111,10 @@ impl<'a> Encoder<'a> {
         2 * u64::from(member.len_bytes) + u64::from(member.len_bytes) / 2048 + 4096
     }
 
-    /// Reads, hashes and compresses one member.
+    /// Reads, hashes, compresses and checks one member.
     ///
     /// # Errors
-    /// When the spool cannot be read.
+    /// When the spool cannot be read, or the check fails.
     pub fn encode<R: ReadAt>(
         &mut self,
         plan: &LayerPlan,
@@ -120,23 +126,40 @@ impl<'a> Encoder<'a> {
         let chunk = &raw[..member.chunk_bytes as usize];
         let chunk_digest = (!chunk.is_empty()).then(|| Digest::of(chunk));
         let bound = self.compressor.gzip_compress_bound(raw.len());
-        let mut gzip = self.buffers.take(bound);
-        gzip.resize(bound, 0);
-        let len = self
+        let mut buffer = self.buffers.take(bound);
+        let gzip_bytes = self
             .compressor
-            .gzip_compress(&raw, &mut gzip)
+            .gzip_compress(&raw, &mut buffer)
             .expect("the buffer has the size that libdeflate asks for");
-        gzip.truncate(len);
+        if !self.comes_out_again(&raw, &buffer[..gzip_bytes]) {
+            let offset_bytes = plan.spool_offset(member).unwrap_or(0);
+            return Err(EncodeError::Check { offset_bytes });
+        }
         Ok(Encoded {
             raw,
-            gzip,
+            buffer,
+            gzip_bytes,
             chunk_digest,
         })
     }
+
+    fn comes_out_again(&mut self, raw: &[u8], gzip: &[u8]) -> bool {
+        let Some((decompressor, buffer)) = &mut self.decompressor else {
+            return true;
+        };
+        if buffer.len() < raw.len() {
+            buffer.resize(raw.len(), 0);
+        }
+        let len = decompressor.gzip_decompress(gzip, &mut buffer[..raw.len()]);
+        len == Ok(raw.len()) && buffer[..raw.len()] == *raw
+    }
 }
 
-/// Fills `raw` with the member's uncompressed bytes.
-pub(in crate::layer) fn read_member<R: ReadAt>(
+/// Fills `raw` with the uncompressed bytes of `member`.
+///
+/// # Errors
+/// When the spool cannot be read.
+pub fn read_member<R: ReadAt>(
     plan: &LayerPlan,
     member: &Member,
     spool: &R,

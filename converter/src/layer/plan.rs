@@ -62,6 +62,18 @@ pub struct LayerPlan {
     pub prefetch: Prefetch,
 }
 
+impl LayerPlan {
+    /// Where in the spool the first spooled byte of `member` lies.
+    pub fn spool_offset(&self, member: &Member) -> Option<u64> {
+        let first = member.first_segment as usize;
+        let segments = &self.segments[first..first + member.segments as usize];
+        segments.iter().find_map(|segment| match *segment {
+            Segment::Spool { offset_bytes, .. } => Some(offset_bytes),
+            _ => None,
+        })
+    }
+}
+
 /// What lies before the prefetch landmark.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Prefetch {
