@@ -28,12 +28,16 @@ const BLOCK_BYTES: usize = 1 << 20;
 fn main() -> Result<()> {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let [image, level, threads, rest @ ..] = args.as_slice() else {
-        return Err(anyhow!("usage: limits oci:DIR[:TAG] LEVEL THREADS [SCRATCH]"));
+        return Err(anyhow!(
+            "usage: limits oci:DIR[:TAG] LEVEL THREADS [SCRATCH]"
+        ));
     };
     let level: u8 = level.parse().context("LEVEL")?;
     let level = Level::new(level).context("LEVEL is above 12")?;
     let threads: usize = threads.parse().context("THREADS")?;
-    let scratch = rest.first().map_or_else(|| PathBuf::from("/var/tmp"), PathBuf::from);
+    let scratch = rest
+        .first()
+        .map_or_else(|| PathBuf::from("/var/tmp"), PathBuf::from);
     let source = source::open(&image.parse()?)?;
     let options = ScanOptions {
         scratch: scratch.clone(),
@@ -110,7 +114,10 @@ fn over_members<S>(
             .map(|_| {
                 scope.spawn(|| -> Result<u64> {
                     let (mut raw, mut state, mut sum) = (Vec::new(), state(), 0);
-                    while let Some(&(layer, member)) = jobs.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    while let Some(&(layer, member)) =
+                        jobs.get(next.fetch_add(1, Ordering::Relaxed))
+                    {
+                        raw.resize(member.len_bytes as usize, 0);
                         read_member(&plans[layer], member, &layers[layer].spool, &mut raw)?;
                         sum += work(&mut state, &raw)?;
                     }
@@ -145,7 +152,8 @@ fn sha256(layer: &ScannedLayer) -> Result<f64> {
 /// One thread: the blob inflated as a stream.
 fn inflate(blob: File) -> Result<f64> {
     let started = Instant::now();
-    let mut decoder = flate2::bufread::MultiGzDecoder::new(std::io::BufReader::with_capacity(BLOCK_BYTES, blob));
+    let mut decoder =
+        flate2::bufread::MultiGzDecoder::new(std::io::BufReader::with_capacity(BLOCK_BYTES, blob));
     let mut block = vec![0; BLOCK_BYTES];
     while decoder.read(&mut block)? > 0 {}
     Ok(started.elapsed().as_secs_f64())

@@ -150,6 +150,7 @@ impl From<ImageError> for Failure {
             | ImageError::Scan(_)
             | ImageError::Plan(_)
             | ImageError::Write { .. }
+            | ImageError::Copy { .. }
             | ImageError::Convert(_)
             | ImageError::Sink(_) => IMAGE,
         };

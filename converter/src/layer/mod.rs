@@ -12,9 +12,11 @@ pub mod footer;
 pub mod header;
 mod in_order;
 pub mod plan;
+pub mod reuse;
 pub mod scan;
 pub mod spool;
 pub mod toc;
+pub mod verbatim;
 pub mod verify;
 
 mod convert;

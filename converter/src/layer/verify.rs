@@ -13,6 +13,7 @@ use std::os::unix::fs::FileExt;
 
 use crate::cancel::{Cancel, Cancelled};
 use crate::image::{Digest, Hasher};
+use crate::layer::assemble::FinishedLayer;
 use crate::layer::footer::{self, FOOTER_BYTES};
 use crate::layer::in_order::{Costed, Parallel, in_order};
 use crate::layer::toc::Toc;
@@ -36,6 +37,29 @@ pub struct VerifiedLayer {
     pub chunks: u64,
     /// Rows of the TOC that are files, directories and so on.
     pub files: u64,
+}
+
+impl VerifiedLayer {
+    /// Compares what was read back with what was written.
+    ///
+    /// # Errors
+    /// [`VerifyError::Mismatch`] names the first difference.
+    pub fn must_equal(&self, written: &FinishedLayer) -> Result<(), VerifyError> {
+        let digests = [
+            ("digest", self.digest, written.digest),
+            ("DiffID", self.diff_id, written.diff_id),
+        ];
+        let toc = written.toc_digest;
+        let toc = toc.map(|expected| ("TOC digest", self.toc_digest, expected));
+        for (what, found, expected) in digests.into_iter().chain(toc) {
+            must_equal(what, &found, &expected)?;
+        }
+        must_equal(
+            "uncompressed size",
+            &self.uncompressed_bytes,
+            &written.uncompressed_bytes,
+        )
+    }
 }
 
 /// # Errors

@@ -159,12 +159,8 @@ pub fn scan_layer(
         // A panic in a scoped thread is passed on by `join` below.
         let inflated = {
             let mut stream = BlockReader::new(blob_receiver, buffers);
-            let result = inflate::inflate(
-                &mut stream,
-                options.max_layer_bytes,
-                &tar_sender,
-                buffers,
-            );
+            let result =
+                inflate::inflate(&mut stream, options.max_layer_bytes, &tar_sender, buffers);
             if !matches!(result, Ok(()) | Err(InflateError::SinkClosed)) {
                 // The digest of the whole blob tells damage from a strange format.
                 let _ = io::copy(&mut stream, &mut io::sink());
@@ -322,4 +318,4 @@ impl Read for BlockReader<'_> {
 }
 
 #[cfg(test)]
-pub(in crate::layer) mod tests;
+pub(crate) mod tests;
