@@ -4,6 +4,8 @@
 //! touches tokio, a container or an eBPF program.
 
 pub mod assemble;
+mod blob;
+mod buffers;
 pub mod encode;
 pub mod entry;
 pub mod footer;

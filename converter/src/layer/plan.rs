@@ -84,6 +84,18 @@ pub struct LayerPlan {
     pub prefetch: Prefetch,
 }
 
+impl LayerPlan {
+    /// Where in the spool the first spooled byte of `member` lies.
+    pub fn spool_offset(&self, member: &Member) -> Option<u64> {
+        let first = member.first_segment as usize;
+        let segments = &self.segments[first..first + member.segments as usize];
+        segments.iter().find_map(|segment| match *segment {
+            Segment::Spool { offset_bytes, .. } => Some(offset_bytes),
+            _ => None,
+        })
+    }
+}
+
 /// What lies before the prefetch landmark.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Prefetch {
@@ -104,6 +116,21 @@ pub struct Member {
     pub len_bytes: u32,
     /// How many of them, from the start, are a chunk; 0 for a member of headers alone.
     pub chunk_bytes: u32,
+    /// Which chunk of its file that is.
+    pub place: ChunkPlace,
+}
+
+/// Where in its file a chunk lies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ChunkPlace {
+    /// It is the file's only one; or there is none.
+    Whole,
+    /// The first of several.
+    First,
+    /// Neither the first nor the last.
+    Middle,
+    /// The last of several.
+    Last,
 }
 
 /// A run of uncompressed output bytes.

@@ -129,7 +129,7 @@ mod tests {
 
     use super::*;
     use crate::cancel::Cancel;
-    use crate::layer::encode::Level;
+    use crate::layer::encode::{Check, Level};
     use crate::layer::plan::{PlanOptions, plan_layer};
     use crate::layer::scan::tests::scan_bytes;
     use crate::layer::verify::{parse_toc, read_toc};
@@ -140,6 +140,7 @@ mod tests {
         let plan = plan_layer(layer, picks, PlanOptions::default()).unwrap();
         let options = ConvertOptions {
             level: Level::default(),
+            check: Check::Inflate,
             parallel: Parallel {
                 threads: 1,
                 memory_bytes: 1 << 20,

@@ -8,7 +8,8 @@ use std::os::unix::fs::FileExt as _;
 use crate::cancel::Cancel;
 use crate::image::{Digest, Hasher};
 use crate::layer::ConvertError;
-use crate::layer::assemble::{AssembleError, FinishedLayer};
+use crate::layer::assemble::FinishedLayer;
+use crate::layer::blob::WriteError;
 use crate::layer::encode::EncodeError;
 use crate::layer::entry::ScannedLayer;
 use crate::layer::spool::ReadAt as _;
@@ -45,9 +46,9 @@ pub fn copy_tar(
             })?;
         hasher.update(&buffer);
         out.write_all(&buffer)
-            .map_err(|source| ConvertError::Assemble {
+            .map_err(|source| ConvertError::Write {
                 layer: layer.digest,
-                source: AssembleError::Write {
+                source: WriteError {
                     offset_bytes,
                     source,
                 },

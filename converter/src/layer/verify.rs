@@ -181,6 +181,18 @@ pub fn parse_toc(json: &[u8], toc_offset_bytes: u64) -> Result<Toc<'_>, VerifyEr
     Ok(toc)
 }
 
+/// Checks that the blob in `file` ends in a TOC with the digest `expected` whose rows are consistent
+/// among themselves. The data is not looked at.
+///
+/// # Errors
+/// [`VerifyError`], the first fault.
+pub fn check_toc(file: &File, expected: Digest) -> Result<(), VerifyError> {
+    let (json, toc_offset_bytes) = read_toc(file)?;
+    must_equal("TOC digest", &Digest::of(&json), &expected)?;
+    check::rows(&parse_toc(&json, toc_offset_bytes)?, toc_offset_bytes)?;
+    Ok(())
+}
+
 /// Checks the whole blob in `file`.
 ///
 /// # Errors

@@ -2,7 +2,7 @@
 
 use crate::layer::entry::{Entry, EntryKind, ScannedLayer};
 use crate::layer::header;
-use crate::layer::plan::{LayerPlan, Member, PlanOptions, RowSource, Segment, TocRow};
+use crate::layer::plan::{ChunkPlace, LayerPlan, Member, PlanOptions, RowSource, Segment, TocRow};
 use crate::layer::scan::tar::BLOCK_BYTES;
 
 /// Appends to the plan; the last member stays open for what follows its chunk.
@@ -87,6 +87,12 @@ impl<'a> Builder<'a> {
             }
             if let Some(member) = &mut self.open {
                 member.chunk_bytes = member.len_bytes;
+                member.place = match (chunks, at == entry.size_bytes) {
+                    (0, true) => ChunkPlace::Whole,
+                    (0, false) => ChunkPlace::First,
+                    (_, true) => ChunkPlace::Last,
+                    (_, false) => ChunkPlace::Middle,
+                };
             }
             chunks += 1;
         }
@@ -134,6 +140,7 @@ impl<'a> Builder<'a> {
             segments: 0,
             len_bytes: 0,
             chunk_bytes: 0,
+            place: ChunkPlace::Whole,
         });
     }
 
