@@ -89,7 +89,13 @@ impl From<Cancelled> for Failure {
 
 impl From<SourceError> for Failure {
     fn from(error: SourceError) -> Self {
-        Self::new(IMAGE, error)
+        let code = match error {
+            SourceError::Cancelled(_) => INTERRUPTED,
+            // The scratch directory is neither source nor destination.
+            SourceError::Unpack { .. } => OTHER,
+            _ => IMAGE,
+        };
+        Self::coded(code, error)
     }
 }
 
@@ -132,6 +138,7 @@ impl From<ImageError> for Failure {
     fn from(error: ImageError) -> Self {
         let code = match &error {
             ImageError::Cancelled(_)
+            | ImageError::Source(SourceError::Cancelled(_))
             | ImageError::Scan(ScanError::Cancelled(_))
             | ImageError::Convert(crate::layer::ConvertError::Cancelled(_))
             | ImageError::Verify {
@@ -145,6 +152,7 @@ impl From<ImageError> for Failure {
             | ImageError::Scan(_)
             | ImageError::Plan(_)
             | ImageError::Write { .. }
+            | ImageError::Carry { .. }
             | ImageError::Convert(_)
             | ImageError::Sink(_) => IMAGE,
         };

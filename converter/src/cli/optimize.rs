@@ -9,30 +9,43 @@ use serde_json::json;
 use crate::cancel::Cancel;
 use crate::cli::args::{OptimizeArgs, RecordArgs, RootfsArg, WorkloadArgs};
 use crate::cli::conversion::{
-    Report, image_options, print_profile, profile_json, scan_options, threads, warn_missed,
+    Others, image_options, others, scan_options, threads, warn_missed, warn_of_output,
 };
-use crate::cli::failure::{Failure, INCOMPLETE, OTHER, WORKLOAD};
+use crate::cli::failure::{Failure, INCOMPLETE, OTHER, USAGE, WORKLOAD};
 use crate::cli::output::{self, Size};
-use crate::convert::{convert_image, open_sink, scan_image};
+use crate::cli::reading;
+use crate::cli::report::{Report, print_profile, profile_json};
+use crate::convert::{Conversion, Scanner, scan_image};
+use crate::image::Platform;
 use crate::layer::scan::ScanOptions;
 use crate::profile::{self, Ended, Profile};
 use crate::profiler::Exactness;
 use crate::record::RecordOptions;
 use crate::rootfs::{RootfsMode, RootfsOptions};
 use crate::runtime::{Streams, WorkloadOptions};
-use crate::source;
+use crate::sink::Sink;
+use crate::source::{Node, Source};
 
 /// Runs `esgz optimize`.
 pub(super) fn optimize(args: &OptimizeArgs, cancel: &Cancel) -> Result<(), Failure> {
     let clock = Instant::now();
-    let options = image_options(&args.conversion);
+    let options = image_options(&args.conversion)?;
     let record_options = record_options(&args.workload, &options.scan, args.conversion.json);
-    let source = source::open(&args.source)?;
-    let sink = open_sink(&args.destination)?;
-    let scanning = Instant::now();
-    let layers = scan_image(&source, &options.scan, options.parallel.threads, cancel)?;
-    let scan = scanning.elapsed();
-    let recorded = crate::record::record(&source, &layers, &record_options, cancel)?;
+    let source = reading::open(
+        &args.source,
+        &args.conversion.platforms,
+        &options.scan,
+        cancel,
+    )?;
+    let profiled = image_to_run(&source)?;
+    let sink = Sink::open(&args.destination)?;
+    warn_of_output(&args.destination, &source, &options.documents);
+    let threads = options.parallel.threads;
+    let mut scanner = Scanner::new(&source, &options.scan, threads, cancel);
+    let mut conversion = Conversion::new(&source, &options, sink, cancel)?;
+    let image = &source.images[profiled];
+    let layers = scanner.scan(image)?;
+    let recorded = crate::record::record(image, &layers, &record_options, cancel)?;
     let profile = &recorded.profile;
     must_have_succeeded(profile, &args.workload)?;
     write_outputs(
@@ -43,11 +56,25 @@ pub(super) fn optimize(args: &OptimizeArgs, cancel: &Cancel) -> Result<(), Failu
     must_be_complete(profile, &args.workload)?;
     let prioritized = profile::from_profile(profile, &layers);
     warn_missed(&prioritized);
-    let converted = convert_image(&source, &layers, &prioritized, &options, sink, cancel)?;
+    conversion.image(profiled, &layers, &prioritized)?;
+    drop(layers);
+    for (number, image) in source.images.iter().enumerate() {
+        if number == profiled {
+            continue;
+        }
+        let layers = scanner.scan(image)?;
+        let prioritized = match others(&args.conversion.output) {
+            Others::Profiled => profile::from_profile(profile, &layers),
+            Others::Unprofiled => profile::from_paths([], &layers),
+        };
+        warn_missed(&prioritized);
+        conversion.image(number, &layers, &prioritized)?;
+    }
+    let scan = scanner.elapsed();
+    let converted = conversion.finish()?;
     let report = Report {
-        source: &source,
+        source: &args.source,
         destination: &args.destination,
-        layers: &layers,
         converted: &converted,
         stages: vec![
             ("scan", scan),
@@ -65,20 +92,45 @@ pub(super) fn optimize(args: &OptimizeArgs, cancel: &Cancel) -> Result<(), Failu
     }
 }
 
+/// The image for this machine. One that no index lists is run whatever it says.
+fn image_to_run(source: &Source) -> Result<usize, Failure> {
+    let here = Platform::of_this_machine();
+    let images = || source.images.iter();
+    let exact = images().position(|image| image.platform == here);
+    let near = || images().position(|image| image.platform.has_machine_of(&here));
+    if let Some(found) = exact.or_else(near) {
+        return Ok(found);
+    }
+    let platforms: Vec<String> = images().map(|image| image.platform.to_string()).collect();
+    let platforms = platforms.join(", ");
+    if let Node::Image(only) = source.root
+        && source.images[only].descriptor.get("platform").is_none()
+    {
+        tracing::warn!("the image is for {platforms}, and this machine runs {here}");
+        return Ok(only);
+    }
+    let message = format!(
+        "{} has selected images for {platforms}, and this machine runs {here}; esgz convert needs no run",
+        source.reference
+    );
+    Err(Failure::message(USAGE, message))
+}
+
 /// Runs `esgz record`.
 pub(super) fn record(args: &RecordArgs, cancel: &Cancel) -> Result<(), Failure> {
     let clock = Instant::now();
     let scan = scan_options(&args.reading);
     let record_options = record_options(&args.workload, &scan, args.json);
-    let source = source::open(&args.source)?;
-    let layers = scan_image(&source, &scan, threads(&args.reading), cancel)?;
-    let recorded = crate::record::record(&source, &layers, &record_options, cancel)?;
+    let source = reading::open(&args.source, &args.platforms, &scan, cancel)?;
+    let image = &source.images[image_to_run(&source)?];
+    let layers = scan_image(image, &scan, threads(&args.reading), cancel)?;
+    let recorded = crate::record::record(image, &layers, &record_options, cancel)?;
     let profile = &recorded.profile;
     must_have_succeeded(profile, &args.workload)?;
     write_outputs(profile, Some(&args.output), args.record_out.as_deref())?;
     if args.json {
         output::json(&json!({
-            "source": { "reference": args.source.to_string(), "manifest": source.manifest.id.digest },
+            "source": { "reference": args.source.to_string(), "manifest": image.manifest.id.digest },
             "profile": profile_json(profile),
             "output": args.output,
             "seconds": clock.elapsed().as_secs_f64(),
