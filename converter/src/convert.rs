@@ -173,6 +173,9 @@ pub enum ImageError {
     Cancelled(#[from] Cancelled),
 }
 
+/// A layer's blob, the TOC digest that its manifest gives, and the prioritised entries.
+type LayerKey = (Digest, Option<String>, Vec<u32>);
+
 /// A source on its way to a sink, image by image.
 #[derive(Debug)]
 pub struct Conversion<'a> {
@@ -181,8 +184,8 @@ pub struct Conversion<'a> {
     cancel: &'a Cancel,
     sink: Sink,
     images: Vec<Option<ConvertedImage>>,
-    /// Layers that were converted, by source and prioritised entries: all that their plans depend on.
-    layers: HashMap<(Digest, Vec<u32>), ConvertedLayer>,
+    /// Layers that were converted, by all that decides what becomes of them.
+    layers: HashMap<LayerKey, ConvertedLayer>,
 }
 
 impl<'a> Conversion<'a> {
@@ -222,7 +225,8 @@ impl<'a> Conversion<'a> {
         let mut converted = Vec::with_capacity(layers.len());
         let sources = source.layers.iter().zip(layers);
         for ((source_layer, layer), prioritized) in sources.zip(&prioritized.layers) {
-            let key = (layer.digest, prioritized.clone());
+            let toc_digest = source_layer.toc_digest.clone();
+            let key = (layer.digest, toc_digest, prioritized.clone());
             let started = Instant::now();
             let done = match self.layers.get(&key) {
                 Some(done) => done.clone(),
