@@ -171,7 +171,7 @@ fn a_faulty_layer_is_converted() {
     let once = conversion.convert("once", &[]).unwrap();
     let toc_digest = "containerd.io/snapshot/stargz/toc.digest";
     once.edit_manifest(|manifest| {
-        manifest["layers"][0]["annotations"][toc_digest] = corrupt::NO_BLOB.into()
+        manifest["layers"][0]["annotations"][toc_digest] = corrupt::NO_BLOB.into();
     });
     once.edit_manifest(|manifest| manifest["layers"][1]["annotations"] = Value::Null);
     let finished = again(&once, &conversion.output("again"), &["--reuse", "--json"]);

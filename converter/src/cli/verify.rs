@@ -7,9 +7,10 @@ use crate::cli::args::VerifyArgs;
 use crate::cli::conversion::all_cores;
 use crate::cli::failure::Failure;
 use crate::cli::output::{self, Size};
+use crate::cli::reading;
 use crate::layer::Parallel;
 use crate::layer::verify::{VerifiedLayer, VerifyError, must_equal, verify_layer};
-use crate::source::{self, SourceLayer};
+use crate::source::{Selection, SourceLayer};
 
 /// Memory for buffers; verifying needs no flag for it.
 const MEMORY_BYTES: u64 = 256 << 20;
@@ -21,23 +22,25 @@ pub(super) fn verify(args: &VerifyArgs, cancel: &Cancel) -> Result<(), Failure> 
         threads,
         memory_bytes: MEMORY_BYTES,
     };
-    let image = source::open(&args.image)?;
+    let source = reading::open_to_look(&args.image, &args.platforms, Selection::All, cancel)?;
     let mut verified = Vec::new();
-    for layer in &image.layers {
-        let blob = image.open_layer(layer)?;
-        let found = verify_layer(&blob, parallel, cancel)
-            .and_then(|found| as_described(layer, &found).map(|()| found))
-            .map_err(|error| {
-                Failure::from(error).context(format!("layer {}", layer.blob.digest))
-            })?;
-        verified.push(found);
+    for image in &source.images {
+        for layer in &image.layers {
+            let blob = image.open_layer(layer)?;
+            let found = verify_layer(&blob, parallel, cancel)
+                .and_then(|found| as_described(layer, &found).map(|()| found))
+                .map_err(|error| {
+                    Failure::from(error).context(format!("layer {}", layer.blob.digest))
+                })?;
+            verified.push(found);
+        }
     }
     let chunks: u64 = verified.iter().map(|layer| layer.chunks).sum();
     let bytes: u64 = verified.iter().map(|layer| layer.uncompressed_bytes).sum();
     if args.json {
         return output::json(&json!({
             "reference": args.image.to_string(),
-            "manifest": image.manifest.id.digest,
+            "manifest": source.images[0].manifest.id.digest,
             "verified": true,
             "layers": verified.iter().map(layer_json).collect::<Vec<_>>(),
         }));

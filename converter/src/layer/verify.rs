@@ -1,16 +1,15 @@
 //! Verify: reads an eStargz blob once, in parallel, and checks everything it says of itself.
 //!
-//! Enters: a blob in a file. Leaves: its digests and its TOC's figures, or the first fault. The
-//! TOC's offsets cut the blob into runs that begin with a gzip member; workers inflate the runs,
-//! and the caller's thread hashes the uncompressed stream in order.
+//! Enters: a blob that can be read at offsets. Leaves: its digests and its TOC's figures, or the
+//! first fault. The TOC's offsets cut the blob into runs that begin with a gzip member; workers
+//! inflate the runs, and the caller's thread hashes the uncompressed stream in order.
 
 mod check;
 mod inflate;
 
-use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt;
 
+use crate::blob::ReadAt;
 use crate::cancel::{Cancel, Cancelled};
 use crate::image::{Digest, Hasher};
 use crate::layer::assemble::FinishedLayer;
@@ -141,23 +140,23 @@ pub enum VerifyError {
     Cancelled(#[from] Cancelled),
 }
 
-/// Reads the TOC's JSON of the blob in `file`, and where its member starts.
+/// Reads the TOC's JSON of `blob`, and where its member starts.
 ///
 /// # Errors
 /// When there is no valid footer or TOC.
-pub fn read_toc(file: &File) -> Result<(Vec<u8>, u64), VerifyError> {
-    let size_bytes = blob_size(file)?;
+pub fn read_toc(blob: &impl ReadAt) -> Result<(Vec<u8>, u64), VerifyError> {
+    let size_bytes = blob.len_bytes();
     let Some(footer_at) = size_bytes.checked_sub(FOOTER_BYTES as u64) else {
         return Err(VerifyError::NoFooter);
     };
     let mut end = [0; FOOTER_BYTES];
-    read_at(file, &mut end, footer_at)?;
+    read_at(blob, &mut end, footer_at)?;
     let toc_offset_bytes = footer::parse(&end).ok_or(VerifyError::NoFooter)?;
     if toc_offset_bytes >= footer_at {
         return Err(VerifyError::TocOffset { toc_offset_bytes });
     }
     let mut gzip = vec![0; usize::try_from(footer_at - toc_offset_bytes).unwrap_or(usize::MAX)];
-    read_at(file, &mut gzip, toc_offset_bytes)?;
+    read_at(blob, &mut gzip, toc_offset_bytes)?;
     let json = inflate::toc_json(&gzip).map_err(|reason| VerifyError::Toc {
         toc_offset_bytes,
         reason,
@@ -181,36 +180,36 @@ pub fn parse_toc(json: &[u8], toc_offset_bytes: u64) -> Result<Toc<'_>, VerifyEr
     Ok(toc)
 }
 
-/// Checks that the blob in `file` ends in a TOC with the digest `expected` whose rows are consistent
+/// Checks that `blob` ends in a TOC with the digest `expected` whose rows are consistent
 /// among themselves. The data is not looked at.
 ///
 /// # Errors
 /// [`VerifyError`], the first fault.
-pub fn check_toc(file: &File, expected: Digest) -> Result<(), VerifyError> {
-    let (json, toc_offset_bytes) = read_toc(file)?;
+pub fn check_toc(blob: &impl ReadAt, expected: Digest) -> Result<(), VerifyError> {
+    let (json, toc_offset_bytes) = read_toc(blob)?;
     must_equal("TOC digest", &Digest::of(&json), &expected)?;
     check::rows(&parse_toc(&json, toc_offset_bytes)?, toc_offset_bytes)?;
     Ok(())
 }
 
-/// Checks the whole blob in `file`.
+/// Checks the whole `blob`.
 ///
 /// # Errors
 /// [`VerifyError`], the first fault in the blob's order.
 pub fn verify_layer(
-    file: &File,
+    blob: &(impl ReadAt + Sync),
     parallel: Parallel,
     cancel: &Cancel,
 ) -> Result<VerifiedLayer, VerifyError> {
-    let size_bytes = blob_size(file)?;
-    let (json, toc_offset_bytes) = read_toc(file)?;
+    let size_bytes = blob.len_bytes();
+    let (json, toc_offset_bytes) = read_toc(blob)?;
     let toc_digest = Digest::of(&json);
     let toc = parse_toc(&json, toc_offset_bytes)?;
     let rows = check::rows(&toc, toc_offset_bytes)?;
     let runs = check::runs(&rows, size_bytes);
 
     let mut checker = check::FileDigests::new(&rows);
-    let (mut blob, mut stream) = (Hasher::default(), Hasher::default());
+    let (mut hasher, mut stream) = (Hasher::default(), Hasher::default());
     let mut uncompressed_bytes = 0;
     in_order(
         parallel,
@@ -220,16 +219,16 @@ pub fn verify_layer(
             cost_bytes: run.cost_bytes(),
         }),
         inflate::Inflater::default,
-        |inflater, run| inflater.run(file, run, &rows),
+        |inflater, run| inflater.run(blob, run, &rows),
         |run: inflate::InflatedRun| {
-            blob.update(&run.gzip);
+            hasher.update(&run.gzip);
             stream.update(&run.raw);
             uncompressed_bytes += run.raw.len() as u64;
             checker.chunks(run.chunks.clone(), &run.raw)
         },
     )?;
     Ok(VerifiedLayer {
-        digest: blob.finish(),
+        digest: hasher.finish(),
         size_bytes,
         diff_id: stream.finish(),
         uncompressed_bytes,
@@ -239,16 +238,8 @@ pub fn verify_layer(
     })
 }
 
-fn blob_size(file: &File) -> Result<u64, VerifyError> {
-    let metadata = file.metadata().map_err(|source| VerifyError::Read {
-        offset_bytes: 0,
-        source,
-    })?;
-    Ok(metadata.len())
-}
-
-fn read_at(file: &File, buffer: &mut [u8], offset_bytes: u64) -> Result<(), VerifyError> {
-    file.read_exact_at(buffer, offset_bytes)
+fn read_at(blob: &impl ReadAt, buffer: &mut [u8], offset_bytes: u64) -> Result<(), VerifyError> {
+    blob.read_exact_at(buffer, offset_bytes)
         .map_err(|source| VerifyError::Read {
             offset_bytes,
             source,

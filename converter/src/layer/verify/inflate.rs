@@ -1,9 +1,9 @@
 //! Inflating runs of gzip members, on worker threads.
 
-use std::fs::File;
 use std::io::{self, Read as _};
 use std::ops::Range;
 
+use crate::blob::ReadAt;
 use crate::image::Digest;
 use crate::layer::plan::TOC_NAME;
 use crate::layer::verify::check::{RowFault, Rows, Run, to_index};
@@ -27,12 +27,12 @@ impl Inflater {
     /// Reads and inflates one run and compares its chunks.
     pub(super) fn run(
         &mut self,
-        file: &File,
+        blob: &impl ReadAt,
         run: &Run,
         rows: &Rows,
     ) -> Result<InflatedRun, VerifyError> {
         let mut gzip = vec![0; to_index(run.blob.end - run.blob.start)];
-        read_at(file, &mut gzip, run.blob.start)?;
+        read_at(blob, &mut gzip, run.blob.start)?;
         let mut raw = Vec::with_capacity(to_index(run.expected_bytes.min(64 << 20)) + (16 << 10));
         // Members are inflated by their own checksums' measure, the whole run of them.
         flate2::bufread::MultiGzDecoder::new(gzip.as_slice())
