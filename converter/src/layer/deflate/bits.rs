@@ -95,6 +95,54 @@ impl Bits {
     }
 }
 
+/// [`Bits`] for the inner loop: what is left of the input is a slice, so that a refill has a single
+/// check, or none after a look at the slice's length.
+pub(super) struct Source<'a> {
+    /// As in [`Bits`].
+    pub(super) buffer: u64,
+    count: u32,
+    /// Input that is not in the buffer.
+    pub(super) rest: &'a [u8],
+}
+
+impl<'a> Source<'a> {
+    /// At the position `bits` of `input`; `None` if that lies behind its end.
+    pub(super) fn new(bits: &Bits, input: &'a [u8]) -> Option<Self> {
+        Some(Self {
+            buffer: bits.buffer,
+            count: bits.count,
+            rest: input.get(bits.next..)?,
+        })
+    }
+
+    /// At least 56 bits are at hand afterwards, if eight bytes are left.
+    #[inline(always)]
+    pub(super) fn refill(&mut self) {
+        let Some(bytes) = self.rest.first_chunk::<8>() else {
+            return;
+        };
+        self.buffer |= u64::from_le_bytes(*bytes).wrapping_shl(self.count);
+        self.rest = &self.rest[7 - ((self.count >> 3) & 7) as usize..];
+        self.count |= 56;
+    }
+
+    /// Consumes `entry & 63` bits.
+    #[inline(always)]
+    pub(super) fn consume(&mut self, entry: u32) {
+        self.buffer = self.buffer.wrapping_shr(entry);
+        self.count = self.count.wrapping_sub(entry);
+    }
+
+    /// The position in `input`, of which this is a part up to its end.
+    pub(super) fn position(&self, input: &[u8]) -> Bits {
+        Bits {
+            buffer: self.buffer,
+            count: self.count,
+            next: input.len() - self.rest.len(),
+        }
+    }
+}
+
 /// Eight bytes at `at`; 0 where the slice has no eight bytes there.
 #[inline(always)]
 fn load(input: &[u8], at: usize) -> u64 {

@@ -3,7 +3,7 @@
 //! One loop serves the middle and the ends of a stream: the input has padding behind it and the
 //! output has [`SLACK_BYTES`], so that the loop asks once a turn whether both have room.
 
-use super::bits::Bits;
+use super::bits::{Bits, Source};
 use super::block::Tables;
 use super::error::Fault;
 use super::huffman::{END, EXCEPTIONAL, LITERAL, SECOND, value};
@@ -14,6 +14,7 @@ pub(super) const SLACK_BYTES: usize = 258 + 3 + 64;
 /// A turn refills at most twice and reads eight bytes each time.
 pub(super) const TURN_INPUT_BYTES: usize = 24;
 
+/// Most matches are no longer.
 const CHUNK_BYTES: usize = 32;
 type Chunk = [u8; CHUNK_BYTES];
 
@@ -48,6 +49,8 @@ pub(super) enum Stop {
 }
 
 /// Decodes until the block ends or a limit is reached.
+///
+/// Slices of a fixed size, taken once a turn, spare the checks of single bytes.
 pub(super) fn decode(
     tables: &Tables,
     input: &[u8],
@@ -56,42 +59,59 @@ pub(super) fn decode(
     limits: Limits,
 ) -> Result<Stop, Fault> {
     let (litlen, distance) = (&tables.litlen, &tables.distance);
-    let Cursor {
-        mut bits,
-        mut written,
-    } = *cursor;
+    let input = input.get(..limits.input + TURN_INPUT_BYTES).unwrap_or(input);
+    let mut written = cursor.written;
+    let Some(mut source) = Source::new(&cursor.bits, input) else {
+        return Ok(Stop::Limit);
+    };
+    // Looked up before the refill, from bits that are there: no look-up waits for a refill.
+    source.refill();
+    let mut entry = litlen.primary(source.buffer);
     let stop = loop {
-        if bits.next() >= limits.input || written >= limits.output {
+        if source.rest.len() <= TURN_INPUT_BYTES {
             break Ok(Stop::Limit);
         }
+        let Some(room) = output
+            .get_mut(written..)
+            .and_then(|rest| rest.first_chunk_mut::<SLACK_BYTES>())
+        else {
+            break Ok(Stop::Limit);
+        };
         // 56 bits: three literals of the primary table, or two and a length.
-        bits.refill(input);
-        let mut saved = bits.peek();
-        let mut entry = litlen.primary(saved);
-        bits.consume(entry);
+        source.refill();
+        let mut saved = source.buffer;
+        source.consume(entry);
         if entry & LITERAL != 0 {
-            put(output, &mut written, entry);
-            saved = bits.peek();
+            room[0] = literal(entry);
+            written += 1;
+            saved = source.buffer;
             entry = litlen.primary(saved);
-            bits.consume(entry);
+            source.consume(entry);
             if entry & LITERAL != 0 {
-                put(output, &mut written, entry);
-                saved = bits.peek();
+                room[1] = literal(entry);
+                written += 1;
+                saved = source.buffer;
                 entry = litlen.primary(saved);
-                bits.consume(entry);
+                source.consume(entry);
                 if entry & LITERAL != 0 {
-                    put(output, &mut written, entry);
+                    room[2] = literal(entry);
+                    written += 1;
+                    entry = litlen.primary(source.buffer);
                     continue;
                 }
             }
         }
         if entry & EXCEPTIONAL != 0 {
             if entry & SECOND != 0 {
-                saved = bits.peek();
+                saved = source.buffer;
                 entry = litlen.second(entry, saved);
-                bits.consume(entry);
+                source.consume(entry);
                 if entry & LITERAL != 0 {
-                    put(output, &mut written, entry);
+                    if let Some(byte) = output.get_mut(written) {
+                        *byte = literal(entry);
+                    }
+                    written += 1;
+                    entry = litlen.primary(source.buffer);
                     continue;
                 }
             }
@@ -103,76 +123,81 @@ pub(super) fn decode(
             }
         }
         let len = value(entry, saved);
-        bits.refill(input);
-        saved = bits.peek();
+        source.refill();
+        saved = source.buffer;
         entry = distance.primary(saved);
         if entry & EXCEPTIONAL != 0 {
             if entry & SECOND == 0 {
                 break Err(Fault::Symbol);
             }
-            bits.consume(entry);
-            saved = bits.peek();
+            source.consume(entry);
+            saved = source.buffer;
             entry = distance.second(entry, saved);
             if entry & EXCEPTIONAL != 0 {
                 break Err(Fault::Symbol);
             }
         }
-        bits.consume(entry);
+        source.consume(entry);
         let back = value(entry, saved);
-        if back > written - limits.history {
+        entry = litlen.primary(source.buffer);
+        let Some((past, future)) = output.split_at_mut_checked(written) else {
+            break Ok(Stop::Limit);
+        };
+        if back > past.len() - limits.history {
             break Err(Fault::Distance);
         }
-        copy_match(output, written, back, len);
+        let from = past.len() - back;
+        match (
+            past[from..].first_chunk::<CHUNK_BYTES>(),
+            future.first_chunk_mut::<CHUNK_BYTES>(),
+        ) {
+            (Some(chunk), Some(target)) => {
+                *target = *chunk;
+                let mut done = CHUNK_BYTES;
+                while done < len {
+                    copy_chunk(output, from + done, written + done);
+                    done += CHUNK_BYTES;
+                }
+            }
+            _ => copy_near(output, written, back, len),
+        }
         written += len;
     };
-    *cursor = Cursor { bits, written };
+    *cursor = Cursor {
+        bits: source.position(input),
+        written,
+    };
     stop
 }
 
 #[inline(always)]
-fn put(output: &mut [u8], written: &mut usize, entry: u32) {
-    if let Some(byte) = output.get_mut(*written) {
-        #[expect(clippy::cast_possible_truncation, reason = "the byte lies in bits 16 to 23")]
-        let literal = (entry >> 16) as u8;
-        *byte = literal;
-    }
-    *written += 1;
-}
-
-/// Copies `len` bytes from `back` bytes before `to`; may write up to a [`Chunk`] more.
-#[inline(always)]
-fn copy_match(output: &mut [u8], to: usize, back: usize, len: usize) {
-    let from = to - back;
-    if back >= CHUNK_BYTES {
-        copy_chunk(output, from, to);
-        let mut done = CHUNK_BYTES;
-        while done < len {
-            copy_chunk(output, from + done, to + done);
-            done += CHUNK_BYTES;
-        }
-    } else if back == 1 {
-        let byte = output.get(from).copied().unwrap_or_default();
-        if let Some(run) = output.get_mut(to..to + len) {
-            run.fill(byte);
-        }
-    } else {
-        copy_near(output, from, back, len);
-    }
+fn literal(entry: u32) -> u8 {
+    #[expect(clippy::cast_possible_truncation, reason = "the byte lies in bits 16 to 23")]
+    let literal = (entry >> 16) as u8;
+    literal
 }
 
 /// A match that overlaps itself within a chunk. What is copied repeats with the period `back`, so
 /// it is lengthened by doubling until a chunk fits between source and target.
-fn copy_near(output: &mut [u8], from: usize, back: usize, len: usize) {
-    let end = from + back + len;
+#[inline(never)]
+fn copy_near(output: &mut [u8], to: usize, back: usize, len: usize) {
+    let from = to - back;
+    if back == 1 {
+        let byte = output.get(from).copied().unwrap_or_default();
+        if let Some(run) = output.get_mut(to..to + len) {
+            run.fill(byte);
+        }
+        return;
+    }
     let mut period = back;
     while period < CHUNK_BYTES {
         copy_chunk(output, from, from + period);
         period *= 2;
     }
-    let mut to = from + period;
-    while to < end {
-        copy_chunk(output, to - period, to);
-        to += CHUNK_BYTES;
+    let mut done = from + period;
+    while done < to + len {
+        copy_chunk(output, done - period, done);
+        done += CHUNK_BYTES;
     }
 }
 
