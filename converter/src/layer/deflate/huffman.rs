@@ -34,7 +34,7 @@ pub(super) const END: u32 = 1 << 13;
 
 /// Why code lengths are no code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum BadLengths {
+pub enum BadLengths {
     /// More codes than the lengths have room for, or fewer.
     Oversubscribed,
     /// Some bit patterns mean nothing.

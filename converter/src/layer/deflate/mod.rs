@@ -1,9 +1,27 @@
-//! Transcode: deflate streams are cut at other places without compressing them again.
-pub mod error;
+//! Transcode: a deflate stream cut at other places, without compressing it again.
+//!
+//! Enters: a compressed layer. [`decode()`] turns it into bytes in one pass and leaves an [`Index`] of
+//! its blocks. Later, when the plan is known, a [`Transcoder`] makes gzip members of any runs of these
+//! bytes: it copies the tokens of the source as bits, and compresses again only what lies at the
+//! borders. `docs/transcode.md` has the method.
+//!
+//! Nothing here starts threads, opens files or depends on time; any input gives bytes or an error.
+
+mod bit_copy;
 mod bits;
 mod block;
-pub mod decode;
+mod cut;
+mod decode;
+mod emit;
+mod error;
 mod gzip;
 mod huffman;
-pub mod index;
+mod index;
 mod tokens;
+mod walk;
+
+pub use decode::{Block, Container, Decoded, Sink, decode};
+pub use emit::{Emitted, MIN_RUN_BYTES, Run, Source, Transcoder};
+pub use error::{DecodeError, Fault, TranscodeError};
+pub use huffman::BadLengths;
+pub use index::Index;
