@@ -108,7 +108,7 @@ impl BitWriter {
         self.bytes.resize(start + len, 0);
         let target = &mut self.bytes[start..];
         // A word from its own byte on, and one from the next byte on for the highest bits.
-        let (words, rest) = target.as_chunks_mut::<8>();
+        let (words, _) = target.as_chunks_mut::<8>();
         let (low, _) = source.as_chunks::<8>();
         let (high, _) = source.get(1..).unwrap_or_default().as_chunks::<8>();
         let mut made = 0;

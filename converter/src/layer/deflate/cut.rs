@@ -41,9 +41,6 @@ pub(super) enum Piece {
     Stored(Range<u64>),
 }
 
-/// A part taken from a stream has at least so many bytes; below, a block's table costs more than
-/// compressing again.
-const MIN_CUT_BYTES: u64 = 16 << 10;
 /// Compressed bytes of a run beyond which they are not worth reading: a stream with blocks that carry
 /// nothing.
 const MAX_COMPRESSED_BYTES: u64 = 1 << 20;
@@ -100,7 +97,7 @@ impl Cutter {
         &self.compressed
     }
 
-    /// Cuts the bytes `run` out of the stream; `None` if too little of it could be taken.
+    /// Cuts the bytes `run` out of the stream; `None` if nothing of it can be taken.
     pub(super) fn cut<R: ReadAt + ?Sized>(
         &mut self,
         index: &Index,
@@ -124,7 +121,7 @@ impl Cutter {
         let end = self
             .find_end(index, &loaded, run.end)
             .map_err(changed)?;
-        if end.output_bytes < start.output_bytes + MIN_CUT_BYTES {
+        if end.output_bytes <= start.output_bytes {
             return Ok(None);
         }
         let pieces = self.pieces(&loaded, start, end).map_err(changed)?;

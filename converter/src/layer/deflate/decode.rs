@@ -219,7 +219,6 @@ impl<R: Read, S: Sink> Decoder<'_, R, S> {
             };
             let limits = Limits {
                 input: self.input.limit(),
-                output: BUFFER_BYTES - SLACK_BYTES,
                 history: self.output.history,
             };
             let stop = tokens::decode(
@@ -422,7 +421,7 @@ impl Output {
     }
 
     fn is_full(&self) -> bool {
-        self.written >= BUFFER_BYTES - SLACK_BYTES
+        self.written > BUFFER_BYTES - SLACK_BYTES
     }
 
     fn begin_member(&mut self) {

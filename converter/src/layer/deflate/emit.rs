@@ -40,6 +40,18 @@ pub struct Emitted {
 
 /// Shorter runs are compressed again: that is cheap, and often smaller.
 pub const MIN_RUN_BYTES: usize = 64 << 10;
+/// A part taken from a stream has at least so many bytes; below, a block's table costs more than
+/// compressing again.
+const MIN_CUT_BYTES: u64 = 16 << 10;
+
+/// What is too little to be copied.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Thresholds {
+    /// Bytes of a run.
+    pub(super) run_bytes: usize,
+    /// Bytes of the part of it that can be copied.
+    pub(super) cut_bytes: u64,
+}
 
 /// A compressed stream that can be read again, and its index.
 pub struct Source<'a, R: ?Sized> {
@@ -55,6 +67,7 @@ pub struct Transcoder {
     cutter: Cutter,
     tables: Tables,
     scratch: Vec<u8>,
+    thresholds: Thresholds,
 }
 
 /// A stored block holds no more.
@@ -63,11 +76,21 @@ const MAX_STORED_BYTES: usize = 65535;
 impl Transcoder {
     /// A worker that compresses what it cannot copy at `level`.
     pub fn new(level: CompressionLvl) -> Self {
+        let thresholds = Thresholds {
+            run_bytes: MIN_RUN_BYTES,
+            cut_bytes: MIN_CUT_BYTES,
+        };
+        Self::with_thresholds(level, thresholds)
+    }
+
+    /// With other thresholds than in use: tests cut at every byte.
+    pub(super) fn with_thresholds(level: CompressionLvl, thresholds: Thresholds) -> Self {
         Self {
             compressor: Compressor::new(level),
             cutter: Cutter::new(),
             tables: Tables::new(),
             scratch: Vec::new(),
+            thresholds,
         }
     }
 
@@ -91,11 +114,18 @@ impl Transcoder {
         let mut blocks = Blocks::after(std::mem::take(member));
         let mut emitted = Emitted::default();
         let mut done = 0;
-        for run in runs.iter().filter(|run| run.len_bytes >= MIN_RUN_BYTES) {
+        let Thresholds {
+            run_bytes,
+            cut_bytes,
+        } = self.thresholds;
+        for run in runs.iter().filter(|run| run.len_bytes >= run_bytes) {
             let whole = run.source_bytes..run.source_bytes + run.len_bytes as u64;
             let Some(cut) = self.cutter.cut(source.index, source.compressed, whole)? else {
                 continue;
             };
+            if cut.end_bytes - cut.start_bytes < cut_bytes {
+                continue;
+            }
             let place = |offset: u64| run.start + (offset - run.source_bytes) as usize;
             let copied = place(cut.start_bytes)..place(cut.end_bytes);
             self.recompress(&bytes[done..copied.start], &mut blocks);

@@ -14,6 +14,7 @@ mod cut;
 mod decode;
 mod emit;
 mod error;
+mod fuzz;
 mod gzip;
 mod huffman;
 mod index;
@@ -25,3 +26,9 @@ pub use emit::{Emitted, MIN_RUN_BYTES, Run, Source, Transcoder};
 pub use error::{DecodeError, Fault, TranscodeError};
 pub use huffman::BadLengths;
 pub use index::Index;
+
+#[doc(hidden)]
+pub use fuzz::fuzz_one;
+
+#[cfg(test)]
+mod tests;

@@ -33,8 +33,6 @@ pub(super) struct Limits {
     /// No turn begins when the next byte of the input is this or later; at least
     /// [`TURN_INPUT_BYTES`] of input or padding follow.
     pub(super) input: usize,
-    /// No turn begins when the output is this long; [`SLACK_BYTES`] follow.
-    pub(super) output: usize,
     /// First byte of the output that a match may mean.
     pub(super) history: usize,
 }
@@ -48,7 +46,8 @@ pub(super) enum Stop {
     Limit,
 }
 
-/// Decodes until the block ends or a limit is reached.
+/// Decodes until the block ends or a limit is reached: that of the input, or less than
+/// [`SLACK_BYTES`] of output are left.
 ///
 /// Slices of a fixed size, taken once a turn, spare the checks of single bytes.
 pub(super) fn decode(

@@ -34,7 +34,6 @@ pub(super) struct Stretch<'a> {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct BlockPlace {
     pub(super) is_last: bool,
-    pub(super) header_bits: u64,
     /// First token, or first stored byte.
     pub(super) body_bits: u64,
     pub(super) body: Body,
@@ -66,7 +65,6 @@ impl<'a> Stretch<'a> {
         self.check(&bits)?;
         Ok(BlockPlace {
             is_last: header.is_last,
-            header_bits,
             body_bits: bits.position_bits(),
             body: header.body,
             end_of_block: tables.end_of_block,
