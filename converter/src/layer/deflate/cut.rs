@@ -327,9 +327,6 @@ impl Cutter {
                 continue;
             }
             self.visit(loaded, &block, block.resume, |token, start| {
-                if start >= run.end || (found.is_some() && start >= proven) {
-                    return ControlFlow::Break(());
-                }
                 let end = start + token.len_bytes;
                 if start < run.start {
                     earliest = earliest.max(end);
@@ -342,6 +339,10 @@ impl Cutter {
                         position_bits: token.start_bits,
                         output_bytes: start,
                     });
+                }
+                // The next token may lie behind what was loaded.
+                if end >= run.end || (found.is_some() && end >= proven) {
+                    return ControlFlow::Break(());
                 }
                 ControlFlow::Continue(())
             })?;
@@ -377,6 +378,12 @@ impl Cutter {
                 ..c
             })
             .or(block.resume);
+        if let Some(checkpoint) = resume
+            && checkpoint.output_bytes == run_end
+        {
+            border.position_bits = checkpoint.position_bits;
+            return Ok(border);
+        }
         self.visit(loaded, &block, resume, |token, start| {
             border.position_bits = token.start_bits;
             border.output_bytes = start;

@@ -421,7 +421,7 @@ impl Output {
     }
 
     fn is_full(&self) -> bool {
-        self.written > BUFFER_BYTES - SLACK_BYTES
+        self.written >= BUFFER_BYTES - SLACK_BYTES
     }
 
     fn begin_member(&mut self) {

@@ -247,6 +247,22 @@ fn an_empty_stream_makes_an_empty_member() {
     check_members(&compressed, &whole, &[], &[0]);
 }
 
+/// A stored block that fills the output to its last byte before the slack.
+#[test]
+fn an_output_block_is_full_to_the_byte() {
+    let bytes = data(4, 32 * 65_000);
+    for first in [0, 1, 2] {
+        let mut stream = Stream::new();
+        stream.stored(&bytes[..first], 0);
+        for part in bytes[first..].chunks(65_000) {
+            stream.stored(part, 0);
+        }
+        stream.fixed(&[], 1);
+        let (compressed, bytes) = stream.finish();
+        decoded(&compressed, Container::Raw, &bytes);
+    }
+}
+
 /// Input and output that come and go in pieces of any size.
 #[test]
 fn a_source_of_small_reads_is_the_same() {
