@@ -6,7 +6,7 @@
 
 use std::ops::Range;
 
-use libdeflater::{CompressionLvl, Compressor, Crc};
+use libdeflater::{Compressor, Crc};
 
 use super::bit_copy::BitWriter;
 use super::bits::PADDING_BYTES;
@@ -74,19 +74,19 @@ pub struct Transcoder {
 const MAX_STORED_BYTES: usize = 65535;
 
 impl Transcoder {
-    /// A worker that compresses what it cannot copy at `level`.
-    pub fn new(level: CompressionLvl) -> Self {
+    /// A worker that compresses with `compressor` what it cannot copy.
+    pub fn new(compressor: Compressor) -> Self {
         let thresholds = Thresholds {
             run_bytes: MIN_RUN_BYTES,
             cut_bytes: MIN_CUT_BYTES,
         };
-        Self::with_thresholds(level, thresholds)
+        Self::with_thresholds(compressor, thresholds)
     }
 
     /// With other thresholds than in use: tests cut at every byte.
-    pub(super) fn with_thresholds(level: CompressionLvl, thresholds: Thresholds) -> Self {
+    pub(super) fn with_thresholds(compressor: Compressor, thresholds: Thresholds) -> Self {
         Self {
-            compressor: Compressor::new(level),
+            compressor,
             cutter: Cutter::new(),
             tables: Tables::new(),
             scratch: Vec::new(),

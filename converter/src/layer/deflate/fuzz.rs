@@ -3,7 +3,7 @@
 use std::io::Read as _;
 
 use flate2::bufread::{DeflateDecoder, GzDecoder};
-use libdeflater::{CompressionLvl, Decompressor};
+use libdeflater::{CompressionLvl, Compressor, Decompressor};
 
 use super::emit::Thresholds;
 use super::{Block, Container, Decoded, Run, Sink, Source, Transcoder, decode};
@@ -87,7 +87,7 @@ pub(super) fn check_members(
         compressed,
         index: &decoded.index,
     };
-    let mut transcoder = Transcoder::with_thresholds(CompressionLvl::fastest(), thresholds);
+    let mut transcoder = Transcoder::with_thresholds(Compressor::new(CompressionLvl::fastest()), thresholds);
     let (mut start, mut copied_bytes) = (0, 0);
     for &end in ends {
         let part = &bytes[start..end];
