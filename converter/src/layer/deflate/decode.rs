@@ -130,7 +130,11 @@ impl<R: Read, S: Sink> Decoder<'_, R, S> {
         }
         let mut members = 0;
         loop {
-            read_header(|| self.input.byte(&mut self.bits)?.ok_or(Failure::Fault(Fault::Truncated)))?;
+            read_header(|| {
+                self.input
+                    .byte(&mut self.bits)?
+                    .ok_or(Failure::Fault(Fault::Truncated))
+            })?;
             self.member()?;
             self.trailer()?;
             members += 1;
@@ -165,10 +169,7 @@ impl<R: Read, S: Sink> Decoder<'_, R, S> {
         self.bits.align();
         let mut trailer = [0; TRAILER_BYTES];
         for byte in &mut trailer {
-            *byte = self
-                .input
-                .byte(&mut self.bits)?
-                .ok_or(Fault::Truncated)?;
+            *byte = self.input.byte(&mut self.bits)?.ok_or(Fault::Truncated)?;
         }
         let [crc @ .., l0, l1, l2, l3] = trailer;
         if crc != self.output.finish_crc().to_le_bytes() {
