@@ -1,8 +1,9 @@
 //! Properties of a layer's whole way, over generated archives: every kind of entry, every dialect.
 
 use std::collections::{HashMap, HashSet};
-use std::io::{Read as _, Write as _};
+use std::io::Read as _;
 
+use esgz::blob::Blob;
 use esgz::cancel::Cancel;
 use esgz::image::Digest;
 use esgz::layer::encode::{Check, Level};
@@ -152,11 +153,10 @@ fn convert(layer: &ScannedLayer, picks: &[u32], options: PlanOptions) -> (Vec<u8
     };
     let mut blob = Vec::new();
     let finished = convert_layer(layer, &plan, options, &mut blob, &Cancel::default()).unwrap();
-    let mut file = tempfile::tempfile().unwrap();
-    file.write_all(&blob).unwrap();
-    let verified = verify_layer(&file, parallel, &Cancel::default()).unwrap();
+    let bytes = Blob::of_bytes(blob.clone());
+    let verified = verify_layer(&bytes, parallel, &Cancel::default()).unwrap();
     verified.must_equal(&finished).unwrap();
-    let (json, offset) = read_toc(&file).unwrap();
+    let (json, offset) = read_toc(&bytes).unwrap();
     let toc = parse_toc(&json, offset).unwrap();
     let rows = toc.entries.iter().filter(|row| row.kind != "chunk");
     let names = rows.map(|row| row.name.to_string()).collect();
