@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Map, Value, json};
 
+use crate::blob::Blob;
 use crate::cancel::{Cancel, Cancelled};
 use crate::image::manifest::{
     CONTAINERD_NAME, DocumentOptions, REF_NAME, REFERENCE_DIGEST, REFERENCE_TYPE, rewrite_config,
@@ -18,13 +19,14 @@ use crate::image::manifest::{
 };
 use crate::image::{BlobId, Digest, NewLayer, Platform};
 use crate::layer::assemble::FinishedLayer;
+use crate::layer::choice::{Choice, Reason, choose};
 use crate::layer::encode::{Check, Level};
 use crate::layer::entry::{EntryKind, ScannedLayer};
 use crate::layer::plan::{LayerPlan, PlanError, PlanOptions, Prefetch, plan_layer};
 use crate::layer::scan::{ScanError, ScanOptions};
 use crate::layer::verbatim::{copy_tar, verify_copy};
 use crate::layer::verify::{VerifyError, check_toc};
-use crate::layer::{ConvertError, ConvertOptions, Parallel, convert_layer};
+use crate::layer::{ConvertError, ConvertOptions, Encoding, Parallel, convert_layer};
 use crate::profile::Prioritized;
 use crate::sink::{ImageBlobs, Sink, SinkError};
 use crate::source::{IndexNode, Node, Source, SourceError, SourceImage, SourceLayer};
@@ -39,7 +41,7 @@ pub struct ImageOptions {
     /// How they are cut.
     pub plan: PlanOptions,
     /// How they are compressed.
-    pub level: Level,
+    pub compression: Compression,
     /// Threads and memory.
     pub parallel: Parallel,
     /// What layers become.
@@ -50,6 +52,19 @@ pub struct ImageOptions {
     pub verify: Verify,
     /// What configurations, manifests and indexes say.
     pub documents: DocumentOptions,
+}
+
+/// How layers are compressed.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Compression {
+    /// At this level.
+    Level(Level),
+    /// As the source is, by copying its compressed bits, where that makes the layer larger by no more
+    /// than this part of one; otherwise at the default level.
+    Keep {
+        /// 0.01 is one percent.
+        overhead: f64,
+    },
 }
 
 /// What layers become.
@@ -128,6 +143,8 @@ pub struct ConvertedLayer {
     pub prefetch: Prefetch,
     /// Whether the blob is the source's own.
     pub reused: bool,
+    /// How it was compressed, and why; none for a blob that is the source's own, or a plain tar.
+    pub choice: Option<Choice>,
 }
 
 /// Why an image could not be converted.
@@ -173,6 +190,9 @@ pub enum ImageError {
     Cancelled(#[from] Cancelled),
 }
 
+/// A layer's blob, the TOC digest that its manifest gives, and the prioritised entries.
+type LayerKey = (Digest, Option<String>, Vec<u32>);
+
 /// A source on its way to a sink, image by image.
 #[derive(Debug)]
 pub struct Conversion<'a> {
@@ -181,8 +201,8 @@ pub struct Conversion<'a> {
     cancel: &'a Cancel,
     sink: Sink,
     images: Vec<Option<ConvertedImage>>,
-    /// Layers that were converted, by source and prioritised entries: all that their plans depend on.
-    layers: HashMap<(Digest, Vec<u32>), ConvertedLayer>,
+    /// Layers that were converted, by all that decides what becomes of them.
+    layers: HashMap<LayerKey, ConvertedLayer>,
 }
 
 impl<'a> Conversion<'a> {
@@ -222,7 +242,8 @@ impl<'a> Conversion<'a> {
         let mut converted = Vec::with_capacity(layers.len());
         let sources = source.layers.iter().zip(layers);
         for ((source_layer, layer), prioritized) in sources.zip(&prioritized.layers) {
-            let key = (layer.digest, prioritized.clone());
+            let toc_digest = source_layer.toc_digest.clone();
+            let key = (layer.digest, toc_digest, prioritized.clone());
             let started = Instant::now();
             let done = match self.layers.get(&key) {
                 Some(done) => done.clone(),
@@ -258,7 +279,6 @@ impl<'a> Conversion<'a> {
     ) -> Result<ConvertedLayer, ImageError> {
         let options = self.options;
         let convert_options = ConvertOptions {
-            level: options.level,
             check: match options.verify {
                 Verify::Full => Check::Inflate,
                 Verify::Skip => Check::Skip,
@@ -272,11 +292,25 @@ impl<'a> Conversion<'a> {
                 return reuse::copy(reused, source, source_layer, layer, &mut self.sink);
             }
         }
+        let source_blob = source.open_layer(source_layer)?;
+        let choice = self.choose(layer, &plan, &source_blob)?;
+        let encoding = match (choice, &layer.deflate, options.compression) {
+            (Choice::Copy(_), Some(index), _) => {
+                Encoding::Copy(&source_blob, index, Level::default())
+            }
+            (_, _, Compression::Level(level)) => Encoding::Compress(level),
+            _ => Encoding::Compress(Level::default()),
+        };
         let mut blob = self.sink.stage()?;
         let made = match options.format {
-            LayerFormat::Estargz => {
-                convert_layer(layer, &plan, convert_options, &mut blob, self.cancel)
-            }
+            LayerFormat::Estargz => convert_layer(
+                layer,
+                &plan,
+                &encoding,
+                convert_options,
+                &mut blob,
+                self.cancel,
+            ),
             LayerFormat::Tar => copy_tar(layer, &mut blob, self.cancel),
         };
         let finished = made.map_err(|source| match source {
@@ -298,7 +332,33 @@ impl<'a> Conversion<'a> {
             })?;
         }
         self.sink.add(blob_id(&finished), blob)?;
-        Ok(report(layer, &plan, finished))
+        Ok(ConvertedLayer {
+            choice: finished.toc_digest.map(|_| choice),
+            ..report(layer, &plan, finished)
+        })
+    }
+
+    /// Whether the layer's compressed bits are copied.
+    fn choose(
+        &self,
+        layer: &ScannedLayer,
+        plan: &LayerPlan,
+        source: &Blob,
+    ) -> Result<Choice, ImageError> {
+        let options = self.options;
+        let (Compression::Keep { overhead }, LayerFormat::Estargz) =
+            (options.compression, options.format)
+        else {
+            return Ok(Choice::Compress(Reason::LevelGiven));
+        };
+        let threads = options.parallel.threads;
+        let choice = choose(layer, plan, source, Level::default(), overhead, threads);
+        let choice = choice.map_err(|source| ConvertError::Encode {
+            layer: layer.digest,
+            source,
+        })?;
+        tracing::debug!(layer = %layer.digest, ?choice, "chosen");
+        Ok(choice)
     }
 
     /// Writes indexes and what is carried over, and makes the whole visible. Every image must have
@@ -435,6 +495,7 @@ fn report(layer: &ScannedLayer, plan: &LayerPlan, finished: FinishedLayer) -> Co
             .map_or_else(Prefetch::default, |_| plan.prefetch),
         finished,
         reused: false,
+        choice: None,
     }
 }
 
