@@ -12,7 +12,7 @@ use esgz::layer::plan::{PlanOptions, plan_layer};
 use esgz::layer::scan::{Expected, ScanOptions, scan_layer};
 use esgz::layer::spool::ReadAt as _;
 use esgz::layer::verify::{parse_toc, read_toc, verify_layer};
-use esgz::layer::{ConvertOptions, Parallel, convert_layer};
+use esgz::layer::{ConvertOptions, Encoding, Parallel, convert_layer};
 use esgz_tests::archive::{Dialect, Ending, Entry, Kind, Sparse, SparseFormat, archive};
 use esgz_tests::sets::noise;
 use proptest::collection::vec;
@@ -146,13 +146,21 @@ fn convert(layer: &ScannedLayer, picks: &[u32], options: PlanOptions) -> (Vec<u8
         threads: 2,
         memory_bytes: 1 << 20,
     };
+    let encoding = Encoding::Compress(Level::new(1).expect("level 1 exists"));
     let options = ConvertOptions {
-        level: Level::new(1).expect("level 1 exists"),
         check: Check::Inflate,
         parallel,
     };
     let mut blob = Vec::new();
-    let finished = convert_layer(layer, &plan, options, &mut blob, &Cancel::default()).unwrap();
+    let finished = convert_layer(
+        layer,
+        &plan,
+        &encoding,
+        options,
+        &mut blob,
+        &Cancel::default(),
+    )
+    .unwrap();
     let bytes = Blob::of_bytes(blob.clone());
     let verified = verify_layer(&bytes, parallel, &Cancel::default()).unwrap();
     verified.must_equal(&finished).unwrap();

@@ -112,7 +112,9 @@ pub fn choose(
         workers
             .into_iter()
             .map(join)
-            .try_fold(Sizes::default(), |sum, sizes| Ok::<_, EncodeError>(sum.plus(sizes?)))
+            .try_fold(Sizes::default(), |sum, sizes| {
+                Ok::<_, EncodeError>(sum.plus(sizes?))
+            })
     })?;
     Ok(verdict(sizes, overhead))
 }
