@@ -39,7 +39,10 @@ impl BitWriter {
         let whole = (self.pending_count / 8) as usize;
         self.bytes
             .extend_from_slice(&self.pending.to_le_bytes()[..whole.min(8)]);
-        self.pending = self.pending.checked_shr(self.pending_count & !7).unwrap_or(0);
+        self.pending = self
+            .pending
+            .checked_shr(self.pending_count & !7)
+            .unwrap_or(0);
         self.pending_count %= 8;
     }
 

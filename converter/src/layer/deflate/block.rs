@@ -147,7 +147,10 @@ fn end_of_block(lengths: &[u8]) -> CodeBits {
     // Every shorter code takes its share of the codes of this length.
     let before: u32 = shorter.map(|&l| 1 << (count - l)).sum();
     let same = lengths[..256].iter().filter(|&&l| l == count).count();
-    #[expect(clippy::cast_possible_truncation, reason = "a code has at most 15 bits")]
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "a code has at most 15 bits"
+    )]
     let code = before as u16 + same as u16;
     CodeBits {
         bits: code.reverse_bits() >> (16 - count),
@@ -210,4 +213,7 @@ impl Precode {
     }
 }
 
-const _: () = assert!(MAX_CODE_BITS == 15, "code lengths are four bits in a header");
+const _: () = assert!(
+    MAX_CODE_BITS == 15,
+    "code lengths are four bits in a header"
+);

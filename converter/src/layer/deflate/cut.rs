@@ -118,9 +118,7 @@ impl Cutter {
         let Some(start) = self.find_start(&loaded, &run).map_err(changed)? else {
             return Ok(None);
         };
-        let end = self
-            .find_end(index, &loaded, run.end)
-            .map_err(changed)?;
+        let end = self.find_end(index, &loaded, run.end).map_err(changed)?;
         if end.output_bytes <= start.output_bytes {
             return Ok(None);
         }
@@ -267,7 +265,8 @@ impl Cutter {
             .as_ref()
             .filter(|header| block.header_bits >= header.start as u64 * 8);
         let end = separate.map_or(loaded.len_bytes, |header| header.end);
-        let place = Stretch::new(&self.compressed, end).header(&mut self.tables, block.header_bits)?;
+        let place =
+            Stretch::new(&self.compressed, end).header(&mut self.tables, block.header_bits)?;
         match place.body {
             Body::Coded => Ok(place),
             Body::Stored { .. } => Err(Fault::BlockType),
@@ -351,12 +350,7 @@ impl Cutter {
     }
 
     /// q: see the module.
-    fn find_end(
-        &mut self,
-        index: &Index,
-        loaded: &Loaded,
-        run_end: u64,
-    ) -> Result<Border, Fault> {
+    fn find_end(&mut self, index: &Index, loaded: &Loaded, run_end: u64) -> Result<Border, Fault> {
         let number = self
             .blocks
             .partition_point(|block| block.start_bytes < run_end)
@@ -401,12 +395,7 @@ impl Cutter {
     }
 
     /// The blocks between two borders.
-    fn pieces(
-        &mut self,
-        loaded: &Loaded,
-        start: Border,
-        end: Border,
-    ) -> Result<Vec<Piece>, Fault> {
+    fn pieces(&mut self, loaded: &Loaded, start: Border, end: Border) -> Result<Vec<Piece>, Fault> {
         let mut pieces = Vec::with_capacity(end.block - start.block + 1);
         for number in start.block..=end.block {
             let block = self.blocks[number];

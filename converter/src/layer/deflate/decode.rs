@@ -16,7 +16,7 @@ use super::tokens::{self, Cursor, Limits, SLACK_BYTES, Stop, TURN_INPUT_BYTES};
 /// How far back a match may reach.
 pub(super) const WINDOW_BYTES: usize = 32 << 10;
 /// Input read at once.
-const INPUT_BYTES: usize = 256 << 10;
+const INPUT_BYTES: usize = 64 << 10;
 /// Output given away at once. Both buffers stay within a core's second-level cache.
 const OUTPUT_BYTES: usize = 512 << 10;
 /// A whole output buffer: history, output, slack.
@@ -130,7 +130,11 @@ impl<R: Read, S: Sink> Decoder<'_, R, S> {
         }
         let mut members = 0;
         loop {
-            read_header(|| self.input.byte(&mut self.bits)?.ok_or(Failure::Fault(Fault::Truncated)))?;
+            read_header(|| {
+                self.input
+                    .byte(&mut self.bits)?
+                    .ok_or(Failure::Fault(Fault::Truncated))
+            })?;
             self.member()?;
             self.trailer()?;
             members += 1;
@@ -165,10 +169,7 @@ impl<R: Read, S: Sink> Decoder<'_, R, S> {
         self.bits.align();
         let mut trailer = [0; TRAILER_BYTES];
         for byte in &mut trailer {
-            *byte = self
-                .input
-                .byte(&mut self.bits)?
-                .ok_or(Fault::Truncated)?;
+            *byte = self.input.byte(&mut self.bits)?.ok_or(Fault::Truncated)?;
         }
         let [crc @ .., l0, l1, l2, l3] = trailer;
         if crc != self.output.finish_crc().to_le_bytes() {

@@ -55,7 +55,12 @@ pub fn fuzz_one(data: &[u8]) {
         (Err(_), Ok(_)) if too_large => {}
         (ours, theirs) => panic!("we say {ours:?}, zlib-rs says {theirs:?}"),
     }
-    let _ = decode(data, Container::Gzip, MAX_OUTPUT_BYTES, &mut Collected::default());
+    let _ = decode(
+        data,
+        Container::Gzip,
+        MAX_OUTPUT_BYTES,
+        &mut Collected::default(),
+    );
 }
 
 /// Lengths of chunks from one byte to the whole stream, small and large ones alike.
@@ -87,7 +92,8 @@ pub(super) fn check_members(
         compressed,
         index: &decoded.index,
     };
-    let mut transcoder = Transcoder::with_thresholds(Compressor::new(CompressionLvl::fastest()), thresholds);
+    let mut transcoder =
+        Transcoder::with_thresholds(Compressor::new(CompressionLvl::fastest()), thresholds);
     let (mut start, mut copied_bytes) = (0, 0);
     for &end in ends {
         let part = &bytes[start..end];

@@ -233,7 +233,10 @@ fn build(
         entries[..primary].fill(EXCEPTIONAL);
         if code.used == 1 {
             let only = entry(symbols[usize::from(code.sorted[0])], 1);
-            entries[..primary].iter_mut().step_by(2).for_each(|e| *e = only);
+            entries[..primary]
+                .iter_mut()
+                .step_by(2)
+                .for_each(|e| *e = only);
         }
         return Ok(());
     }
@@ -281,7 +284,10 @@ fn build(
                 used = 2 * used + u32::from(counts[(primary_bits + index_bits) as usize]);
             }
             end = start + (1 << index_bits);
-            #[expect(clippy::cast_possible_truncation, reason = "a table has < 2^13 entries")]
+            #[expect(
+                clippy::cast_possible_truncation,
+                reason = "a table has < 2^13 entries"
+            )]
             let lead = (start as u32) << 16;
             entries[prefix] = lead | EXCEPTIONAL | SECOND | (index_bits << 8) | primary_bits;
         }

@@ -58,7 +58,9 @@ pub(super) fn decode(
     limits: Limits,
 ) -> Result<Stop, Fault> {
     let (litlen, distance) = (&tables.litlen, &tables.distance);
-    let input = input.get(..limits.input + TURN_INPUT_BYTES).unwrap_or(input);
+    let input = input
+        .get(..limits.input + TURN_INPUT_BYTES)
+        .unwrap_or(input);
     let mut written = cursor.written;
     let Some(mut source) = Source::new(&cursor.bits, input) else {
         return Ok(Stop::Limit);
@@ -171,7 +173,10 @@ pub(super) fn decode(
 
 #[inline(always)]
 fn literal(entry: u32) -> u8 {
-    #[expect(clippy::cast_possible_truncation, reason = "the byte lies in bits 16 to 23")]
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "the byte lies in bits 16 to 23"
+    )]
     let literal = (entry >> 16) as u8;
     literal
 }

@@ -194,7 +194,10 @@ fn a_single_long_block_is_cut_from_checkpoints() {
     assert!(bytes.len() > 4 << 20, "{} bytes", bytes.len());
     for seed in 0..6 {
         let copied = check_cuts(&compressed, Container::Raw, &bytes, seed);
-        assert!(copied > bytes.len() as u64 / 4, "only {copied} bytes were copied");
+        assert!(
+            copied > bytes.len() as u64 / 4,
+            "only {copied} bytes were copied"
+        );
     }
 }
 
@@ -203,8 +206,18 @@ fn borders_inside_matches_and_runs() {
     // A run of distance 1, matches of 258 bytes, and a match over the whole window.
     let mut tokens: Vec<Token> = (0..=255).map(Token::Literal).collect();
     tokens.extend([Token::Match { len: 258, back: 1 }; 30]);
-    tokens.extend([Token::Match { len: 258, back: 256 }; 200]);
-    tokens.extend([Token::Match { len: 258, back: 32_768 }; 140]);
+    tokens.extend(
+        [Token::Match {
+            len: 258,
+            back: 256,
+        }; 200],
+    );
+    tokens.extend(
+        [Token::Match {
+            len: 258,
+            back: 32_768,
+        }; 140],
+    );
     tokens.extend([Token::Literal(7); 3]);
     tokens.extend([Token::Match { len: 3, back: 2 }; 9]);
     let mut stream = Stream::new();
@@ -232,7 +245,13 @@ fn empty_blocks_and_a_hundred_stored_ones() {
         stream.fixed(&[], 0);
         stream.stored(&[], 0);
     }
-    stream.fixed(&[Token::Match { len: 258, back: 32_768 }; 100], 0);
+    stream.fixed(
+        &[Token::Match {
+            len: 258,
+            back: 32_768,
+        }; 100],
+        0,
+    );
     stream.stored(&[], 1);
     let (compressed, bytes) = stream.finish();
     for seed in 0..4 {
@@ -300,7 +319,11 @@ fn faults_of_gzip_are_told_apart() {
     check(good.len() - 8, 1, Fault::Crc);
     check(good.len() - 4, 1, Fault::Length);
     for end in 0..good.len() {
-        assert_eq!(fault(&good[..end], Container::Gzip), Fault::Truncated, "{end} bytes");
+        assert_eq!(
+            fault(&good[..end], Container::Gzip),
+            Fault::Truncated,
+            "{end} bytes"
+        );
     }
     let with = |tail: &[u8]| fault(&[&good[..], tail].concat(), Container::Gzip);
     assert_eq!(with(b"x"), Fault::TrailingData);
@@ -319,7 +342,14 @@ fn limits_and_closed_sinks_end_the_stream() {
     }
     let bytes = vec![7; 3 << 20];
     let compressed = libdeflate(&bytes, 1);
-    let limited = |limit| decode(&compressed[..], Container::Raw, limit, &mut Collected::default());
+    let limited = |limit| {
+        decode(
+            &compressed[..],
+            Container::Raw,
+            limit,
+            &mut Collected::default(),
+        )
+    };
     assert!(matches!(limited(bytes.len() as u64), Ok(_)));
     assert!(matches!(
         limited(bytes.len() as u64 - 1),

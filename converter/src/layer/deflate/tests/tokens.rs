@@ -126,7 +126,10 @@ fn codes(lengths: &[u8]) -> Vec<(u64, u32)> {
     for bits in 1..=15_u8 {
         next <<= 1;
         for (symbol, _) in lengths.iter().enumerate().filter(|&(_, &l)| l == bits) {
-            codes[symbol] = (u64::from(next.reverse_bits() >> (16 - bits)), u32::from(bits));
+            codes[symbol] = (
+                u64::from(next.reverse_bits() >> (16 - bits)),
+                u32::from(bits),
+            );
             next += 1;
         }
     }
