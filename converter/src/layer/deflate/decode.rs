@@ -176,7 +176,6 @@ impl<R: Read, S: Sink> Decoder<'_, R, S> {
             return Err(Fault::Crc.into());
         }
         // The length modulo 2^32.
-        #[expect(clippy::cast_possible_truncation, reason = "so defined")]
         let len_bytes = self.output.member_bytes() as u32;
         if u32::from_le_bytes([l0, l1, l2, l3]) != len_bytes {
             return Err(Fault::Length.into());
