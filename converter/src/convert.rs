@@ -14,6 +14,7 @@ use crate::cancel::{Cancel, Cancelled};
 use crate::image::manifest::{DocumentOptions, rewrite_config, rewrite_manifest};
 use crate::image::{BlobId, Digest, NewLayer, Platform};
 use crate::layer::assemble::FinishedLayer;
+use crate::layer::choice::Choice;
 use crate::layer::encode::Level;
 use crate::layer::entry::ScannedLayer;
 use crate::layer::plan::{PlanError, PlanOptions, Prefetch};
@@ -34,7 +35,7 @@ pub struct ImageOptions {
     /// How they are cut.
     pub plan: PlanOptions,
     /// How they are compressed.
-    pub level: Level,
+    pub compression: Compression,
     /// Threads and memory.
     pub parallel: Parallel,
     /// What layers become.
@@ -45,6 +46,19 @@ pub struct ImageOptions {
     pub verify: Verify,
     /// What configurations, manifests and indexes say.
     pub documents: DocumentOptions,
+}
+
+/// How layers are compressed.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Compression {
+    /// At this level.
+    Level(Level),
+    /// As the source is, by copying its compressed bits, where that makes the layer larger by no more
+    /// than this part of one; otherwise at the default level.
+    Keep {
+        /// 0.01 is one percent.
+        overhead: f64,
+    },
 }
 
 /// What layers become.
@@ -123,6 +137,8 @@ pub struct ConvertedLayer {
     pub prefetch: Prefetch,
     /// Whether the blob is the source's own.
     pub reused: bool,
+    /// How it was compressed, and why; none for a blob that is the source's own, or a plain tar.
+    pub choice: Option<Choice>,
 }
 
 /// Why an image could not be converted.

@@ -40,7 +40,11 @@ fn main() -> Result<()> {
     for round in 0..rounds {
         let whole = libdeflate(&compressed, &mut bytes)?;
         bytes.truncate(whole.bytes);
-        let turns = [ours(&compressed, whole.bytes)?, zlib(&compressed, whole.bytes)?, whole];
+        let turns = [
+            ours(&compressed, whole.bytes)?,
+            zlib(&compressed, whole.bytes)?,
+            whole,
+        ];
         for (rates, turn) in rates.iter_mut().zip(turns) {
             rates.push(turn.bytes as f64 / 1e6 / turn.seconds);
         }
@@ -53,7 +57,11 @@ fn main() -> Result<()> {
         ours / libdeflate
     );
     for chunk_bytes in rest.iter().skip(1) {
-        cut(&compressed, &bytes, chunk_bytes.parse().context("CHUNK_BYTES")?)?;
+        cut(
+            &compressed,
+            &bytes,
+            chunk_bytes.parse().context("CHUNK_BYTES")?,
+        )?;
     }
     Ok(())
 }
@@ -129,7 +137,10 @@ fn libdeflate(compressed: &[u8], bytes: &mut [u8]) -> Result<Turn> {
         Err(error) => return Err(error.into()),
     };
     let seconds = user_seconds()? - started;
-    Ok(Turn { bytes: len, seconds })
+    Ok(Turn {
+        bytes: len,
+        seconds,
+    })
 }
 
 /// Makes members of all chunks and says what that costs.
@@ -165,7 +176,12 @@ fn cut(compressed: &[u8], bytes: &[u8], chunk_bytes: usize) -> Result<()> {
 }
 
 fn whole_index(compressed: &[u8]) -> Result<Index> {
-    let decoded = decode(compressed, Container::Gzip, u64::MAX, &mut Counter::default())
-        .context("chunks are made of a file that fits whole in MIB")?;
+    let decoded = decode(
+        compressed,
+        Container::Gzip,
+        u64::MAX,
+        &mut Counter::default(),
+    )
+    .context("chunks are made of a file that fits whole in MIB")?;
     Ok(decoded.index)
 }

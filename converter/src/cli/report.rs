@@ -8,6 +8,7 @@ use crate::cli::failure::Failure;
 use crate::cli::output::{self, Size};
 use crate::convert::{Converted, ConvertedImage, ConvertedLayer, Verify};
 use crate::image::ImageRef;
+use crate::layer::choice::Choice;
 use crate::profile::{Profile, ProfiledFile};
 
 /// A finished conversion, for people and for programs.
@@ -127,6 +128,13 @@ impl Report<'_> {
             Size(source),
             (total as f64 / source.max(1) as f64 - 1.0) * 100.0
         ))?;
+        let tar_bytes = self.sum(|layer| layer.source_tar_bytes);
+        let copied = self.sum(|layer| layer.finished.copied_bytes);
+        output::line(format_args!(
+            "copied     {} of {} without compressing again",
+            Size(copied),
+            Size(tar_bytes)
+        ))?;
         let stages: Vec<String> = self
             .all_stages()
             .iter()
@@ -221,6 +229,11 @@ fn layer_json(layer: &ConvertedLayer) -> Value {
         "toc_digest": finished.toc_digest,
         "members": finished.members,
         "reused": layer.reused,
+        "copied_bytes": finished.copied_bytes,
+        "encoding": layer.choice.map(|choice| json!({
+            "copied": matches!(choice, Choice::Copy(_)),
+            "reason": choice.reason().to_string(),
+        })),
         "prefetch": {
             "files": layer.prefetch.files,
             "bytes": layer.prefetch.bytes,

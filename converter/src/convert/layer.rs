@@ -1,18 +1,21 @@
 //! One layer of an image: converted, copied as a plain tar, or reused as it is.
 
-use crate::blob::ReadAt as _;
+use crate::blob::{Blob, ReadAt as _};
 use crate::cancel::Cancel;
 use crate::convert::copy::copy_blob;
-use crate::convert::{ConvertedLayer, ImageError, ImageOptions, LayerFormat, Reuse, Verify};
+use crate::convert::{
+    Compression, ConvertedLayer, ImageError, ImageOptions, LayerFormat, Reuse, Verify,
+};
 use crate::image::BlobId;
 use crate::layer::assemble::FinishedLayer;
-use crate::layer::encode::Check;
+use crate::layer::choice::{Choice, Reason, choose};
+use crate::layer::encode::{Check, Level};
 use crate::layer::entry::{EntryKind, ScannedLayer};
 use crate::layer::plan::{LayerPlan, Prefetch, plan_layer};
 use crate::layer::reuse::{Reusable, reusable};
 use crate::layer::verbatim::{copy_tar, verify_copy};
 use crate::layer::verify::{VerifyError, check_toc, parse_toc, read_toc, verify_layer};
-use crate::layer::{ConvertError, ConvertOptions, convert_layer};
+use crate::layer::{ConvertError, ConvertOptions, Encoding, convert_layer};
 use crate::sink::Sink;
 use crate::source::{SourceImage, SourceLayer};
 
@@ -43,7 +46,6 @@ pub(super) fn convert(job: &Job<'_>, sink: &mut Sink) -> Result<ConvertedLayer, 
         return reuse(job, reused, sink);
     }
     let convert_options = ConvertOptions {
-        level: options.level,
         check: match options.verify {
             Verify::Full => Check::Inflate,
             Verify::Skip => Check::Skip,
@@ -51,9 +53,21 @@ pub(super) fn convert(job: &Job<'_>, sink: &mut Sink) -> Result<ConvertedLayer, 
         parallel: options.parallel,
     };
     let mut blob = sink.stage()?;
-    let made = match options.format {
-        LayerFormat::Estargz => convert_layer(layer, &plan, convert_options, &mut blob, cancel),
-        LayerFormat::Tar => copy_tar(layer, &mut blob, cancel),
+    let (made, choice) = match options.format {
+        LayerFormat::Estargz => {
+            let source_blob = job.image.open_layer(job.source)?;
+            let choice = choose_encoding(job, &plan, &source_blob)?;
+            let encoding = match (choice, &layer.deflate, options.compression) {
+                (Choice::Copy(_), Some(index), _) => {
+                    Encoding::Copy(&source_blob, index, Level::default())
+                }
+                (_, _, Compression::Level(level)) => Encoding::Compress(level),
+                _ => Encoding::Compress(Level::default()),
+            };
+            let made = convert_layer(layer, &plan, &encoding, convert_options, &mut blob, cancel);
+            (made, Some(choice))
+        }
+        LayerFormat::Tar => (copy_tar(layer, &mut blob, cancel), None),
     };
     let finished = made.map_err(|source| match source {
         ConvertError::Write { .. } => ImageError::Write {
@@ -82,7 +96,25 @@ pub(super) fn convert(job: &Job<'_>, sink: &mut Sink) -> Result<ConvertedLayer, 
     let prefetch = finished
         .toc_digest
         .map_or_else(Prefetch::default, |_| plan.prefetch);
-    Ok(report(layer, finished, prefetch))
+    Ok(ConvertedLayer {
+        choice,
+        ..report(layer, finished, prefetch)
+    })
+}
+
+/// Whether the layer's compressed bits are copied.
+fn choose_encoding(job: &Job<'_>, plan: &LayerPlan, source: &Blob) -> Result<Choice, ImageError> {
+    let Compression::Keep { overhead } = job.options.compression else {
+        return Ok(Choice::Compress(Reason::LevelGiven));
+    };
+    let threads = job.options.parallel.threads;
+    let choice = choose(job.layer, plan, source, Level::default(), overhead, threads);
+    let choice = choice.map_err(|source| ConvertError::Encode {
+        layer: job.layer.digest,
+        source,
+    })?;
+    tracing::debug!(layer = %job.layer.digest, ?choice, "chosen");
+    Ok(choice)
 }
 
 /// The layer as it is, if it can be carried over; says why on a level for the curious if not.
@@ -149,5 +181,6 @@ fn report(layer: &ScannedLayer, finished: FinishedLayer, prefetch: Prefetch) -> 
         finished,
         prefetch,
         reused: false,
+        choice: None,
     }
 }

@@ -12,6 +12,7 @@ pub mod tar;
 use std::fs::File;
 use std::io::{self, BufRead, Read, Write};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::thread;
 
 use crossbeam::channel::{Receiver, Sender, bounded};
@@ -19,8 +20,10 @@ use crossbeam::channel::{Receiver, Sender, bounded};
 use crate::cancel::{Cancel, Cancelled};
 use crate::image::{Digest, Hasher};
 use crate::layer::buffers::{Buffers, REUSED_BUFFER_BYTES};
+use crate::layer::deflate::Block;
 use crate::layer::entry::ScannedLayer;
 use crate::layer::spool::Spool;
+use crate::sys::writeback;
 
 pub use inflate::InflateError;
 pub use tar::TarError;
@@ -28,6 +31,8 @@ pub use tar::TarError;
 /// Bytes that travel between the threads at once; eight such blocks are in flight a layer.
 const BLOCK_BYTES: usize = REUSED_BUFFER_BYTES;
 const QUEUE: usize = 4;
+/// So many spooled bytes are sent to the disk at once, while more are being made.
+const WRITE_BACK_BYTES: u64 = 32 << 20;
 
 /// What a layer's blob must be.
 #[derive(Clone, Debug)]
@@ -149,19 +154,20 @@ pub fn scan_layer(
     };
     let file = Spool::create(&options.scratch).map_err(spool_error)?;
 
-    let buffers = &Buffers::default();
+    // Of the two kinds of blocks each has its own: they differ in length.
+    let (buffers, tar_buffers) = (&Buffers::default(), &Buffers::default());
     let (blob_sender, blob_receiver) = bounded(QUEUE);
     let (tar_sender, tar_receiver) = bounded(QUEUE);
     let (read, inflated, spooled) = thread::scope(|scope| {
         // Each thread owns its ends: a channel is closed when either side is done.
         let reader = scope.spawn(move || read_blob(blob, &blob_sender, buffers, cancels));
-        let spooler = scope.spawn(move || write_spool(file, &tar_receiver, buffers));
+        let spooler = scope.spawn(move || write_spool(file, &tar_receiver, tar_buffers));
         // A panic in a scoped thread is passed on by `join` below.
         let inflated = {
             let mut stream = BlockReader::new(blob_receiver, buffers);
-            let result =
-                inflate::inflate(&mut stream, options.max_layer_bytes, &tar_sender, buffers);
-            if !matches!(result, Ok(()) | Err(InflateError::SinkClosed)) {
+            let limit_bytes = options.max_layer_bytes;
+            let result = inflate::inflate(&mut stream, limit_bytes, &tar_sender, tar_buffers);
+            if !matches!(result, Ok(_) | Err(InflateError::SinkClosed)) {
                 // The digest of the whole blob tells damage from a strange format.
                 let _ = io::copy(&mut stream, &mut io::sink());
             }
@@ -190,8 +196,8 @@ pub fn scan_layer(
             found,
         });
     }
-    match inflated {
-        Ok(()) => {}
+    let deflate = match inflated {
+        Ok(index) => index.map(Arc::new),
         Err(InflateError::TooLarge { limit_bytes }) => {
             return Err(ScanError::TooLarge {
                 digest,
@@ -199,7 +205,7 @@ pub fn scan_layer(
             });
         }
         Err(source) => return Err(ScanError::Inflate { digest, source }),
-    }
+    };
     if diff_id != expected.diff_id {
         let expected = expected.diff_id;
         return Err(ScanError::DiffIdMismatch {
@@ -215,6 +221,7 @@ pub fn scan_layer(
         size_bytes: found_bytes,
         diff_id,
         spool,
+        deflate,
         entries: archive.entries,
         first_under_global: archive.first_under_global,
         end_of_entries_bytes: archive.end_of_entries_bytes,
@@ -258,16 +265,24 @@ fn read_blob(
 /// Hashes the uncompressed tar and writes it down.
 fn write_spool(
     mut file: File,
-    receiver: &Receiver<Vec<u8>>,
+    receiver: &Receiver<Block>,
     buffers: &Buffers,
 ) -> io::Result<(Digest, File, u64)> {
     let mut hasher = Hasher::default();
     let mut len_bytes = 0;
+    let mut started_bytes = 0;
     for block in receiver {
-        hasher.update(&block);
-        file.write_all(&block)?;
-        len_bytes += block.len() as u64;
-        buffers.give_back(block);
+        let bytes = block.bytes();
+        hasher.update(bytes);
+        file.write_all(bytes)?;
+        len_bytes += bytes.len() as u64;
+        buffers.give_back(block.into_buffer());
+        if len_bytes - started_bytes >= WRITE_BACK_BYTES {
+            // Left to itself the kernel starts late, and then makes the writer wait. Where this is
+            // not possible, that is what happens.
+            let _ = writeback::start_range(&file, started_bytes, len_bytes - started_bytes);
+            started_bytes = len_bytes;
+        }
     }
     Ok((hasher.finish(), file, len_bytes))
 }
