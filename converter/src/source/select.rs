@@ -6,7 +6,8 @@ use std::sync::Arc;
 use oci_spec::image::Descriptor;
 use serde_json::{Map, Value};
 
-use crate::image::{Digest, Document, ImageRef, Platform};
+use crate::image::manifest::{ARTIFACT_MANIFEST, DOCKER_MANIFEST, MANIFEST};
+use crate::image::{Document, ImageRef, Platform};
 use crate::source::store::{Store, blob_id};
 use crate::source::tree::{Carried, Found, From, IndexNode, Kind, Leaf, Node, Reader};
 use crate::source::{SourceError, SourceImage};
@@ -41,10 +42,7 @@ pub(super) fn open(
     let wanted = if is_index {
         select(reference, &leaves, selection)?
     } else {
-        leaves
-            .iter()
-            .filter_map(|leaf| digest_of(&leaf.descriptor))
-            .collect()
+        leaves.iter().map(|leaf| leaf.digest()).collect()
     };
     let mut selected = Selected {
         reader,
@@ -114,14 +112,11 @@ fn collect<'a>(found: &'a Found, leaves: &mut Vec<&'a Leaf>) {
     }
 }
 
-fn digest_of(descriptor: &Descriptor) -> Option<Digest> {
-    descriptor.digest().to_string().parse().ok()
-}
-
 struct Selected<'a> {
     reader: Reader<'a>,
     selection: &'a Selection,
-    wanted: HashSet<Digest>,
+    /// Digests of images.
+    wanted: HashSet<String>,
     images: Vec<SourceImage>,
 }
 
@@ -144,17 +139,16 @@ impl Selected<'_> {
                     nodes,
                 })))
             }
-            Found::Manifest(leaf) => match leaf.kind {
+            Found::Manifest(leaf) => match &leaf.kind {
                 Kind::Image { .. } => self.image(&leaf),
-                Kind::Attestation { of } if !self.wanted.contains(&of) => Ok(None),
+                Kind::Attestation { of } if !self.wanted.contains(of) => Ok(None),
                 Kind::Attestation { .. } | Kind::Artifact => self.carried(&leaf),
             },
         }
     }
 
     fn image(&mut self, leaf: &Leaf) -> Result<Option<Node>, SourceError> {
-        let digest = digest_of(&leaf.descriptor);
-        if digest.is_some_and(|digest| !self.wanted.contains(&digest)) {
+        if !self.wanted.contains(&leaf.digest()) {
             return Ok(None);
         }
         let reader = &self.reader;
@@ -200,7 +194,7 @@ fn select(
     reference: &ImageRef,
     leaves: &[&Leaf],
     selection: &Selection,
-) -> Result<HashSet<Digest>, SourceError> {
+) -> Result<HashSet<String>, SourceError> {
     let images: Vec<(&Leaf, Option<&Platform>, From)> = leaves
         .iter()
         .filter_map(|leaf| match &leaf.kind {
@@ -245,10 +239,7 @@ fn select(
             vec![found.ok_or_else(|| no_platform(&here))?.0]
         }
     };
-    Ok(chosen
-        .into_iter()
-        .filter_map(|leaf| digest_of(&leaf.descriptor))
-        .collect())
+    Ok(chosen.into_iter().map(Leaf::digest).collect())
 }
 
 /// What the manifest and its blobs are; `None` if the manifest is not here.
@@ -262,13 +253,13 @@ fn carried(store: &Store, leaf: &Leaf) -> Result<Option<Carried>, SourceError> {
     }
     let mut blobs = Vec::new();
     let media_type = leaf.descriptor.media_type().to_string();
-    if media_type.ends_with("+json") {
+    if [MANIFEST, DOCKER_MANIFEST, ARTIFACT_MANIFEST].contains(&media_type.as_str()) {
         let manifest: Document<Value> = store.document("manifest", &leaf.descriptor)?;
         for key in ["config", "layers", "blobs"] {
             let named = match manifest.raw.get(key) {
                 Some(Value::Array(several)) => several.as_slice(),
+                Some(Value::Null) | None => &[],
                 Some(one) => std::slice::from_ref(one),
-                None => &[],
             };
             for value in named {
                 let descriptor: Descriptor =
@@ -284,8 +275,8 @@ fn carried(store: &Store, leaf: &Leaf) -> Result<Option<Carried>, SourceError> {
         }
     }
     blobs.push(id);
-    let describes = match leaf.kind {
-        Kind::Attestation { of } => Some(of),
+    let describes = match &leaf.kind {
+        Kind::Attestation { of } => of.parse().ok(),
         _ => None,
     };
     Ok(Some(Carried {

@@ -69,6 +69,13 @@ pub(super) struct Leaf {
     pub(super) kind: Kind,
 }
 
+impl Leaf {
+    /// The manifest's digest, of whatever algorithm.
+    pub(super) fn digest(&self) -> String {
+        self.descriptor.digest().to_string()
+    }
+}
+
 #[derive(Clone, PartialEq, Eq)]
 pub(super) enum Kind {
     Image {
@@ -76,7 +83,8 @@ pub(super) enum Kind {
         from: From,
     },
     Attestation {
-        of: Digest,
+        /// The digest of an image's manifest.
+        of: String,
     },
     Artifact,
 }
@@ -165,7 +173,7 @@ impl Reader<'_> {
     ) -> Result<Kind, SourceError> {
         let annotation = |key: &str| descriptor.annotations().as_ref()?.get(key).cloned();
         if annotation(REFERENCE_TYPE).as_deref() == Some(ATTESTATION)
-            && let Some(of) = annotation(REFERENCE_DIGEST).and_then(|text| text.parse().ok())
+            && let Some(of) = annotation(REFERENCE_DIGEST)
         {
             return Ok(Kind::Attestation { of });
         }
