@@ -12,6 +12,7 @@ pub mod encode;
 pub mod entry;
 pub mod footer;
 pub mod header;
+mod inflated;
 mod in_order;
 pub mod plan;
 pub mod reuse;
