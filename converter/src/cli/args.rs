@@ -206,9 +206,14 @@ pub(super) struct VerifyArgs {
     /// Image to check, oci:DIR[:TAG]
     #[arg(value_name = "IMAGE")]
     pub(super) image: ImageRef,
-    /// Worker threads [default: all cores]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
-    pub(super) threads: Option<u16>,
+    /// Compare the file systems with those of this image, entry by entry
+    #[arg(long, value_name = "SRC")]
+    pub(super) source: Option<ImageRef>,
+    #[command(flatten)]
+    pub(super) reading: ReadingArgs,
+    /// Memory, with a suffix KiB, MiB or GiB; a quarter is for buffers, the rest for TOCs
+    #[arg(long, default_value = "512MiB", value_name = "SIZE", value_parser = parse_size)]
+    pub(super) memory: u64,
     /// Print the result as JSON on stdout
     #[arg(long)]
     pub(super) json: bool,

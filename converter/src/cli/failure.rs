@@ -9,6 +9,7 @@ use crate::rootfs::RootfsError;
 use crate::runtime::RuntimeError;
 use crate::sink::SinkError;
 use crate::source::SourceError;
+use crate::verify::ImageFault;
 
 /// Wrong arguments.
 pub(super) const USAGE: u8 = 2;
@@ -105,6 +106,28 @@ impl From<VerifyError> for Failure {
             VerifyError::Read { .. } => IMAGE,
             VerifyError::Cancelled(_) => INTERRUPTED,
             _ => VERIFICATION,
+        };
+        Self::coded(code, error)
+    }
+}
+
+impl From<ImageFault> for Failure {
+    fn from(error: ImageFault) -> Self {
+        let code = match &error {
+            ImageFault::Cancelled(_) => INTERRUPTED,
+            ImageFault::Source { source, .. } if matches!(**source, ScanError::Spool { .. }) => {
+                OTHER
+            }
+            ImageFault::Contents { .. } => OTHER,
+            ImageFault::Layer {
+                source: VerifyError::Read { .. },
+                ..
+            }
+            | ImageFault::Open(_)
+            | ImageFault::Source { .. } => IMAGE,
+            ImageFault::Layer { .. }
+            | ImageFault::History { .. }
+            | ImageFault::Different { .. } => VERIFICATION,
         };
         Self::coded(code, error)
     }

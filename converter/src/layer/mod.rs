@@ -4,6 +4,7 @@
 //! touches tokio, a container or an eBPF program.
 
 pub mod assemble;
+pub mod contents;
 pub mod encode;
 pub mod entry;
 pub mod footer;

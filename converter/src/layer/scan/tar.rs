@@ -4,6 +4,8 @@
 //! Reads ustar, PAX (POSIX.1-2001), GNU and star headers with the meaning that Go's `archive/tar`
 //! gives them, since that is what the runtimes extract with. Payloads are never read, only located.
 
+mod stream;
+
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
@@ -12,6 +14,8 @@ use crate::layer::entry::{DataSegment, Entry, EntryKind, Timestamp, clean_path};
 use crate::layer::scan::pax::{self, Records};
 use crate::layer::scan::sparse;
 use crate::layer::spool::{Extent, ReadAt};
+
+pub(in crate::layer) use stream::{HeaderStream, Parsed};
 
 /// Size of a tar block; headers and payloads are padded to it.
 pub const BLOCK_BYTES: u64 = 512;
