@@ -161,6 +161,10 @@ impl From<ImageError> for Failure {
                 source: VerifyError::Cancelled(_),
                 ..
             } => INTERRUPTED,
+            ImageError::Verify {
+                source: VerifyError::Read { .. },
+                ..
+            } => IMAGE,
             ImageError::Verify { .. } => VERIFICATION,
             ImageError::Scan(ScanError::Spool { .. })
             | ImageError::Convert(crate::layer::ConvertError::Encode { .. }) => OTHER,

@@ -24,7 +24,7 @@ use crate::layer::in_order::{Parallel, in_order};
 use crate::layer::scan::TarError;
 use crate::layer::toc::Toc;
 
-use inflate::{Buffers, Hashed, Inflater, Outcome};
+use inflate::{Buffers, Failed, Hashed, Inflater, Outcome};
 use rows::Rows;
 use stream::ReadBack;
 
@@ -234,17 +234,19 @@ fn read_toc_within(file: &File, limit_bytes: u64) -> Result<(Vec<u8>, u64), Veri
     if toc_offset_bytes >= footer_at {
         return Err(VerifyError::TocOffset { toc_offset_bytes });
     }
+    let failed = Failed::default();
     let gzip = Hashed {
         file,
         at_bytes: toc_offset_bytes,
         end_bytes: footer_at,
         hasher: None,
+        failed: &failed,
     };
     let json = inflate::toc_json(io::BufReader::new(gzip), limit_bytes).map_err(|reason| {
-        VerifyError::Toc {
+        failed.or(VerifyError::Toc {
             toc_offset_bytes,
             reason,
-        }
+        })
     })?;
     Ok((json, toc_offset_bytes))
 }

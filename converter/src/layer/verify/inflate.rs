@@ -1,6 +1,7 @@
 //! Inflating runs of gzip members, on worker threads; and a run that is too large for that, piece by
 //! piece on the caller's.
 
+use std::cell::Cell;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};
 use std::os::unix::fs::FileExt;
@@ -251,15 +252,19 @@ pub(super) fn in_pieces(
     blob: &mut Hasher,
     mut piece: impl FnMut(&[u8]) -> Result<(), VerifyError>,
 ) -> Result<(), VerifyError> {
-    let corrupt = |error: io::Error| VerifyError::Member {
-        offset_bytes: run.blob.start,
-        reason: error.to_string(),
+    let failed = Failed::default();
+    let corrupt = |error: io::Error| {
+        failed.or(VerifyError::Member {
+            offset_bytes: run.blob.start,
+            reason: error.to_string(),
+        })
     };
     let hashed = Hashed {
         file,
         at_bytes: run.blob.start,
         end_bytes: run.blob.end,
         hasher: Some(blob),
+        failed: &failed,
     };
     let mut gzip = BufReader::with_capacity(PIECE_BYTES, hashed);
     let mut chunks = PieceDigests::new(rows, run);
@@ -333,22 +338,44 @@ impl<'a> PieceDigests<'a> {
     }
 }
 
+/// Why the file under a stream could not be read: a decoder above it tells that as damage.
+#[derive(Default)]
+pub(super) struct Failed(Cell<Option<VerifyError>>);
+
+impl Failed {
+    /// The file's error if there is one, else `error`.
+    pub(super) fn or(&self, error: VerifyError) -> VerifyError {
+        self.0.take().unwrap_or(error)
+    }
+}
+
 /// A stretch of a file as a stream, hashed on the way.
 pub(super) struct Hashed<'a> {
     pub(super) file: &'a File,
     pub(super) at_bytes: u64,
     pub(super) end_bytes: u64,
     pub(super) hasher: Option<&'a mut Hasher>,
+    pub(super) failed: &'a Failed,
 }
 
 impl Read for Hashed<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let left = to_index(self.end_bytes - self.at_bytes);
         let wanted = left.min(buffer.len());
-        let len = self.file.read_at(&mut buffer[..wanted], self.at_bytes)?;
-        if len == 0 && wanted > 0 {
-            return Err(io::ErrorKind::UnexpectedEof.into());
-        }
+        let read = match self.file.read_at(&mut buffer[..wanted], self.at_bytes) {
+            Ok(0) if wanted > 0 => Err(io::ErrorKind::UnexpectedEof.into()),
+            read => read,
+        };
+        let len = read.map_err(|source| {
+            let kind = source.kind();
+            if kind != io::ErrorKind::Interrupted {
+                self.failed.0.set(Some(VerifyError::Read {
+                    offset_bytes: self.at_bytes,
+                    source,
+                }));
+            }
+            io::Error::from(kind)
+        })?;
         if let Some(hasher) = &mut self.hasher {
             hasher.update(&buffer[..len]);
         }
