@@ -12,11 +12,13 @@ use crate::cancel::{Cancel, Cancelled};
 use crate::image::manifest::{rewrite_config, rewrite_manifest};
 use crate::image::{BlobId, Digest, ImageRef, NewLayer};
 use crate::layer::assemble::FinishedLayer;
-use crate::layer::encode::Level;
+use crate::layer::encode::{Check, Level};
 use crate::layer::entry::ScannedLayer;
 use crate::layer::plan::{LayerPlan, PlanError, PlanOptions, Prefetch, plan_layer};
+use crate::layer::reuse::{Reusable, reusable};
 use crate::layer::scan::{Expected, ScanError, ScanOptions, scan_layer};
-use crate::layer::verify::{VerifyError, verify_layer};
+use crate::layer::verbatim::{copy_tar, verify_copy};
+use crate::layer::verify::{VerifyError, check_toc, parse_toc, read_toc, verify_layer};
 use crate::layer::{ConvertError, ConvertOptions, Parallel, convert_layer};
 use crate::profile::Prioritized;
 use crate::sink::{OciLayoutSink, SinkError};
@@ -33,8 +35,30 @@ pub struct ImageOptions {
     pub level: Level,
     /// Threads and memory.
     pub parallel: Parallel,
+    /// What layers become.
+    pub format: LayerFormat,
+    /// Whether layers that are eStargz already may stay as they are.
+    pub reuse: Reuse,
     /// Whether written layers are read back.
     pub verify: Verify,
+}
+
+/// What layers become.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LayerFormat {
+    /// eStargz.
+    Estargz,
+    /// The source's tar, without compression.
+    Tar,
+}
+
+/// Whether layers that are eStargz already may stay as they are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reuse {
+    /// Every layer is converted.
+    Never,
+    /// Those that are valid, and prefetch nothing else than what is wanted.
+    WhereValid,
 }
 
 /// Whether written layers are read back and checked.
@@ -53,10 +77,8 @@ pub struct ConvertedImage {
     pub manifest: BlobId,
     /// What became of each layer, base first.
     pub layers: Vec<ConvertedLayer>,
-    /// Time spent making the layers.
+    /// Time spent making the layers, and checking them.
     pub encode: Duration,
-    /// Time spent reading them back.
-    pub verify: Duration,
     /// Time spent naming and syncing.
     pub commit: Duration,
 }
@@ -74,6 +96,8 @@ pub struct ConvertedLayer {
     pub finished: FinishedLayer,
     /// What is before the landmark.
     pub prefetch: Prefetch,
+    /// Whether the blob is the source's own.
+    pub reused: bool,
 }
 
 /// Why an image could not be converted.
@@ -93,6 +117,13 @@ pub enum ImageError {
         directory: PathBuf,
         #[source]
         source: ConvertError,
+    },
+    #[error("copying layer {layer} to {}", directory.display())]
+    Copy {
+        layer: Digest,
+        directory: PathBuf,
+        #[source]
+        source: std::io::Error,
     },
     #[error("the converted layer of {layer} is faulty")]
     Verify {
@@ -186,36 +217,57 @@ pub fn convert_image(
 ) -> Result<ConvertedImage, ImageError> {
     let convert_options = ConvertOptions {
         level: options.level,
+        check: match options.verify {
+            Verify::Full => Check::Inflate,
+            Verify::Skip => Check::Skip,
+        },
         parallel: options.parallel,
     };
-    let (mut encode, mut verify) = (Duration::ZERO, Duration::ZERO);
+    let mut encode = Duration::ZERO;
     let mut converted = Vec::with_capacity(layers.len());
-    for (layer, prioritized) in layers.iter().zip(&prioritized.layers) {
+    let sources = source.layers.iter().zip(layers);
+    for ((source_layer, layer), prioritized) in sources.zip(&prioritized.layers) {
         let started = Instant::now();
         let plan = plan_layer(layer, prioritized, options.plan)?;
-        let blob = sink.stage()?;
-        let finished =
-            convert_layer(layer, &plan, convert_options, &blob, cancel).map_err(|source| {
-                match source {
-                    ConvertError::Assemble { .. } => ImageError::Write {
-                        directory: sink.directory().to_owned(),
-                        source,
-                    },
-                    other => other.into(),
-                }
-            })?;
-        encode += started.elapsed();
-        let started = Instant::now();
-        if options.verify == Verify::Full {
-            let found = verify_layer(blob.file(), options.parallel, cancel);
-            found
-                .and_then(|found| found.must_equal(&finished))
-                .map_err(|source| ImageError::Verify {
-                    layer: layer.digest,
-                    source,
-                })?;
+        if options.reuse == Reuse::WhereValid
+            && let Some(reused) = reuse_layer(source_layer, source, layer, &plan, options, cancel)?
+        {
+            converted.push(copy_layer(
+                reused,
+                source_layer,
+                source,
+                layer,
+                options,
+                &mut sink,
+                cancel,
+            )?);
+            encode += started.elapsed();
+            continue;
         }
-        verify += started.elapsed();
+        let blob = sink.stage()?;
+        let made = match options.format {
+            LayerFormat::Estargz => convert_layer(layer, &plan, convert_options, &blob, cancel),
+            LayerFormat::Tar => copy_tar(layer, &blob, cancel),
+        };
+        let finished = made.map_err(|source| match source {
+            ConvertError::Write { .. } => ImageError::Write {
+                directory: sink.directory().to_owned(),
+                source,
+            },
+            other => other.into(),
+        })?;
+        if options.verify == Verify::Full {
+            // The members have been inflated and compared before they were written.
+            let found = match finished.toc_digest {
+                Some(toc_digest) => check_toc(blob.file(), toc_digest),
+                None => verify_copy(blob.file(), layer.diff_id, cancel),
+            };
+            found.map_err(|source| ImageError::Verify {
+                layer: layer.digest,
+                source,
+            })?;
+        }
+        encode += started.elapsed();
         sink.add(
             BlobId {
                 digest: finished.digest,
@@ -239,8 +291,80 @@ pub fn convert_image(
         manifest: BlobId::of(&manifest),
         layers: converted,
         encode,
-        verify,
         commit,
+    })
+}
+
+/// The layer as it is, if it can be carried over; says why on a level for the curious if not.
+fn reuse_layer(
+    source_layer: &SourceLayer,
+    source: &SourceImage,
+    layer: &ScannedLayer,
+    plan: &LayerPlan,
+    options: &ImageOptions,
+    cancel: &Cancel,
+) -> Result<Option<Reusable>, ImageError> {
+    let blob = source.open_layer(source_layer)?;
+    let (json, toc_offset_bytes) = match read_toc(&blob) {
+        Ok(found) => found,
+        Err(reason) => {
+            tracing::debug!(layer = %layer.digest, %reason, "no eStargz");
+            return Ok(None);
+        }
+    };
+    let verdict = parse_toc(&json, toc_offset_bytes).map(|toc| {
+        let annotated = source_layer.toc_digest.as_deref();
+        reusable((&json, &toc), toc_offset_bytes, annotated, layer, plan)
+    });
+    let reason = match verdict {
+        Ok(Ok(found)) if options.verify == Verify::Skip => return Ok(Some(found)),
+        // The scan has checked the blob's digest; what it must still be is what its TOC says.
+        Ok(Ok(found)) => match verify_layer(&blob, options.parallel, cancel)
+            .and_then(|verified| verified.must_equal(&found.finished))
+        {
+            Ok(()) => return Ok(Some(found)),
+            Err(VerifyError::Cancelled(cancelled)) => return Err(cancelled.into()),
+            Err(error) => error.to_string(),
+        },
+        Ok(Err(reason)) => reason.to_string(),
+        Err(error) => error.to_string(),
+    };
+    tracing::debug!(layer = %layer.digest, reason, "not reused");
+    Ok(None)
+}
+
+/// Puts the source's own blob into the destination.
+fn copy_layer(
+    reused: Reusable,
+    source_layer: &SourceLayer,
+    source: &SourceImage,
+    layer: &ScannedLayer,
+    options: &ImageOptions,
+    sink: &mut OciLayoutSink,
+    cancel: &Cancel,
+) -> Result<ConvertedLayer, ImageError> {
+    tracing::info!("reusing \"{}\" without conversion", layer.digest);
+    let blob = sink.stage()?;
+    let mut from = source.open_layer(source_layer)?;
+    std::io::copy(&mut from, &mut &blob).map_err(|source| ImageError::Copy {
+        layer: layer.digest,
+        directory: sink.directory().to_owned(),
+        source,
+    })?;
+    if options.verify == Verify::Full {
+        verify_copy(blob.file(), layer.digest, cancel).map_err(|source| ImageError::Verify {
+            layer: layer.digest,
+            source,
+        })?;
+    }
+    sink.add(source_layer.blob, blob)?;
+    let plan = LayerPlan {
+        prefetch: reused.prefetch,
+        ..LayerPlan::default()
+    };
+    Ok(ConvertedLayer {
+        reused: true,
+        ..report(layer, &plan, reused.finished)
     })
 }
 
@@ -253,8 +377,12 @@ fn report(layer: &ScannedLayer, plan: &LayerPlan, finished: FinishedLayer) -> Co
         },
         source_tar_bytes: layer.spool.len_bytes(),
         entries: layer.entries.len() as u64,
+        // A plain tar has no landmark, and so nothing before it.
+        prefetch: finished
+            .toc_digest
+            .map_or_else(Prefetch::default, |_| plan.prefetch),
         finished,
-        prefetch: plan.prefetch,
+        reused: false,
     }
 }
 

@@ -7,6 +7,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::image::ImageRef;
 use crate::layer::encode::Level;
+use crate::layer::plan::PlanOptions;
 
 /// Make container images start fast: profile a workload with eBPF and rewrite its image as eStargz.
 #[derive(Debug, Parser)]
@@ -16,7 +17,13 @@ pub(super) struct Cli {
     pub(super) command: Command,
     /// How much to say on stderr: error, warn, info, debug, trace, or a filter of the crate
     /// tracing-subscriber
-    #[arg(long, global = true, default_value = "info", value_name = "LEVEL")]
+    #[arg(
+        long,
+        global = true,
+        default_value = "info",
+        value_name = "LEVEL",
+        overrides_with = "log_level"
+    )]
     pub(super) log_level: String,
 }
 
@@ -103,6 +110,12 @@ pub(super) struct OptimizeArgs {
     /// Image to write, oci:DIR[:TAG]
     #[arg(value_name = "DST")]
     pub(super) destination: ImageRef,
+    /// Prefetch what this list names instead of running the workload: paths and patterns, one a line
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["no_optimize", "profile_out", "record_out"])]
+    pub(super) prefetch_list: Option<PathBuf>,
+    /// Neither run the workload nor prefetch anything: convert only
+    #[arg(long, conflicts_with_all = ["profile_out", "record_out"])]
+    pub(super) no_optimize: bool,
     /// Write the profile there, too
     #[arg(long, value_name = "FILE")]
     pub(super) profile_out: Option<PathBuf>,
@@ -159,6 +172,17 @@ pub(super) struct ConversionArgs {
     /// Compression level, 0 (store) to 12
     #[arg(long, default_value = "6", value_name = "LEVEL", value_parser = parse_level)]
     pub(super) estargz_compression_level: Level,
+    /// Uncompressed bytes in a chunk, the unit that a lazy-pulling runtime fetches; 1 KiB to 128 MiB,
+    /// 0 means 4 MiB
+    #[arg(long, default_value = "0", value_name = "SIZE", value_parser = parse_chunk_size)]
+    pub(super) estargz_chunk_size: u32,
+    /// Let small files share a gzip member until it has this many compressed bytes, at most 4 MiB;
+    /// readers need Stargz Snapshotter 0.13
+    #[arg(long, default_value = "0", value_name = "SIZE", value_parser = parse_min_chunk_size)]
+    pub(super) estargz_min_chunk_size: u32,
+    /// Carry a layer over as it is where it is valid eStargz and prefetches nothing else than wanted
+    #[arg(long)]
+    pub(super) reuse: bool,
     /// Memory for buffers, with a suffix KiB, MiB or GiB
     #[arg(long, default_value = "512MiB", value_name = "SIZE", value_parser = parse_size)]
     pub(super) memory: u64,
@@ -179,11 +203,18 @@ pub(super) struct ConvertArgs {
     #[arg(value_name = "DST")]
     pub(super) destination: ImageRef,
     /// Prefetch what this profile says was touched
-    #[arg(long, value_name = "FILE", conflicts_with = "record_in")]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["record_in", "prefetch_list"])]
     pub(super) profile: Option<PathBuf>,
+    /// Prefetch what this list names: paths and patterns, one a line
+    #[arg(long, value_name = "FILE", conflicts_with = "record_in")]
+    pub(super) prefetch_list: Option<PathBuf>,
     /// Prefetch the files of this record of ctr-remote's
     #[arg(long, value_name = "FILE")]
     pub(super) record_in: Option<PathBuf>,
+    /// Make plain, uncompressed tar layers instead of eStargz
+    #[arg(long, conflicts_with_all = ["profile", "record_in", "prefetch_list", "reuse",
+        "estargz_compression_level", "estargz_chunk_size", "estargz_min_chunk_size"])]
+    pub(super) uncompress: bool,
     #[command(flatten)]
     pub(super) conversion: ConversionArgs,
 }
@@ -222,6 +253,23 @@ pub(super) struct VerifyArgs {
 fn parse_level(text: &str) -> Result<Level, String> {
     let level = text.parse().ok().and_then(Level::new);
     level.ok_or_else(|| "not a level from 0 to 12".to_owned())
+}
+
+/// 0 stands for the default.
+fn parse_chunk_size(text: &str) -> Result<u32, String> {
+    let range = PlanOptions::MIN_CHUNK_BYTES..=PlanOptions::MAX_CHUNK_BYTES;
+    match u32::try_from(parse_size(text)?) {
+        Ok(0) => Ok(PlanOptions::DEFAULT_CHUNK_BYTES),
+        Ok(size) if range.contains(&size) => Ok(size),
+        _ => Err("not 0, or from 1KiB to 128MiB".to_owned()),
+    }
+}
+
+/// 0 switches sharing off.
+fn parse_min_chunk_size(text: &str) -> Result<u32, String> {
+    let size = u32::try_from(parse_size(text)?).ok();
+    size.filter(|&size| size <= PlanOptions::MAX_MIN_CHUNK_BYTES)
+        .ok_or_else(|| "larger than 4MiB".to_owned())
 }
 
 fn parse_list(text: &str) -> Result<List, String> {
@@ -273,6 +321,21 @@ mod tests {
     #[test]
     fn arguments_are_consistent() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn chunk_sizes_have_bounds() {
+        assert_eq!(parse_chunk_size("0"), Ok(4 << 20));
+        assert_eq!(parse_chunk_size("1024"), Ok(1024));
+        assert_eq!(parse_chunk_size("128MiB"), Ok(128 << 20));
+        for bad in ["1023", "1", "129MiB", "4GiB", "9999999999", "-1", "x"] {
+            assert!(parse_chunk_size(bad).is_err(), "{bad}");
+        }
+        assert_eq!(parse_min_chunk_size("0"), Ok(0));
+        assert_eq!(parse_min_chunk_size("50000"), Ok(50_000));
+        for bad in ["4194305", "1GiB", "99999999999", "-1"] {
+            assert!(parse_min_chunk_size(bad).is_err(), "{bad}");
+        }
     }
 
     #[test]

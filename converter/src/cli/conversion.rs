@@ -7,22 +7,27 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use crate::cancel::Cancel;
-use crate::cli::args::{ConversionArgs, ConvertArgs, ReadingArgs};
+use crate::cli::args::{ConversionArgs, ConvertArgs, OptimizeArgs, ReadingArgs};
 use crate::cli::failure::{Failure, IMAGE};
 use crate::cli::output::{self, Size};
-use crate::convert::{ConvertedImage, ImageOptions, Verify, convert_image, open_sink, scan_image};
+use crate::convert::{
+    ConvertedImage, ImageOptions, LayerFormat, Reuse, Verify, convert_image, open_sink, scan_image,
+};
 use crate::image::ImageRef;
 use crate::layer::Parallel;
 use crate::layer::entry::{EntryKind, ScannedLayer};
 use crate::layer::plan::PlanOptions;
 use crate::layer::scan::ScanOptions;
-use crate::profile::{self, Prioritized, Profile, ProfiledFile};
+use crate::profile::{self, PrefetchList, Prioritized, Profile, ProfiledFile};
 use crate::source::{self, SourceImage};
 
 /// Runs `esgz convert`.
 pub(super) fn convert(args: &ConvertArgs, cancel: &Cancel) -> Result<(), Failure> {
     let clock = Instant::now();
-    let options = image_options(&args.conversion);
+    let mut options = image_options(&args.conversion);
+    if args.uncompress {
+        options.format = LayerFormat::Tar;
+    }
     let source = source::open(&args.source)?;
     let sink = open_sink(&args.destination)?;
     let wanted = Wanted::read(args)?;
@@ -50,13 +55,30 @@ pub(super) fn convert(args: &ConvertArgs, cancel: &Cancel) -> Result<(), Failure
 }
 
 /// What the user wants to be prefetched.
-enum Wanted {
+pub(super) enum Wanted {
     Nothing,
     Profile(Box<Profile>),
     Paths(Vec<String>),
+    List(PrefetchList),
 }
 
 impl Wanted {
+    /// What `esgz optimize` takes instead of a run's profile, if that is what the user wants.
+    pub(super) fn instead_of_run(args: &OptimizeArgs) -> Result<Option<Self>, Failure> {
+        match &args.prefetch_list {
+            Some(path) => Self::read_list(path).map(Some),
+            None => Ok(args.no_optimize.then_some(Self::Nothing)),
+        }
+    }
+
+    fn read_list(path: &Path) -> Result<Self, Failure> {
+        let list = PrefetchList::parse(&read_input(path)?);
+        if list.is_empty() {
+            tracing::warn!("{} names nothing to prefetch", path.display());
+        }
+        Ok(Self::List(list))
+    }
+
     fn read(args: &ConvertArgs) -> Result<Self, Failure> {
         if let Some(path) = &args.profile {
             let bytes = read_input(path)?;
@@ -70,13 +92,17 @@ impl Wanted {
                 lines.into_iter().map(|line| line.path).collect(),
             ));
         }
-        Ok(Self::Nothing)
+        match &args.prefetch_list {
+            Some(path) => Self::read_list(path),
+            None => Ok(Self::Nothing),
+        }
     }
 
-    fn resolve(&self, layers: &[ScannedLayer]) -> Prioritized {
+    pub(super) fn resolve(&self, layers: &[ScannedLayer]) -> Prioritized {
         match self {
             Self::Nothing => profile::from_paths([], layers),
             Self::Profile(profile) => profile::from_profile(profile, layers),
+            Self::List(list) => profile::from_list(list, layers),
             Self::Paths(paths) => profile::from_paths(paths.iter().map(String::as_str), layers),
         }
     }
@@ -93,7 +119,7 @@ fn bad_input(path: &Path, error: impl Into<anyhow::Error>) -> Failure {
 pub(super) fn warn_missed(prioritized: &Prioritized) {
     if let Some(first) = prioritized.missed.first() {
         tracing::warn!(
-            "{} paths of the profile are in no layer, the first is \"{first}\"",
+            "{} of the paths to prefetch are in no layer, the first is \"{first}\"",
             prioritized.missed.len()
         );
     }
@@ -103,12 +129,21 @@ pub(super) fn warn_missed(prioritized: &Prioritized) {
 pub(super) fn image_options(args: &ConversionArgs) -> ImageOptions {
     ImageOptions {
         scan: scan_options(&args.reading),
-        plan: PlanOptions::default(),
+        plan: PlanOptions {
+            chunk_bytes: args.estargz_chunk_size,
+            min_chunk_bytes: args.estargz_min_chunk_size,
+        },
         level: args.estargz_compression_level,
         // The rest is for entries, the TOC and the compressors' own tables.
         parallel: Parallel {
             threads: threads(&args.reading),
             memory_bytes: args.memory / 2,
+        },
+        format: LayerFormat::Estargz,
+        reuse: if args.reuse {
+            Reuse::WhereValid
+        } else {
+            Reuse::Never
         },
         verify: if args.no_verify {
             Verify::Skip
@@ -159,9 +194,6 @@ impl Report<'_> {
     fn all_stages(&self) -> Vec<(&'static str, Duration)> {
         let mut stages = self.stages.clone();
         stages.push(("encode", self.converted.encode));
-        if self.verified == Verify::Full {
-            stages.push(("verify", self.converted.verify));
-        }
         stages.push(("commit", self.converted.commit));
         stages
     }
@@ -187,7 +219,7 @@ impl Report<'_> {
         let rates: serde_json::Map<String, Value> = self
             .all_stages()
             .into_iter()
-            .filter(|(stage, _)| matches!(*stage, "scan" | "encode" | "verify"))
+            .filter(|(stage, _)| matches!(*stage, "scan" | "encode"))
             .map(|(stage, time)| (stage.to_owned(), json!(rounded(rate(tar_bytes, time)))))
             .collect();
         let usage = Usage::of_this_process();
@@ -259,7 +291,7 @@ impl Report<'_> {
         let rates: Vec<String> = self
             .all_stages()
             .iter()
-            .filter(|(stage, _)| matches!(*stage, "scan" | "encode" | "verify"))
+            .filter(|(stage, _)| matches!(*stage, "scan" | "encode"))
             .map(|(stage, time)| format!("{stage} {:.0} MB/s", rate(tar_bytes, *time)))
             .collect();
         let usage = Usage::of_this_process();
@@ -270,7 +302,7 @@ impl Report<'_> {
             Size(usage.peak_memory_bytes)
         ))?;
         let checked = match self.verified {
-            Verify::Full => "all digests, TOCs and chunks of the written layers checked",
+            Verify::Full => "every member inflated and compared, every blob and TOC read back",
             Verify::Skip => "skipped",
         };
         output::line(format_args!("verified   {checked}"))?;
@@ -329,6 +361,7 @@ fn layer_json(layer: &crate::convert::ConvertedLayer) -> Value {
         "diff_id": finished.diff_id,
         "toc_digest": finished.toc_digest,
         "members": finished.members,
+        "reused": layer.reused,
         "prefetch": {
             "files": layer.prefetch.files,
             "bytes": layer.prefetch.bytes,

@@ -2,6 +2,7 @@
 
 use crate::cancel::Cancelled;
 use crate::convert::ImageError;
+use crate::layer::encode::EncodeError;
 use crate::layer::scan::ScanError;
 use crate::layer::verify::VerifyError;
 use crate::record::RecordError;
@@ -165,13 +166,18 @@ impl From<ImageError> for Failure {
                 source: VerifyError::Read { .. },
                 ..
             } => IMAGE,
-            ImageError::Verify { .. } => VERIFICATION,
+            ImageError::Verify { .. }
+            | ImageError::Convert(crate::layer::ConvertError::Encode {
+                source: EncodeError::Check { .. },
+                ..
+            }) => VERIFICATION,
             ImageError::Scan(ScanError::Spool { .. })
             | ImageError::Convert(crate::layer::ConvertError::Encode { .. }) => OTHER,
             ImageError::Source(_)
             | ImageError::Scan(_)
             | ImageError::Plan(_)
             | ImageError::Write { .. }
+            | ImageError::Copy { .. }
             | ImageError::Convert(_)
             | ImageError::Sink(_) => IMAGE,
         };

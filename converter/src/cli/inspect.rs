@@ -200,12 +200,13 @@ fn inspect_layer(
         "offset", "size", "type"
     ))?;
     for row in &toc.entries {
+        let offset = match row.inner_offset {
+            0 => row.offset.to_string(),
+            inner => format!("{}+{inner}", row.offset),
+        };
         let (offset, size) = match &*row.kind {
-            "reg" if row.size > 0 => (row.offset.to_string(), Size(row.size).to_string()),
-            "chunk" => (
-                row.offset.to_string(),
-                format!("+{}", Size(row.chunk_offset)),
-            ),
+            "reg" if row.size > 0 => (offset, Size(row.size).to_string()),
+            "chunk" => (offset, format!("+{}", Size(row.chunk_offset))),
             _ => ("-".to_owned(), "-".to_owned()),
         };
         let link = match &*row.link_name {

@@ -9,18 +9,19 @@ use serde_json::json;
 use crate::cancel::Cancel;
 use crate::cli::args::{OptimizeArgs, RecordArgs, RootfsArg, WorkloadArgs};
 use crate::cli::conversion::{
-    Report, image_options, print_profile, profile_json, scan_options, threads, warn_missed,
+    Report, Wanted, image_options, print_profile, profile_json, scan_options, threads, warn_missed,
 };
 use crate::cli::failure::{Failure, INCOMPLETE, OTHER, WORKLOAD};
 use crate::cli::output::{self, Size};
 use crate::convert::{convert_image, open_sink, scan_image};
+use crate::layer::entry::ScannedLayer;
 use crate::layer::scan::ScanOptions;
 use crate::profile::{self, Ended, Profile};
 use crate::profiler::Exactness;
-use crate::record::RecordOptions;
+use crate::record::{RecordOptions, Recorded};
 use crate::rootfs::{RootfsMode, RootfsOptions};
 use crate::runtime::{Streams, WorkloadOptions};
-use crate::source;
+use crate::source::{self, SourceImage};
 
 /// Runs `esgz optimize`.
 pub(super) fn optimize(args: &OptimizeArgs, cancel: &Cancel) -> Result<(), Failure> {
@@ -29,10 +30,50 @@ pub(super) fn optimize(args: &OptimizeArgs, cancel: &Cancel) -> Result<(), Failu
     let record_options = record_options(&args.workload, &options.scan, args.conversion.json);
     let source = source::open(&args.source)?;
     let sink = open_sink(&args.destination)?;
+    let wanted = Wanted::instead_of_run(args)?;
     let scanning = Instant::now();
     let layers = scan_image(&source, &options.scan, options.parallel.threads, cancel)?;
     let scan = scanning.elapsed();
-    let recorded = crate::record::record(&source, &layers, &record_options, cancel)?;
+    let (recorded, prioritized) = match wanted {
+        Some(wanted) => (None, wanted.resolve(&layers)),
+        None => {
+            let recorded = record_for(args, &source, &layers, &record_options, cancel)?;
+            let prioritized = profile::from_profile(&recorded.profile, &layers);
+            (Some(recorded), prioritized)
+        }
+    };
+    warn_missed(&prioritized);
+    let converted = convert_image(&source, &layers, &prioritized, &options, sink, cancel)?;
+    let mut stages = vec![("scan", scan)];
+    if let Some(recorded) = &recorded {
+        stages.extend([("mount", recorded.mount), ("run", recorded.run)]);
+    }
+    let report = Report {
+        source: &source,
+        destination: &args.destination,
+        layers: &layers,
+        converted: &converted,
+        stages,
+        total: clock.elapsed(),
+        verified: options.verify,
+        profile: recorded.as_ref().map(|recorded| &recorded.profile),
+    };
+    if args.conversion.json {
+        output::json(&report.json())
+    } else {
+        report.print()
+    }
+}
+
+/// Runs the workload for [`optimize`], and writes what the user wants to keep of it.
+fn record_for(
+    args: &OptimizeArgs,
+    source: &SourceImage,
+    layers: &[ScannedLayer],
+    options: &RecordOptions,
+    cancel: &Cancel,
+) -> Result<Recorded, Failure> {
+    let recorded = crate::record::record(source, layers, options, cancel)?;
     let profile = &recorded.profile;
     must_have_succeeded(profile, &args.workload)?;
     write_outputs(
@@ -41,28 +82,7 @@ pub(super) fn optimize(args: &OptimizeArgs, cancel: &Cancel) -> Result<(), Failu
         args.record_out.as_deref(),
     )?;
     must_be_complete(profile, &args.workload)?;
-    let prioritized = profile::from_profile(profile, &layers);
-    warn_missed(&prioritized);
-    let converted = convert_image(&source, &layers, &prioritized, &options, sink, cancel)?;
-    let report = Report {
-        source: &source,
-        destination: &args.destination,
-        layers: &layers,
-        converted: &converted,
-        stages: vec![
-            ("scan", scan),
-            ("mount", recorded.mount),
-            ("run", recorded.run),
-        ],
-        total: clock.elapsed(),
-        verified: options.verify,
-        profile: Some(profile),
-    };
-    if args.conversion.json {
-        output::json(&report.json())
-    } else {
-        report.print()
-    }
+    Ok(recorded)
 }
 
 /// Runs `esgz record`.

@@ -11,6 +11,8 @@ pub const INDEX: &str = "application/vnd.oci.image.index.v1+json";
 pub const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 /// OCI image configuration.
 pub const CONFIG: &str = "application/vnd.oci.image.config.v1+json";
+/// OCI layer, tar without compression.
+pub const LAYER_TAR: &str = "application/vnd.oci.image.layer.v1.tar";
 /// OCI layer, tar with gzip.
 pub const LAYER_GZIP: &str = "application/vnd.oci.image.layer.v1.tar+gzip";
 /// Docker manifest list.
@@ -80,8 +82,8 @@ pub struct NewLayer {
     pub blob: BlobId,
     /// Its DiffID.
     pub diff_id: Digest,
-    /// Digest of its TOC.
-    pub toc_digest: Digest,
+    /// Digest of its TOC; `None` for a plain tar.
+    pub toc_digest: Option<Digest>,
     /// Length of its uncompressed stream.
     pub uncompressed_bytes: u64,
 }
@@ -136,7 +138,11 @@ pub fn rewrite_manifest(
 }
 
 fn rewrite_layer(descriptor: &mut Map<String, Value>, layer: &NewLayer) {
-    descriptor.insert("mediaType".to_owned(), json!(LAYER_GZIP));
+    let media_type = match layer.toc_digest {
+        Some(_) => LAYER_GZIP,
+        None => LAYER_TAR,
+    };
+    descriptor.insert("mediaType".to_owned(), json!(media_type));
     set_blob(descriptor, layer.blob);
     descriptor.shift_remove("data");
     let annotations = descriptor.entry("annotations").or_insert_with(|| json!({}));
@@ -144,9 +150,17 @@ fn rewrite_layer(descriptor: &mut Map<String, Value>, layer: &NewLayer) {
         for stale in STALE_ANNOTATIONS {
             annotations.shift_remove(stale);
         }
-        annotations.insert(TOC_DIGEST.to_owned(), json!(layer.toc_digest));
-        let size = layer.uncompressed_bytes.to_string();
-        annotations.insert(UNCOMPRESSED_SIZE.to_owned(), json!(size));
+        if let Some(toc_digest) = layer.toc_digest {
+            annotations.insert(TOC_DIGEST.to_owned(), json!(toc_digest));
+            let size = layer.uncompressed_bytes.to_string();
+            annotations.insert(UNCOMPRESSED_SIZE.to_owned(), json!(size));
+        } else {
+            annotations.shift_remove(TOC_DIGEST);
+            annotations.shift_remove(UNCOMPRESSED_SIZE);
+        }
+        if annotations.is_empty() {
+            descriptor.shift_remove("annotations");
+        }
     }
 }
 

@@ -5,6 +5,7 @@
 mod digest;
 pub mod manifest;
 mod reference;
+mod sha256;
 
 pub use digest::{Digest, DigestError, Hasher};
 pub use manifest::{BlobId, Document, NewLayer};

@@ -1,23 +1,20 @@
-//! Assemble: finished members in order, a whole eStargz blob out.
+//! Assemble: finished members in order, TOC and footer out.
 //!
-//! Hashes the new uncompressed stream (DiffID), every file and the blob while the members are
-//! written; nothing is inflated again. Ends with the TOC and the footer.
-
-use std::collections::HashMap;
-use std::io::{self, Write};
+//! Hashes the new uncompressed stream (DiffID), every file and every chunk, in one pass over the
+//! bytes; nothing is inflated again.
 
 use libdeflater::Compressor;
 
-use crate::image::{Digest, Hasher};
-use crate::layer::encode::Encoded;
+use crate::image::{BlobId, Digest, Hasher};
+use crate::layer::encode::EncodedGroup;
 use crate::layer::entry::{EntryKind, ScannedLayer};
 use crate::layer::footer::footer;
 use crate::layer::header;
-use crate::layer::plan::{LayerPlan, RowSource, TOC_NAME};
+use crate::layer::plan::{ChunkPlace, LayerPlan, Member, RowSource, TOC_NAME};
 use crate::layer::scan::tar::BLOCK_BYTES;
 use crate::layer::toc::{OwnerNames, TocEntry, entry_row};
 
-/// A written eStargz layer.
+/// A written layer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FinishedLayer {
     /// Digest of the blob.
@@ -26,8 +23,8 @@ pub struct FinishedLayer {
     pub size_bytes: u64,
     /// Digest of the whole uncompressed stream, the TOC's tar entry included.
     pub diff_id: Digest,
-    /// Digest of the TOC's JSON.
-    pub toc_digest: Digest,
+    /// Digest of the TOC's JSON; `None` for a plain tar, which has neither members nor landmark.
+    pub toc_digest: Option<Digest>,
     /// Length of the whole uncompressed stream, the TOC's tar entry included.
     pub uncompressed_bytes: u64,
     /// Where the TOC member starts.
@@ -38,166 +35,135 @@ pub struct FinishedLayer {
     pub members: u64,
 }
 
-/// Why a blob could not be written.
-#[derive(Debug, thiserror::Error)]
-pub enum AssembleError {
-    /// The blob could not be written.
-    #[error("writing at offset {offset_bytes}")]
-    Write {
-        /// Offset in the blob.
-        offset_bytes: u64,
-        /// Why.
-        #[source]
-        source: io::Error,
-    },
-}
-
 /// Where a member came to lie.
 struct Placed {
+    /// Of its gzip member.
     offset_bytes: u64,
+    /// Uncompressed bytes before it in the member.
+    inner_bytes: u64,
     chunk_digest: Option<Digest>,
 }
 
-/// Takes members in order, then writes the rest.
-pub struct Assembler<'a, W> {
-    layer: &'a ScannedLayer,
-    plan: &'a LayerPlan,
-    out: W,
-    blob: Hasher,
+/// Takes members in order, then makes the rest.
+#[derive(Default)]
+pub struct Assembler {
     diff_id: Hasher,
     offset_bytes: u64,
     placed: Vec<Placed>,
-    /// The row whose chunks are being written.
-    row: usize,
+    gzip_members: u64,
+    /// The file whose chunks are coming.
     file: Hasher,
-    /// Digests of the files that have more than one chunk, by row.
-    file_digests: HashMap<usize, Digest>,
+    /// Digests of the files that have more than one chunk, in order.
+    file_digests: Vec<Digest>,
 }
 
-impl<'a, W: Write> Assembler<'a, W> {
-    /// Starts the blob that `plan` describes.
-    pub fn new(layer: &'a ScannedLayer, plan: &'a LayerPlan, out: W) -> Self {
-        Self {
-            layer,
-            plan,
-            out,
-            blob: Hasher::default(),
-            diff_id: Hasher::default(),
-            offset_bytes: 0,
-            placed: Vec::with_capacity(plan.members.len()),
-            row: 0,
-            file: Hasher::default(),
-            file_digests: HashMap::new(),
+/// What follows the members, and what is known of the layer without the blob's own digest.
+pub struct Assembled {
+    /// The TOC's gzip member and the footer.
+    pub tail: Vec<u8>,
+    layer: FinishedLayer,
+}
+
+impl Assembled {
+    /// The layer, once its blob is written.
+    pub fn finish(self, blob: BlobId) -> FinishedLayer {
+        FinishedLayer {
+            digest: blob.digest,
+            size_bytes: blob.size_bytes,
+            ..self.layer
         }
     }
+}
 
-    /// Writes the next member of the plan.
-    ///
-    /// # Errors
-    /// When it cannot be written.
-    pub fn member(&mut self, encoded: &Encoded) -> Result<(), AssembleError> {
-        let index = self.placed.len();
-        let chunk_bytes = self.plan.members[index].chunk_bytes as usize;
-        self.placed.push(Placed {
-            offset_bytes: self.offset_bytes,
-            chunk_digest: encoded.chunk_digest,
-        });
-        self.diff_id.update(&encoded.raw);
-        if chunk_bytes > 0 {
-            self.hash_file(index, &encoded.raw[..chunk_bytes]);
+impl Assembler {
+    /// Takes the next members of the plan; their gzip members follow those before.
+    pub fn group(&mut self, members: &[Member], encoded: &EncodedGroup) {
+        let mut rest = encoded.raw.as_slice();
+        for (member, part) in members.iter().zip(&encoded.parts) {
+            let (raw, behind) = rest.split_at(member.len_bytes as usize);
+            rest = behind;
+            let chunk_digest = self.hash(raw, member);
+            self.placed.push(Placed {
+                offset_bytes: self.offset_bytes + part.gzip_offset_bytes,
+                inner_bytes: part.inner_bytes,
+                chunk_digest,
+            });
+            self.gzip_members += u64::from(part.inner_bytes == 0);
         }
-        self.write(&encoded.gzip)
+        self.offset_bytes += encoded.gzip_bytes as u64;
     }
 
-    /// A file of one chunk has the chunk's digest; only longer ones are hashed apart.
-    fn hash_file(&mut self, member: usize, chunk: &[u8]) {
-        let holds = |row: usize| {
-            self.plan.rows.get(row).map(|row| {
-                let first = row.first_member as usize;
-                first..first + row.chunks as usize
-            })
-        };
-        while holds(self.row).is_some_and(|members| members.end <= member || members.is_empty()) {
-            self.row += 1;
-        }
-        let Some(members) = holds(self.row).filter(|members| members.contains(&member)) else {
-            return;
-        };
-        if members.len() > 1 {
-            self.file.update(chunk);
-            if member + 1 == members.end {
-                let digest = std::mem::take(&mut self.file).finish();
-                self.file_digests.insert(self.row, digest);
+    /// Adds a member to the digests that it counts for, and gives its chunk's.
+    fn hash(&mut self, raw: &[u8], member: &Member) -> Option<Digest> {
+        let (chunk, behind) = raw.split_at(member.chunk_bytes as usize);
+        let mut digest = Hasher::default();
+        match member.place {
+            // The file's digest is the chunk's.
+            ChunkPlace::Whole => Hasher::update_all([&mut self.diff_id, &mut digest], chunk),
+            ChunkPlace::First | ChunkPlace::Middle | ChunkPlace::Last => {
+                let file = &mut self.file;
+                Hasher::update_all([&mut self.diff_id, file, &mut digest], chunk);
+                if member.place == ChunkPlace::Last {
+                    self.file_digests.push(std::mem::take(file).finish());
+                }
             }
         }
+        self.diff_id.update(behind);
+        (!chunk.is_empty()).then(|| digest.finish())
     }
 
-    /// Writes TOC and footer. The TOC is compressed with `compressor`.
-    ///
-    /// # Errors
-    /// When they cannot be written.
-    pub fn finish(mut self, compressor: &mut Compressor) -> Result<FinishedLayer, AssembleError> {
-        debug_assert_eq!(self.placed.len(), self.plan.members.len());
+    /// Makes TOC and footer for `layer`, all members of whose `plan` have been taken. The TOC is
+    /// compressed with `compressor`.
+    pub fn finish(
+        mut self,
+        layer: &ScannedLayer,
+        plan: &LayerPlan,
+        compressor: &mut Compressor,
+    ) -> Assembled {
+        debug_assert_eq!(self.placed.len(), plan.members.len());
         let toc_offset_bytes = self.offset_bytes;
-        let json = self.toc_json();
+        let json = self.toc_json(layer, plan);
         let toc_digest = Digest::of(&json);
 
-        let mut tail = header::plain_file(TOC_NAME, json.len() as u64);
-        tail.extend_from_slice(&json);
+        let mut raw = header::plain_file(TOC_NAME, json.len() as u64);
+        raw.extend_from_slice(&json);
         drop(json);
-        let padded = tail.len().next_multiple_of(BLOCK_BYTES as usize);
-        tail.resize(padded + 2 * BLOCK_BYTES as usize, 0);
-        self.diff_id.update(&tail);
-        let mut gzip = vec![0; compressor.gzip_compress_bound(tail.len())];
+        let padded = raw.len().next_multiple_of(BLOCK_BYTES as usize);
+        raw.resize(padded + 2 * BLOCK_BYTES as usize, 0);
+        self.diff_id.update(&raw);
+        let mut tail = vec![0; compressor.gzip_compress_bound(raw.len())];
         let len = compressor
-            .gzip_compress(&tail, &mut gzip)
+            .gzip_compress(&raw, &mut tail)
             .expect("the buffer has the size that libdeflate asks for");
-        self.write(&gzip[..len])?;
-        self.write(&footer(toc_offset_bytes))?;
-        let offset_bytes = self.offset_bytes;
-        self.out.flush().map_err(|source| AssembleError::Write {
-            offset_bytes,
-            source,
-        })?;
+        tail.truncate(len);
+        tail.extend_from_slice(&footer(toc_offset_bytes));
 
-        let landmark = self.plan.rows.iter().find_map(|row| match row.source {
+        let landmark = plan.rows.iter().find_map(|row| match row.source {
             RowSource::Landmark(".prefetch.landmark") => Some(row.first_member as usize),
             _ => None,
         });
-        Ok(FinishedLayer {
-            digest: self.blob.finish(),
-            size_bytes: self.offset_bytes,
+        let blob = BlobId::of(b"");
+        let layer = FinishedLayer {
+            digest: blob.digest,
+            size_bytes: blob.size_bytes,
             diff_id: self.diff_id.finish(),
-            toc_digest,
-            uncompressed_bytes: self.plan.tar_bytes + tail.len() as u64,
+            toc_digest: Some(toc_digest),
+            uncompressed_bytes: plan.tar_bytes + raw.len() as u64,
             toc_offset_bytes,
             prefetch_bytes: landmark.map_or(0, |member| self.placed[member].offset_bytes),
-            members: self.placed.len() as u64,
-        })
-    }
-
-    fn write(&mut self, bytes: &[u8]) -> Result<(), AssembleError> {
-        let offset_bytes = self.offset_bytes;
-        self.out
-            .write_all(bytes)
-            .map_err(|source| AssembleError::Write {
-                offset_bytes,
-                source,
-            })?;
-        self.blob.update(bytes);
-        self.offset_bytes += bytes.len() as u64;
-        Ok(())
+            members: self.gzip_members,
+        };
+        Assembled { tail, layer }
     }
 
     /// Written row by row: the rows of a large layer are never in memory together.
-    fn toc_json(&self) -> Vec<u8> {
+    fn toc_json(&self, layer: &ScannedLayer, plan: &LayerPlan) -> Vec<u8> {
         let mut json = br#"{"version":1,"entries":["#.to_vec();
         let mut names = OwnerNames::default();
-        for (index, row) in self.plan.rows.iter().enumerate() {
+        let mut file_digests = self.file_digests.iter().copied();
+        for row in &plan.rows {
             let mut first = match row.source {
-                RowSource::Entry(entry) => {
-                    entry_row(&self.layer.entries[entry as usize], &mut names)
-                }
+                RowSource::Entry(entry) => entry_row(&layer.entries[entry as usize], &mut names),
                 RowSource::Landmark(name) => TocEntry {
                     name: name.into(),
                     kind: "reg".into(),
@@ -206,9 +172,7 @@ impl<'a, W: Write> Assembler<'a, W> {
                 },
             };
             let is_regular = match row.source {
-                RowSource::Entry(entry) => {
-                    self.layer.entries[entry as usize].kind == EntryKind::Regular
-                }
+                RowSource::Entry(entry) => layer.entries[entry as usize].kind == EntryKind::Regular,
                 RowSource::Landmark(_) => true,
             };
             let (name, size) = (first.name.clone(), first.size);
@@ -219,7 +183,9 @@ impl<'a, W: Write> Assembler<'a, W> {
                     1 => self.placed[members.start]
                         .chunk_digest
                         .unwrap_or(Digest::of(b"")),
-                    _ => self.file_digests[&index],
+                    _ => file_digests
+                        .next()
+                        .expect("every last chunk of a file has been taken"),
                 });
             }
             let mut next = first;
@@ -230,11 +196,12 @@ impl<'a, W: Write> Assembler<'a, W> {
             }
             for member in members.clone() {
                 let placed = &self.placed[member];
-                let len = u64::from(self.plan.members[member].chunk_bytes);
+                let len = u64::from(plan.members[member].chunk_bytes);
                 next.offset = placed.offset_bytes;
+                next.inner_offset = placed.inner_bytes;
                 next.chunk_offset = chunk_offset;
                 // A reader takes a missing size as "to the file's end".
-                next.chunk_size = if len == u64::from(self.plan.chunk_bytes) {
+                next.chunk_size = if len == u64::from(plan.chunk_bytes) {
                     len
                 } else {
                     0

@@ -1,20 +1,25 @@
 //! The second half of a layer's way, on one screen: plan → encode → assemble.
 
 use std::io::Write;
+use std::thread;
 
 use crate::cancel::{Cancel, Cancelled};
 use crate::image::Digest;
-use crate::layer::assemble::{AssembleError, Assembler, FinishedLayer};
-use crate::layer::encode::{Buffers, EncodeError, Encoder, Level};
+use crate::layer::assemble::{Assembler, FinishedLayer};
+use crate::layer::blob::{self, BlobWriter, WriteError};
+use crate::layer::buffers::Buffers;
+use crate::layer::encode::{Check, EncodeError, Encoder, Level};
 use crate::layer::entry::ScannedLayer;
 use crate::layer::in_order::{Costed, Parallel, in_order};
-use crate::layer::plan::LayerPlan;
+use crate::layer::plan::{LayerPlan, groups};
 
 /// How a layer is compressed.
 #[derive(Clone, Copy, Debug)]
 pub struct ConvertOptions {
     /// Compression level.
     pub level: Level,
+    /// Whether members are inflated again.
+    pub check: Check,
     /// Threads and memory; the output does not depend on them.
     pub parallel: Parallel,
 }
@@ -33,12 +38,12 @@ pub enum ConvertError {
     },
     /// The blob could not be written.
     #[error("writing the converted layer {layer}")]
-    Assemble {
+    Write {
         /// The source layer.
         layer: Digest,
         /// Why.
         #[source]
-        source: AssembleError,
+        source: WriteError,
     },
     /// Another part failed, or the user interrupted.
     #[error(transparent)]
@@ -53,7 +58,7 @@ pub fn convert_layer(
     layer: &ScannedLayer,
     plan: &LayerPlan,
     options: ConvertOptions,
-    out: impl Write,
+    out: impl Write + Send,
     cancel: &Cancel,
 ) -> Result<FinishedLayer, ConvertError> {
     let digest = layer.digest;
@@ -61,33 +66,45 @@ pub fn convert_layer(
         layer: digest,
         source,
     };
-    let assemble_error = |source| ConvertError::Assemble {
-        layer: digest,
-        source,
-    };
+    let groups = groups(plan);
     let buffers = Buffers::default();
-    let mut assembler = Assembler::new(layer, plan, out);
-    in_order(
-        options.parallel,
-        cancel,
-        plan.members.iter().map(|member| Costed {
-            job: member,
-            cost_bytes: Encoder::cost_bytes(member),
-        }),
-        || Encoder::new(options.level, &buffers),
-        |encoder, member| {
-            encoder
-                .encode(plan, member, &layer.spool)
-                .map_err(encode_error)
-        },
-        |encoded| {
-            assembler.member(&encoded).map_err(assemble_error)?;
-            buffers.give_back(encoded.raw);
-            buffers.give_back(encoded.gzip);
-            Ok(())
-        },
-    )?;
-    assembler
-        .finish(&mut options.level.compressor())
-        .map_err(assemble_error)
+    let mut assembler = Assembler::default();
+    thread::scope(|scope| {
+        let blob = BlobWriter::start(scope, out, &buffers);
+        let write = |buffer, len_bytes| {
+            let sent = blob.send(blob::Part { buffer, len_bytes });
+            // Whoever asks the writer below learns why.
+            sent.then_some(()).ok_or(Cancelled)
+        };
+        let made = in_order(
+            options.parallel,
+            cancel,
+            groups.iter().map(|group| Costed {
+                cost_bytes: Encoder::cost_bytes(group),
+                job: group,
+            }),
+            || Encoder::new(options.level, options.check, &buffers),
+            |encoder, group| {
+                let encoded = encoder.encode(plan, group, &layer.spool);
+                Ok((group, encoded.map_err(encode_error)?))
+            },
+            |(group, encoded)| {
+                assembler.group(&plan.members[group.members.clone()], &encoded);
+                buffers.give_back(encoded.raw);
+                Ok(write(encoded.gzip, encoded.gzip_bytes)?)
+            },
+        );
+        let made: Result<_, ConvertError> = made.and_then(|()| {
+            let mut assembled = assembler.finish(layer, plan, &mut options.level.compressor());
+            let tail = std::mem::take(&mut assembled.tail);
+            let len_bytes = tail.len();
+            write(tail, len_bytes)?;
+            Ok(assembled)
+        });
+        let written = blob.finish().map_err(|source| ConvertError::Write {
+            layer: digest,
+            source,
+        })?;
+        Ok(made?.finish(written))
+    })
 }

@@ -1,13 +1,12 @@
-//! Encode: one planned member in, one gzip member out. Runs on worker threads; compressor and
+//! Encode: a group of planned members in, gzip members out. Runs on worker threads; compressor and
 //! buffers belong to the worker and are reused.
 
 use std::io;
 
-use crossbeam::queue::SegQueue;
-use libdeflater::{CompressionLvl, Compressor};
+use libdeflater::{CompressionLvl, Compressor, Decompressor};
 
-use crate::image::Digest;
-use crate::layer::plan::{LayerPlan, Member, Segment};
+use crate::layer::buffers::Buffers;
+use crate::layer::plan::{Group, LayerPlan, Member, Segment};
 use crate::layer::spool::ReadAt;
 
 /// Compression level of libdeflate: 0 stores, 12 is slowest.
@@ -45,106 +44,227 @@ pub enum EncodeError {
         #[source]
         source: io::Error,
     },
+    /// What was compressed does not come out again: faulty memory, or a faulty compressor.
+    #[error("the gzip member made at spool offset {offset_bytes} does not inflate to its bytes")]
+    Check {
+        /// Uncompressed offset of the member's first spooled byte; 0 if it has none.
+        offset_bytes: u64,
+    },
 }
 
-/// A finished member.
+/// Whether members are inflated again as soon as they are made, while they are in the caches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Check {
+    /// Every member, and compared byte by byte.
+    Inflate,
+    /// None.
+    Skip,
+}
+
+/// A finished group.
 #[derive(Debug)]
-pub struct Encoded {
-    /// The uncompressed bytes, for the DiffID.
+pub struct EncodedGroup {
+    /// The uncompressed bytes.
     pub raw: Vec<u8>,
-    /// The gzip member.
-    pub gzip: Vec<u8>,
-    /// Digest of the chunk at the member's start; `None` if it holds headers alone.
-    pub chunk_digest: Option<Digest>,
+    /// Where the plan's members came to lie, one for each.
+    pub parts: Vec<Part>,
+    /// The gzip members, one behind the other, at the start of a buffer that is longer.
+    pub(super) gzip: Vec<u8>,
+    pub(super) gzip_bytes: usize,
 }
 
-/// Buffers that went through the pipeline and can be used again.
-#[derive(Debug, Default)]
-pub struct Buffers(SegQueue<Vec<u8>>);
-
-/// Smaller buffers are cheap to make, and a large one must not be held by a small member: its
-/// cost would be counted too low.
-const REUSED_BUFFER_BYTES: usize = 512 << 10;
-
-impl Buffers {
-    fn take(&self, len_bytes: usize) -> Vec<u8> {
-        let reused = if len_bytes >= REUSED_BUFFER_BYTES {
-            self.0.pop()
-        } else {
-            None
-        };
-        reused.unwrap_or_default()
-    }
-
-    /// Takes a buffer back.
-    pub fn give_back(&self, buffer: Vec<u8>) {
-        if buffer.capacity() >= REUSED_BUFFER_BYTES {
-            self.0.push(buffer);
-        }
-    }
+/// A planned member inside a gzip member.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Part {
+    /// Where its gzip member starts in the group's.
+    pub gzip_offset_bytes: u64,
+    /// Uncompressed bytes before it in the gzip member.
+    pub inner_bytes: u64,
 }
 
 /// A worker's state.
 pub struct Encoder<'a> {
     compressor: Compressor,
+    /// With the buffer that it writes to.
+    decompressor: Option<(Decompressor, Vec<u8>)>,
     buffers: &'a Buffers,
 }
 
 impl<'a> Encoder<'a> {
     /// A worker that compresses at `level`.
-    pub fn new(level: Level, buffers: &'a Buffers) -> Self {
+    pub fn new(level: Level, check: Check, buffers: &'a Buffers) -> Self {
         Self {
             compressor: level.compressor(),
+            decompressor: (check == Check::Inflate).then(|| (Decompressor::new(), Vec::new())),
             buffers,
         }
     }
 
-    /// Memory that [`Encoder::encode`] takes for `member` until its result is dropped.
-    pub fn cost_bytes(member: &Member) -> u64 {
-        // Raw and compressed; incompressible data grows by less than one part in 4096.
-        2 * u64::from(member.len_bytes) + u64::from(member.len_bytes) / 2048 + 4096
+    /// Memory that [`Encoder::encode`] takes for `group` until its result is written.
+    pub fn cost_bytes(group: &Group) -> u64 {
+        // Raw and compressed; incompressible data grows by less than one part in 2048, and every
+        // gzip member has some bytes of its own, every part a place.
+        2 * group.len_bytes + group.len_bytes / 1024 + 128 * group.members.len() as u64 + 4096
     }
 
-    /// Reads, hashes and compresses one member.
+    /// Reads, compresses and checks the members of one group.
+    ///
+    /// With [`LayerPlan::min_chunk_bytes`] a gzip member ends as soon as it has so many compressed
+    /// bytes, as far as the last one's ratio foretells where that is, and at the group's end.
     ///
     /// # Errors
-    /// When the spool cannot be read.
+    /// When the spool cannot be read, or the check fails.
     pub fn encode<R: ReadAt>(
         &mut self,
         plan: &LayerPlan,
-        member: &Member,
+        group: &Group,
         spool: &R,
-    ) -> Result<Encoded, EncodeError> {
-        let mut raw = self.buffers.take(member.len_bytes as usize);
-        read_member(plan, member, spool, &mut raw)?;
-        let chunk = &raw[..member.chunk_bytes as usize];
-        let chunk_digest = (!chunk.is_empty()).then(|| Digest::of(chunk));
-        let bound = self.compressor.gzip_compress_bound(raw.len());
+    ) -> Result<EncodedGroup, EncodeError> {
+        let members = &plan.members[group.members.clone()];
+        let mut raw = self.buffers.take(group.len_bytes as usize);
+        let mut starts = Vec::with_capacity(members.len() + 1);
+        let mut bound = 0;
+        let mut start = 0;
+        for member in members {
+            let end = start + member.len_bytes as usize;
+            read_member(plan, member, spool, &mut raw[start..end])?;
+            starts.push(start);
+            bound += self.compressor.gzip_compress_bound(end - start);
+            start = end;
+        }
+        starts.push(start);
         let mut gzip = self.buffers.take(bound);
-        gzip.resize(bound, 0);
-        let len = self
-            .compressor
-            .gzip_compress(&raw, &mut gzip)
-            .expect("the buffer has the size that libdeflate asks for");
-        gzip.truncate(len);
-        Ok(Encoded {
+        let (parts, gzip_bytes) = match plan.min_chunk_bytes {
+            0 => self.compress_each(&raw, &starts, &mut gzip),
+            min_bytes => self.compress_sharing(&raw, &starts, min_bytes as usize, &mut gzip),
+        };
+        if !self.come_out_again(&raw, &starts, &gzip[..gzip_bytes], &parts) {
+            let offset_bytes = members.iter().find_map(|member| plan.spool_offset(member));
+            return Err(EncodeError::Check {
+                offset_bytes: offset_bytes.unwrap_or(0),
+            });
+        }
+        Ok(EncodedGroup {
             raw,
+            parts,
             gzip,
-            chunk_digest,
+            gzip_bytes,
         })
+    }
+
+    /// A gzip member for every part.
+    fn compress_each(
+        &mut self,
+        raw: &[u8],
+        starts: &[usize],
+        gzip: &mut [u8],
+    ) -> (Vec<Part>, usize) {
+        let mut filled = 0;
+        let parts = starts.windows(2).map(|pair| {
+            let part = Part {
+                gzip_offset_bytes: filled as u64,
+                inner_bytes: 0,
+            };
+            filled += self.compress(&raw[pair[0]..pair[1]], &mut gzip[filled..]);
+            part
+        });
+        (parts.collect(), filled)
+    }
+
+    /// A gzip member for as many parts as give `min_bytes`.
+    fn compress_sharing(
+        &mut self,
+        raw: &[u8],
+        starts: &[usize],
+        min_bytes: usize,
+        gzip: &mut [u8],
+    ) -> (Vec<Part>, usize) {
+        let count = starts.len() - 1;
+        let mut parts = Vec::with_capacity(count);
+        let mut filled = 0;
+        // Uncompressed bytes that are expected to give the minimum.
+        let mut wanted_bytes = min_bytes;
+        while parts.len() < count {
+            let first = parts.len();
+            let (end, compressed_bytes) = loop {
+                let reached =
+                    starts[first + 1..].partition_point(|&at| at < starts[first] + wanted_bytes);
+                let end = (first + 1 + reached).min(count);
+                let compressed_bytes =
+                    self.compress(&raw[starts[first]..starts[end]], &mut gzip[filled..]);
+                if compressed_bytes >= min_bytes || end == count {
+                    break (end, compressed_bytes);
+                }
+                // By the ratio seen so far, and at least one part more.
+                let raw_bytes = starts[end] - starts[first];
+                wanted_bytes = scaled(raw_bytes, min_bytes, compressed_bytes).max(raw_bytes + 1);
+            };
+            parts.extend(starts[first..end].iter().map(|start| Part {
+                gzip_offset_bytes: filled as u64,
+                inner_bytes: (start - starts[first]) as u64,
+            }));
+            wanted_bytes = scaled(starts[end] - starts[first], min_bytes, compressed_bytes);
+            filled += compressed_bytes;
+        }
+        (parts, filled)
+    }
+
+    fn compress(&mut self, raw: &[u8], gzip: &mut [u8]) -> usize {
+        self.compressor
+            .gzip_compress(raw, gzip)
+            .expect("the buffer has the size that libdeflate asks for")
+    }
+
+    /// Whether each gzip member inflates to its bytes of `raw`.
+    fn come_out_again(
+        &mut self,
+        raw: &[u8],
+        starts: &[usize],
+        gzip: &[u8],
+        parts: &[Part],
+    ) -> bool {
+        let Some((decompressor, buffer)) = &mut self.decompressor else {
+            return true;
+        };
+        let begin = |&part: &usize| parts[part].inner_bytes == 0;
+        let mut begins = (0..parts.len()).filter(begin).peekable();
+        while let Some(part) = begins.next() {
+            let next = begins.peek();
+            let gzip_start = parts[part].gzip_offset_bytes as usize;
+            let gzip_end = next.map_or(gzip.len(), |&next| parts[next].gzip_offset_bytes as usize);
+            let raw = &raw[starts[part]..next.map_or(raw.len(), |&next| starts[next])];
+            if buffer.len() < raw.len() {
+                buffer.resize(raw.len(), 0);
+            }
+            let out = &mut buffer[..raw.len()];
+            let made = decompressor.gzip_decompress(&gzip[gzip_start..gzip_end], out);
+            if made != Ok(raw.len()) || out != raw {
+                return false;
+            }
+        }
+        true
     }
 }
 
-/// Fills `raw` with the member's uncompressed bytes.
-pub(in crate::layer) fn read_member<R: ReadAt>(
+/// `bytes * wanted / found`, which is not 0: a gzip member has a header.
+fn scaled(bytes: usize, wanted: usize, found: usize) -> usize {
+    (bytes as u128 * wanted as u128 / found.max(1) as u128)
+        .try_into()
+        .unwrap_or(usize::MAX)
+}
+
+/// Fills `raw` with the uncompressed bytes of `member`, exactly as many as it has.
+///
+/// # Errors
+/// When the spool cannot be read.
+pub fn read_member<R: ReadAt>(
     plan: &LayerPlan,
     member: &Member,
     spool: &R,
-    raw: &mut Vec<u8>,
+    raw: &mut [u8],
 ) -> Result<(), EncodeError> {
-    raw.resize(member.len_bytes as usize, 0);
     let first = member.first_segment as usize;
-    let mut rest = raw.as_mut_slice();
+    let mut rest = raw;
     for segment in &plan.segments[first..first + member.segments as usize] {
         let (target, behind) = rest.split_at_mut(segment.len_bytes() as usize);
         rest = behind;
@@ -164,3 +284,6 @@ pub(in crate::layer) fn read_member<R: ReadAt>(
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

@@ -4,6 +4,8 @@
 //! touches tokio, a container or an eBPF program.
 
 pub mod assemble;
+mod blob;
+mod buffers;
 pub mod contents;
 pub mod encode;
 pub mod entry;
@@ -11,9 +13,11 @@ pub mod footer;
 pub mod header;
 mod in_order;
 pub mod plan;
+pub mod reuse;
 pub mod scan;
 pub mod spool;
 pub mod toc;
+pub mod verbatim;
 pub mod verify;
 
 mod convert;

@@ -2,28 +2,45 @@
 //!
 //! Pure and deterministic: the plan depends on the entries, the list and the options alone, never
 //! on threads. Nothing is read or compressed here. The layout is docs/estargz.md's: a gzip member
-//! begins at every chunk; what follows a payload (padding, next headers) stays in its last member.
+//! begins at every chunk (or may begin there, see [`groups`]); what follows a payload (padding, next headers) stays in its last member.
 
+mod builder;
+mod groups;
 mod order;
 
 use crate::image::Digest;
-use crate::layer::entry::{Entry, EntryKind, ScannedLayer};
-use crate::layer::header;
-use crate::layer::scan::tar::BLOCK_BYTES;
+use crate::layer::entry::ScannedLayer;
+use crate::layer::plan::builder::Builder;
 
-pub use order::{LANDMARK_NAMES, TOC_NAME};
+pub use groups::{Group, groups};
+pub use order::{LANDMARK_NAMES, TOC_NAME, is_reserved};
 
 /// How a layer is cut.
 #[derive(Clone, Copy, Debug)]
 pub struct PlanOptions {
     /// Uncompressed bytes in a chunk; the last chunk of a file may be shorter. Not 0.
     pub chunk_bytes: u32,
+    /// Compressed bytes that a gzip member has at least, where small chunks can share it; 0 gives
+    /// every chunk a member of its own.
+    pub min_chunk_bytes: u32,
+}
+
+impl PlanOptions {
+    /// Chunks as the reference cuts them unless told otherwise.
+    pub const DEFAULT_CHUNK_BYTES: u32 = 4 << 20;
+    /// Smaller chunks would make the TOC as large as the data: a row takes some 200 bytes.
+    pub const MIN_CHUNK_BYTES: u32 = 1 << 10;
+    /// A chunk is held in memory as a whole, here and by readers.
+    pub const MAX_CHUNK_BYTES: u32 = 128 << 20;
+    /// Members that hold more are compressed by one worker, in memory.
+    pub const MAX_MIN_CHUNK_BYTES: u32 = 4 << 20;
 }
 
 impl Default for PlanOptions {
     fn default() -> Self {
         Self {
-            chunk_bytes: 4 << 20,
+            chunk_bytes: Self::DEFAULT_CHUNK_BYTES,
+            min_chunk_bytes: 0,
         }
     }
 }
@@ -58,8 +75,25 @@ pub struct LayerPlan {
     pub tar_bytes: u64,
     /// [`PlanOptions::chunk_bytes`] as it was used.
     pub chunk_bytes: u32,
+    /// [`PlanOptions::min_chunk_bytes`]; unless it is 0, members are only where gzip members may
+    /// begin, see [`groups`].
+    pub min_chunk_bytes: u32,
+    /// The member of the landmark.
+    pub landmark_member: u32,
     /// Entries before the landmark, and the bytes of their contents.
     pub prefetch: Prefetch,
+}
+
+impl LayerPlan {
+    /// Where in the spool the first spooled byte of `member` lies.
+    pub fn spool_offset(&self, member: &Member) -> Option<u64> {
+        let first = member.first_segment as usize;
+        let segments = &self.segments[first..first + member.segments as usize];
+        segments.iter().find_map(|segment| match *segment {
+            Segment::Spool { offset_bytes, .. } => Some(offset_bytes),
+            _ => None,
+        })
+    }
 }
 
 /// What lies before the prefetch landmark.
@@ -71,7 +105,7 @@ pub struct Prefetch {
     pub bytes: u64,
 }
 
-/// One gzip member.
+/// One gzip member, or a part of one that several share ([`groups`]).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Member {
     /// First of its segments in [`LayerPlan::segments`].
@@ -82,6 +116,21 @@ pub struct Member {
     pub len_bytes: u32,
     /// How many of them, from the start, are a chunk; 0 for a member of headers alone.
     pub chunk_bytes: u32,
+    /// Which chunk of its file that is.
+    pub place: ChunkPlace,
+}
+
+/// Where in its file a chunk lies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ChunkPlace {
+    /// It is the file's only one; or there is none.
+    Whole,
+    /// The first of several.
+    First,
+    /// Neither the first nor the last.
+    Middle,
+    /// The last of several.
+    Last,
 }
 
 /// A run of uncompressed output bytes.
@@ -161,250 +210,6 @@ pub fn plan_layer(
         builder.entry(index);
     }
     Ok(builder.finish())
-}
-
-/// Appends to the plan; the last member stays open for what follows its chunk.
-struct Builder<'a> {
-    layer: &'a ScannedLayer,
-    spool_bytes: u64,
-    plan: LayerPlan,
-    open: Option<Member>,
-    before_landmark: bool,
-    /// Entries from this index on need a header of their own: they leave the source's order, and a
-    /// global header applied to them.
-    rewrite_from: u32,
-}
-
-impl<'a> Builder<'a> {
-    fn new(layer: &'a ScannedLayer, options: PlanOptions) -> Self {
-        use crate::layer::spool::ReadAt as _;
-        Self {
-            layer,
-            spool_bytes: layer.spool.len_bytes(),
-            plan: LayerPlan {
-                chunk_bytes: options.chunk_bytes.max(1),
-                ..LayerPlan::default()
-            },
-            open: None,
-            before_landmark: true,
-            rewrite_from: u32::MAX,
-        }
-    }
-
-    fn entry(&mut self, index: u32) {
-        let entry = &self.layer.entries[index as usize];
-        if entry.sparse.is_some() || self.rewrite_from <= index {
-            let bytes = header::rewritten(entry);
-            self.literal(&bytes);
-        } else {
-            self.spool(entry.header.offset_bytes, entry.header.len_bytes);
-        }
-        let first_member = self.next_member();
-        let chunks = if entry.kind == EntryKind::Regular {
-            self.contents(entry)
-        } else {
-            0
-        };
-        self.row(TocRow {
-            source: RowSource::Entry(index),
-            first_member,
-            chunks,
-        });
-        if self.before_landmark && entry.kind == EntryKind::Regular {
-            self.plan.prefetch.files += 1;
-            self.plan.prefetch.bytes += entry.size_bytes;
-        }
-    }
-
-    /// The chunks of a regular file, and the padding behind them.
-    fn contents(&mut self, entry: &Entry) -> u32 {
-        let mut data = entry.data().into_iter().peekable();
-        let (mut at, mut chunks) = (0, 0);
-        while at < entry.size_bytes {
-            let end = (at + u64::from(self.plan.chunk_bytes)).min(entry.size_bytes);
-            self.begin_member();
-            while at < end {
-                match data.peek().copied() {
-                    Some(segment) if segment.file_offset_bytes <= at => {
-                        let skipped = at - segment.file_offset_bytes;
-                        let left = segment.stored.len_bytes - skipped;
-                        let len = left.min(end - at);
-                        self.spool(segment.stored.offset_bytes + skipped, len);
-                        at += len;
-                        if len == left {
-                            data.next();
-                        }
-                    }
-                    next => {
-                        let hole_end = next.map_or(end, |s| s.file_offset_bytes.min(end));
-                        self.zeros(hole_end - at);
-                        at = hole_end;
-                    }
-                }
-            }
-            if let Some(member) = &mut self.open {
-                member.chunk_bytes = member.len_bytes;
-            }
-            chunks += 1;
-        }
-        let padding = entry.size_bytes.next_multiple_of(BLOCK_BYTES) - entry.size_bytes;
-        let stored_end = entry.payload.end_bytes();
-        if entry.sparse.is_none() && stored_end + padding <= self.spool_bytes {
-            // As it is in the source, so that the uncompressed stream stays the same.
-            self.spool(stored_end, padding);
-        } else {
-            self.zeros(padding);
-        }
-        chunks
-    }
-
-    fn landmark(&mut self, name: &'static str) {
-        self.literal(&header::plain_file(name, 1));
-        let first_member = self.next_member();
-        self.begin_member();
-        self.literal(&[LANDMARK_CONTENTS]);
-        if let Some(member) = &mut self.open {
-            member.chunk_bytes = 1;
-        }
-        self.zeros(BLOCK_BYTES - 1);
-        self.row(TocRow {
-            source: RowSource::Landmark(name),
-            first_member,
-            chunks: 1,
-        });
-        self.before_landmark = false;
-    }
-
-    /// Index of the member that would begin next.
-    fn next_member(&self) -> u32 {
-        count(self.plan.members.len()) + u32::from(self.open.is_some())
-    }
-
-    fn begin_member(&mut self) {
-        if let Some(member) = self.open.take() {
-            self.plan.members.push(member);
-        }
-        let first_segment = count(self.plan.segments.len());
-        self.open = Some(Member {
-            first_segment,
-            segments: 0,
-            len_bytes: 0,
-            chunk_bytes: 0,
-        });
-    }
-
-    fn row(&mut self, row: TocRow) {
-        self.plan.rows.push(row);
-    }
-
-    fn spool(&mut self, offset_bytes: u64, len_bytes: u64) {
-        self.append(len_bytes, |skipped, len_bytes| Segment::Spool {
-            offset_bytes: offset_bytes + skipped,
-            len_bytes,
-        });
-    }
-
-    fn zeros(&mut self, len_bytes: u64) {
-        self.append(len_bytes, |_, len_bytes| Segment::Zeros { len_bytes });
-    }
-
-    fn literal(&mut self, bytes: &[u8]) {
-        let start = count(self.plan.literals.len());
-        self.plan.literals.extend_from_slice(bytes);
-        self.append(bytes.len() as u64, |skipped, len_bytes| Segment::Literal {
-            offset: start + count_u64(skipped),
-            len_bytes,
-        });
-    }
-
-    /// Appends a run of bytes to the open member. A run that would make the part behind the chunk
-    /// longer than a chunk goes on in a member of its own: memory stays bounded however many
-    /// entries without contents follow each other.
-    fn append(&mut self, mut len_bytes: u64, segment: impl Fn(u64, u32) -> Segment) {
-        let mut skipped = 0;
-        while len_bytes > 0 {
-            if self
-                .open
-                .is_none_or(|m| m.len_bytes - m.chunk_bytes >= self.tail_limit())
-            {
-                self.begin_member();
-            }
-            let limit = self.tail_limit();
-            let Some(member) = &mut self.open else { return };
-            let room = limit - (member.len_bytes - member.chunk_bytes);
-            let len = count_u64(len_bytes.min(u64::from(room)));
-            let next = segment(skipped, len);
-            let joined = member.segments > 0
-                && self
-                    .plan
-                    .segments
-                    .last_mut()
-                    .is_some_and(|last| join(last, next));
-            if !joined {
-                self.plan.segments.push(next);
-                member.segments += 1;
-            }
-            member.len_bytes += len;
-            self.plan.tar_bytes += u64::from(len);
-            skipped += u64::from(len);
-            len_bytes -= u64::from(len);
-        }
-    }
-
-    /// Longest part of a member that is no chunk; a chunk itself is at most this long too.
-    fn tail_limit(&self) -> u32 {
-        self.plan.chunk_bytes.max(MIN_TAIL_BYTES)
-    }
-
-    fn finish(mut self) -> LayerPlan {
-        if let Some(member) = self.open.take() {
-            self.plan.members.push(member);
-        }
-        self.plan
-    }
-}
-
-/// The one byte of a landmark file (eStargz specification, "Prioritized Files and Landmark Files").
-const LANDMARK_CONTENTS: u8 = 0x0f;
-/// Headers share a member up to this size even when chunks are tiny.
-const MIN_TAIL_BYTES: u32 = 64 << 10;
-
-/// Extends `last` by `next` where they follow each other.
-fn join(last: &mut Segment, next: Segment) -> bool {
-    match (last, next) {
-        (
-            Segment::Spool {
-                offset_bytes,
-                len_bytes,
-            },
-            Segment::Spool {
-                offset_bytes: next_offset,
-                len_bytes: next_len,
-            },
-        ) if *offset_bytes + u64::from(*len_bytes) == next_offset => {
-            *len_bytes += next_len;
-            true
-        }
-        (
-            Segment::Zeros { len_bytes },
-            Segment::Zeros {
-                len_bytes: next_len,
-            },
-        ) => {
-            *len_bytes += next_len;
-            true
-        }
-        _ => false,
-    }
-}
-
-/// Entries, members and literals of one layer are counted in 32 bits; `scan` bounds their number.
-fn count(n: usize) -> u32 {
-    u32::try_from(n).expect("a layer has fewer than 2^32 parts")
-}
-
-fn count_u64(n: u64) -> u32 {
-    u32::try_from(n).expect("a run within a member is shorter than 4 GiB")
 }
 
 #[cfg(test)]

@@ -1,14 +1,17 @@
 //! The profile: what a workload touched, in order.
 //!
-//! Enters: observations of a run, or a document that an earlier run wrote. Leaves: the profile
+//! Enters: observations of a run, a document that an earlier run wrote, or a list of paths. Leaves: the profile
 //! document, and for each layer the entries to prefetch. Pure.
 
 mod build;
 mod document;
+mod glob;
+mod prefetch_list;
 mod record;
 mod select;
 
 pub use build::{Run, from_observations};
 pub use document::{Collector, Ended, Image, Phase, Profile, ProfileError, ProfiledFile, Workload};
+pub use prefetch_list::PrefetchList;
 pub use record::{RecordError, RecordLine, parse_record, to_record};
-pub use select::{Prioritized, from_paths, from_profile};
+pub use select::{Prioritized, from_list, from_paths, from_profile};

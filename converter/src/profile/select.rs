@@ -4,7 +4,8 @@ use std::collections::{HashMap, HashSet};
 
 use crate::image::Digest;
 use crate::layer::entry::{Entry, FileId, ScannedLayer, clean_path};
-use crate::profile::Profile;
+use crate::layer::plan::is_reserved;
+use crate::profile::{PrefetchList, Profile};
 
 /// Entries to prefetch.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -61,6 +62,44 @@ pub fn from_paths<'a>(
     found
 }
 
+/// What a list names: line by line, the matches of one line sorted by path.
+pub fn from_list(list: &PrefetchList, layers: &[ScannedLayer]) -> Prioritized {
+    let index = Index::new(layers);
+    let mut found = Prioritized {
+        layers: vec![Vec::new(); layers.len()],
+        missed: Vec::new(),
+    };
+    let visible = if list.lines.iter().any(|line| line.glob.is_some()) {
+        index.visible()
+    } else {
+        Vec::new()
+    };
+    let mut seen = HashSet::new();
+    for line in &list.lines {
+        let matches = match (index.uppermost(&line.path), &line.glob) {
+            (Some(id), _) => vec![id],
+            (None, None) => Vec::new(),
+            (None, Some(glob)) => {
+                let prefix = glob.prefix();
+                let start = visible.partition_point(|(path, _)| *path < prefix.as_slice());
+                visible[start..]
+                    .iter()
+                    .take_while(|(path, _)| path.starts_with(&prefix))
+                    .filter(|(path, _)| glob.matches(path))
+                    .map(|&(_, id)| id)
+                    .collect()
+            }
+        };
+        if matches.is_empty() {
+            found.missed.push(line.text.clone());
+        }
+        for id in matches.into_iter().filter(|&id| seen.insert(id)) {
+            found.layers[id.layer as usize].push(id.entry);
+        }
+    }
+    found
+}
+
 /// Paths of each layer; the last entry of a path wins.
 struct Index(Vec<HashMap<Vec<u8>, u32>>);
 
@@ -93,6 +132,18 @@ impl Index {
         None
     }
 
+    /// All paths of the merged file system, sorted; whiteouts and what eStargz adds left out.
+    fn visible(&self) -> Vec<(&[u8], FileId)> {
+        let mut paths: Vec<&[u8]> = self.0.iter().flatten().map(|(path, _)| &**path).collect();
+        paths.sort_unstable();
+        paths.dedup();
+        paths
+            .into_iter()
+            .filter(|path| !path.is_empty() && !is_whiteout(path) && !is_reserved(path))
+            .filter_map(|path| Some((path, self.uppermost(path)?)))
+            .collect()
+    }
+
     fn is_hidden_by(&self, layer: u32, path: &[u8]) -> bool {
         let paths = &self.0[layer as usize];
         let starts = std::iter::once(0).chain(
@@ -108,5 +159,59 @@ impl Index {
             let opaque = [parent, b".wh..wh..opq"].concat();
             paths.contains_key(&whiteout) || paths.contains_key(&opaque)
         })
+    }
+}
+
+fn is_whiteout(path: &[u8]) -> bool {
+    let name = path.rsplit(|&b| b == b'/').next().unwrap_or(path);
+    name.starts_with(b".wh.")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::layer::scan::tests::scan_bytes;
+
+    fn layer(names: &[&str]) -> ScannedLayer {
+        let mut builder = tar::Builder::new(Vec::new());
+        for name in names {
+            let mut header = tar::Header::new_gnu();
+            header.set_size(1);
+            builder.append_data(&mut header, name, &b"x"[..]).unwrap();
+        }
+        scan_bytes(&builder.into_inner().unwrap()).unwrap()
+    }
+
+    #[test]
+    fn a_list_is_followed_line_by_line() {
+        let layers = [
+            layer(&[
+                "usr/lib/b.so",
+                "usr/lib/a.so",
+                "usr/lib/gone.so",
+                "bin/[",
+                "bin/sh",
+            ]),
+            layer(&[
+                "usr/lib/.wh.gone.so",
+                "usr/lib/c.so",
+                "./bin/sh",
+                ".no.prefetch.landmark",
+            ]),
+        ];
+        let check = |list: &str, expected: [&[u32]; 2], missed: &[&str]| {
+            let found = from_list(&PrefetchList::parse(list.as_bytes()), &layers);
+            assert_eq!(found.layers, expected, "{list:?}");
+            assert_eq!(found.missed, missed, "{list:?}");
+        };
+        check("/usr/lib/*.so", [&[1, 0], &[1]], &[]);
+        check("bin/[\nbin/*", [&[3], &[2]], &[]);
+        check("usr/lib/b.so\n**/*.so", [&[0, 1], &[1]], &[]);
+        check("**", [&[3, 1, 0], &[2, 1]], &[]);
+        check(
+            "usr/lib/gone.so\nnothing/*\n../x",
+            [&[], &[]],
+            &["usr/lib/gone.so", "nothing/*", "../x"],
+        );
     }
 }

@@ -61,7 +61,8 @@ fn path_key(name: &[u8]) -> Vec<u8> {
     clean_path(name).unwrap_or_else(|| name.to_vec())
 }
 
-fn is_reserved(path: &[u8]) -> bool {
+/// Whether `path` names what eStargz adds to a layer: a landmark or the TOC.
+pub fn is_reserved(path: &[u8]) -> bool {
     path == TOC_NAME.as_bytes() || LANDMARK_NAMES.iter().any(|name| path == name.as_bytes())
 }
 

@@ -185,7 +185,15 @@ fn every_chunk_starts_a_member() {
     file(&mut builder, "big", &[1; 2500]);
     file(&mut builder, "exact", &[2; 1000]);
     let layer = scan_bytes(&builder.into_inner().unwrap()).unwrap();
-    let plan = plan_layer(&layer, &[], PlanOptions { chunk_bytes: 1000 }).unwrap();
+    let plan = plan_layer(
+        &layer,
+        &[],
+        PlanOptions {
+            chunk_bytes: 1000,
+            ..PlanOptions::default()
+        },
+    )
+    .unwrap();
     let chunks: Vec<u32> = plan
         .members
         .iter()
@@ -223,7 +231,15 @@ fn many_headers_are_spread_over_members() {
         );
     }
     let layer = scan_bytes(&builder.into_inner().unwrap()).unwrap();
-    let plan = plan_layer(&layer, &[], PlanOptions { chunk_bytes: 10 }).unwrap();
+    let plan = plan_layer(
+        &layer,
+        &[],
+        PlanOptions {
+            chunk_bytes: 10,
+            ..PlanOptions::default()
+        },
+    )
+    .unwrap();
     assert!(
         plan.members
             .iter()
@@ -253,7 +269,7 @@ proptest! {
         let picks: Vec<u32> = if sizes.is_empty() { Vec::new() } else {
             picks.iter().map(|pick| pick.index(sizes.len()) as u32).collect()
         };
-        let plan = plan_layer(&layer, &picks, PlanOptions { chunk_bytes }).unwrap();
+        let plan = plan_layer(&layer, &picks, PlanOptions { chunk_bytes, ..PlanOptions::default() }).unwrap();
 
         let mut tar = Vec::new();
         let mut starts = Vec::new();
@@ -266,6 +282,12 @@ proptest! {
         }
         prop_assert_eq!(tar.len() as u64, plan.tar_bytes);
         prop_assert_eq!(plan.rows.len(), sizes.len() + 1);
+        let groups = groups(&plan);
+        prop_assert_eq!(
+            groups.iter().flat_map(|group| group.members.clone()).collect::<Vec<_>>(),
+            (0..plan.members.len()).collect::<Vec<_>>()
+        );
+        prop_assert!(groups.iter().any(|g| g.members.start == plan.landmark_member as usize));
         for row in &plan.rows {
             let RowSource::Entry(entry) = row.source else { continue };
             let mut contents = Vec::new();

@@ -6,6 +6,9 @@ use std::io::{self, BufRead, Read};
 use crossbeam::channel::Sender;
 use flate2::bufread::GzDecoder;
 
+use crate::layer::buffers::Buffers;
+use crate::layer::scan::BLOCK_BYTES;
+
 /// Why a blob cannot be decompressed.
 #[derive(Debug, thiserror::Error)]
 pub enum InflateError {
@@ -44,14 +47,14 @@ pub enum InflateError {
     SinkClosed,
 }
 
-/// Inflates `stream` to its end and sends the bytes in blocks of `block_bytes`.
+/// Inflates `stream` to its end and sends the bytes in blocks.
 pub(super) fn inflate(
     stream: &mut impl BufRead,
     limit_bytes: u64,
     sender: &Sender<Vec<u8>>,
-    block_bytes: usize,
+    buffers: &Buffers,
 ) -> Result<(), InflateError> {
-    let mut out = Output::new(sender, limit_bytes, block_bytes);
+    let mut out = Output::new(sender, limit_bytes, buffers);
     let head = stream.fill_buf().map_err(|source| InflateError::Gzip {
         output_bytes: 0,
         source,
@@ -119,17 +122,19 @@ fn inflate_gzip(stream: &mut impl BufRead, out: &mut Output<'_>) -> Result<(), I
 struct Output<'a> {
     sender: &'a Sender<Vec<u8>>,
     limit_bytes: u64,
+    buffers: &'a Buffers,
     block: Vec<u8>,
     filled: usize,
     total_bytes: u64,
 }
 
 impl<'a> Output<'a> {
-    fn new(sender: &'a Sender<Vec<u8>>, limit_bytes: u64, block_bytes: usize) -> Self {
+    fn new(sender: &'a Sender<Vec<u8>>, limit_bytes: u64, buffers: &'a Buffers) -> Self {
         Self {
             sender,
             limit_bytes,
-            block: vec![0; block_bytes],
+            buffers,
+            block: buffers.take(BLOCK_BYTES),
             filled: 0,
             total_bytes: 0,
         }
@@ -157,7 +162,7 @@ impl<'a> Output<'a> {
                 });
             }
             if self.filled == self.block.len() {
-                let next = vec![0; self.block.len()];
+                let next = self.buffers.take(BLOCK_BYTES);
                 self.send(next)?;
             }
         }

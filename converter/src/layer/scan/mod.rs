@@ -18,6 +18,7 @@ use crossbeam::channel::{Receiver, Sender, bounded};
 
 use crate::cancel::{Cancel, Cancelled};
 use crate::image::{Digest, Hasher};
+use crate::layer::buffers::{Buffers, REUSED_BUFFER_BYTES};
 use crate::layer::entry::ScannedLayer;
 use crate::layer::spool::Spool;
 
@@ -25,7 +26,7 @@ pub use inflate::InflateError;
 pub use tar::TarError;
 
 /// Bytes that travel between the threads at once; eight such blocks are in flight a layer.
-const BLOCK_BYTES: usize = 512 << 10;
+const BLOCK_BYTES: usize = REUSED_BUFFER_BYTES;
 const QUEUE: usize = 4;
 
 /// What a layer's blob must be.
@@ -148,21 +149,18 @@ pub fn scan_layer(
     };
     let file = Spool::create(&options.scratch).map_err(spool_error)?;
 
+    let buffers = &Buffers::default();
     let (blob_sender, blob_receiver) = bounded(QUEUE);
     let (tar_sender, tar_receiver) = bounded(QUEUE);
     let (read, inflated, spooled) = thread::scope(|scope| {
         // Each thread owns its ends: a channel is closed when either side is done.
-        let reader = scope.spawn(move || read_blob(blob, &blob_sender, cancels));
-        let spooler = scope.spawn(move || write_spool(file, &tar_receiver));
+        let reader = scope.spawn(move || read_blob(blob, &blob_sender, buffers, cancels));
+        let spooler = scope.spawn(move || write_spool(file, &tar_receiver, buffers));
         // A panic in a scoped thread is passed on by `join` below.
         let inflated = {
-            let mut stream = BlockReader::new(blob_receiver);
-            let result = inflate::inflate(
-                &mut stream,
-                options.max_layer_bytes,
-                &tar_sender,
-                BLOCK_BYTES,
-            );
+            let mut stream = BlockReader::new(blob_receiver, buffers);
+            let result =
+                inflate::inflate(&mut stream, options.max_layer_bytes, &tar_sender, buffers);
             if !matches!(result, Ok(()) | Err(InflateError::SinkClosed)) {
                 // The digest of the whole blob tells damage from a strange format.
                 let _ = io::copy(&mut stream, &mut io::sink());
@@ -233,12 +231,14 @@ fn join<T>(thread: thread::ScopedJoinHandle<'_, T>) -> T {
 fn read_blob(
     mut blob: impl Read,
     sender: &Sender<Vec<u8>>,
+    buffers: &Buffers,
     cancels: &[&Cancel],
 ) -> io::Result<(Digest, u64)> {
     let mut hasher = Hasher::default();
     let mut size_bytes = 0;
     while !cancels.iter().any(|cancel| cancel.is_cancelled()) {
-        let mut block = Vec::with_capacity(BLOCK_BYTES);
+        let mut block = buffers.take(BLOCK_BYTES);
+        block.clear();
         (&mut blob)
             .take(BLOCK_BYTES as u64)
             .read_to_end(&mut block)?;
@@ -256,38 +256,47 @@ fn read_blob(
 }
 
 /// Hashes the uncompressed tar and writes it down.
-fn write_spool(mut file: File, receiver: &Receiver<Vec<u8>>) -> io::Result<(Digest, File, u64)> {
+fn write_spool(
+    mut file: File,
+    receiver: &Receiver<Vec<u8>>,
+    buffers: &Buffers,
+) -> io::Result<(Digest, File, u64)> {
     let mut hasher = Hasher::default();
     let mut len_bytes = 0;
     for block in receiver {
         hasher.update(&block);
         file.write_all(&block)?;
         len_bytes += block.len() as u64;
+        buffers.give_back(block);
     }
     Ok((hasher.finish(), file, len_bytes))
 }
 
 /// The blob's blocks as one stream.
-struct BlockReader {
+struct BlockReader<'a> {
     receiver: Receiver<Vec<u8>>,
+    buffers: &'a Buffers,
     block: Vec<u8>,
     at: usize,
 }
 
-impl BlockReader {
-    fn new(receiver: Receiver<Vec<u8>>) -> Self {
+impl<'a> BlockReader<'a> {
+    fn new(receiver: Receiver<Vec<u8>>, buffers: &'a Buffers) -> Self {
         Self {
             receiver,
+            buffers,
             block: Vec::new(),
             at: 0,
         }
     }
 }
 
-impl BufRead for BlockReader {
+impl BufRead for BlockReader<'_> {
     fn fill_buf(&mut self) -> io::Result<&[u8]> {
         if self.at == self.block.len() {
-            self.block = self.receiver.recv().unwrap_or_default();
+            let next = self.receiver.recv().unwrap_or_default();
+            self.buffers
+                .give_back(std::mem::replace(&mut self.block, next));
             self.at = 0;
         }
         Ok(&self.block[self.at..])
@@ -298,7 +307,7 @@ impl BufRead for BlockReader {
     }
 }
 
-impl Read for BlockReader {
+impl Read for BlockReader<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let block = self.fill_buf()?;
         let len = block.len().min(buffer.len());
@@ -309,4 +318,4 @@ impl Read for BlockReader {
 }
 
 #[cfg(test)]
-pub(in crate::layer) mod tests;
+pub(crate) mod tests;

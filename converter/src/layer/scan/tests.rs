@@ -27,7 +27,7 @@ fn scan(blob: &[u8], tar: &[u8], limit: u64) -> Result<ScannedLayer, ScanError> 
 }
 
 /// Scans an uncompressed layer; for tests of later stages too.
-pub(in crate::layer) fn scan_bytes(tar: &[u8]) -> Result<ScannedLayer, ScanError> {
+pub(crate) fn scan_bytes(tar: &[u8]) -> Result<ScannedLayer, ScanError> {
     scan(tar, tar, u64::MAX)
 }
 

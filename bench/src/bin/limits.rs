@@ -1,0 +1,180 @@
+//! What this machine allows on an image: the parts of a conversion, each in a bare loop.
+//!
+//! `limits oci:DIR[:TAG] LEVEL THREADS [SCRATCH]` prints one line of JSON. Data comes from the page
+//! cache; the largest layer is used for what is serial, all layers for the rest.
+#![allow(clippy::print_stdout, reason = "its result is its output")]
+
+use std::fs::File;
+use std::io::{Read as _, Seek as _, Write as _};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+use std::time::Instant;
+
+use anyhow::{Context as _, Result, anyhow};
+use esgz::cancel::Cancel;
+use esgz::convert::scan_image;
+use esgz::layer::encode::{Level, read_member};
+use esgz::layer::entry::ScannedLayer;
+use esgz::layer::plan::{LayerPlan, Member, PlanOptions, plan_layer};
+use esgz::layer::scan::ScanOptions;
+use esgz::layer::spool::ReadAt as _;
+use esgz::source;
+use serde_json::{Map, Value, json};
+use sha2::Digest as _;
+
+const BLOCK_BYTES: usize = 1 << 20;
+
+fn main() -> Result<()> {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let [image, level, threads, rest @ ..] = args.as_slice() else {
+        return Err(anyhow!(
+            "usage: limits oci:DIR[:TAG] LEVEL THREADS [SCRATCH]"
+        ));
+    };
+    let level: u8 = level.parse().context("LEVEL")?;
+    let level = Level::new(level).context("LEVEL is above 12")?;
+    let threads: usize = threads.parse().context("THREADS")?;
+    let scratch = rest
+        .first()
+        .map_or_else(|| PathBuf::from("/var/tmp"), PathBuf::from);
+    let source = source::open(&image.parse()?)?;
+    let options = ScanOptions {
+        scratch: scratch.clone(),
+        max_layer_bytes: u64::MAX,
+    };
+    let layers = scan_image(&source, &options, threads, &Cancel::default())?;
+    let plans = layers
+        .iter()
+        .map(|layer| Ok(plan_layer(layer, &[], PlanOptions::default())?))
+        .collect::<Result<Vec<_>>>()?;
+    let tar_bytes: u64 = layers.iter().map(|layer| layer.spool.len_bytes()).sum();
+
+    let mut limits = Map::new();
+    let mut add = |name: &str, bytes: u64, seconds: f64| {
+        let rate = bytes as f64 / 1e6 / seconds;
+        limits.insert(
+            name.to_owned(),
+            json!({ "seconds": round(seconds), "mb_per_second": round(rate) }),
+        );
+    };
+    let (read, _) = over_members(&layers, &plans, threads, &|| (), &|(), _| Ok(0))?;
+    add("read_members", tar_bytes, read);
+    let (compress, gzip_bytes) = over_members(
+        &layers,
+        &plans,
+        threads,
+        &|| (level.compressor(), Vec::new()),
+        &|(compressor, out): &mut (_, Vec<u8>), raw| {
+            let bound = compressor.gzip_compress_bound(raw.len());
+            if out.len() < bound {
+                out.resize(bound, 0);
+            }
+            Ok(compressor.gzip_compress(raw, out)? as u64)
+        },
+    )?;
+    add("compress_members", tar_bytes, compress);
+    let largest = (0..layers.len())
+        .max_by_key(|&index| layers[index].size_bytes)
+        .context("the image has no layer")?;
+    let blob = source.open_layer(&source.layers[largest])?;
+    let layer_bytes = layers[largest].spool.len_bytes();
+    add("sha256_layer", layer_bytes, sha256(&layers[largest])?);
+    add("inflate_layer", layer_bytes, inflate(blob)?);
+    add("write_layer", layer_bytes, write(layer_bytes, &scratch)?);
+    let result = json!({
+        "tar_bytes": tar_bytes,
+        "members": plans.iter().map(|plan| plan.members.len()).sum::<usize>(),
+        "gzip_bytes": gzip_bytes,
+        "threads": threads,
+        "limits": Value::Object(limits),
+    });
+    println!("{result}");
+    Ok(())
+}
+
+/// Seconds that `work` takes on every planned member, on `threads` threads, and the sum of what it
+/// gives.
+fn over_members<S>(
+    layers: &[ScannedLayer],
+    plans: &[LayerPlan],
+    threads: usize,
+    state: &(impl Fn() -> S + Sync),
+    work: &(impl Fn(&mut S, &[u8]) -> Result<u64> + Sync),
+) -> Result<(f64, u64)> {
+    let jobs: Vec<(usize, &Member)> = plans
+        .iter()
+        .enumerate()
+        .flat_map(|(layer, plan)| plan.members.iter().map(move |member| (layer, member)))
+        .collect();
+    let next = AtomicUsize::new(0);
+    let started = Instant::now();
+    let sum = thread::scope(|scope| {
+        let workers: Vec<_> = (0..threads)
+            .map(|_| {
+                scope.spawn(|| -> Result<u64> {
+                    let (mut raw, mut state, mut sum) = (Vec::new(), state(), 0);
+                    while let Some(&(layer, member)) =
+                        jobs.get(next.fetch_add(1, Ordering::Relaxed))
+                    {
+                        raw.resize(member.len_bytes as usize, 0);
+                        read_member(&plans[layer], member, &layers[layer].spool, &mut raw)?;
+                        sum += work(&mut state, &raw)?;
+                    }
+                    Ok(sum)
+                })
+            })
+            .collect();
+        workers
+            .into_iter()
+            .map(|worker| worker.join().map_err(|_| anyhow!("a worker panicked"))?)
+            .sum::<Result<u64>>()
+    })?;
+    Ok((started.elapsed().as_secs_f64(), sum))
+}
+
+/// One thread: the digest of the uncompressed tar.
+fn sha256(layer: &ScannedLayer) -> Result<f64> {
+    let started = Instant::now();
+    let mut hasher = sha2::Sha256::new();
+    let mut block = vec![0; BLOCK_BYTES];
+    let mut at = 0;
+    while at < layer.spool.len_bytes() {
+        let len = (layer.spool.len_bytes() - at).min(BLOCK_BYTES as u64) as usize;
+        layer.spool.read_exact_at(&mut block[..len], at)?;
+        hasher.update(&block[..len]);
+        at += len as u64;
+    }
+    std::hint::black_box(hasher.finalize());
+    Ok(started.elapsed().as_secs_f64())
+}
+
+/// One thread: the blob inflated as a stream.
+fn inflate(blob: File) -> Result<f64> {
+    let started = Instant::now();
+    let mut decoder =
+        flate2::bufread::MultiGzDecoder::new(std::io::BufReader::with_capacity(BLOCK_BYTES, blob));
+    let mut block = vec![0; BLOCK_BYTES];
+    while decoder.read(&mut block)? > 0 {}
+    Ok(started.elapsed().as_secs_f64())
+}
+
+/// One thread: as many bytes written to a file, which is not synced.
+fn write(len_bytes: u64, scratch: &PathBuf) -> Result<f64> {
+    let mut file = tempfile::tempfile_in(scratch)?;
+    let block = vec![1; BLOCK_BYTES];
+    let started = Instant::now();
+    let mut at = 0;
+    while at < len_bytes {
+        let len = (len_bytes - at).min(BLOCK_BYTES as u64) as usize;
+        file.write_all(&block[..len])?;
+        at += len as u64;
+    }
+    let seconds = started.elapsed().as_secs_f64();
+    file.rewind()?;
+    Ok(seconds)
+}
+
+fn round(value: f64) -> f64 {
+    (value * 1000.0).round() / 1000.0
+}

@@ -1,0 +1,214 @@
+//! Whether a layer that is eStargz already can be carried over as it is. Pure.
+//!
+//! Enters: the TOC that the blob holds, the digest that the manifest gives it, and the plan. That the
+//! blob's members are what its TOC says is not looked at here: `verify` does that.
+
+use crate::image::Digest;
+use crate::layer::assemble::FinishedLayer;
+use crate::layer::entry::{EntryKind, ScannedLayer, clean_path};
+use crate::layer::plan::{LANDMARK_NAMES, LayerPlan, Prefetch, RowSource, is_reserved};
+use crate::layer::spool::ReadAt as _;
+use crate::layer::toc::{Toc, TocEntry, go_string, type_name};
+
+/// A layer that can be carried over.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reusable {
+    /// The blob, as if it had just been written.
+    pub finished: FinishedLayer,
+    /// What lies before its landmark.
+    pub prefetch: Prefetch,
+}
+
+/// Why a layer has to be converted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NotReusable {
+    /// Lazy-pulling runtimes check the TOC against the annotation.
+    #[error("the manifest does not give the digest of its TOC")]
+    TocDigest,
+    /// Without a landmark, or with two, readers guess what to prefetch.
+    #[error("it has no landmark, or more than one")]
+    Landmark,
+    /// The TOC lists something else than the tar holds.
+    #[error("its TOC is not that of its tar")]
+    Rows,
+    /// Something else is to be prefetched, or in another order.
+    #[error("it prefetches something else")]
+    Prefetch,
+}
+
+/// The verdict on the layer whose blob holds the TOC `json`, parsed as `toc`. `annotated` is the TOC
+/// digest in the manifest.
+///
+/// A layer of which nothing is to be prefetched is reusable whatever it prefetches now, as in
+/// ctr-remote.
+///
+/// # Errors
+/// [`NotReusable`], the first reason.
+pub fn reusable(
+    (json, toc): (&[u8], &Toc<'_>),
+    toc_offset_bytes: u64,
+    annotated: Option<&str>,
+    layer: &ScannedLayer,
+    plan: &LayerPlan,
+) -> Result<Reusable, NotReusable> {
+    let toc_digest = Digest::of(json);
+    if annotated != Some(&*toc_digest.to_string()) {
+        return Err(NotReusable::TocDigest);
+    }
+    let rows: Vec<&TocEntry<'_>> = toc.entries.iter().filter(|r| r.kind != "chunk").collect();
+    let is_landmark = |row: &&TocEntry<'_>| {
+        let path = clean_path(row.name.as_bytes());
+        path.is_some_and(|path| LANDMARK_NAMES.iter().any(|name| path == name.as_bytes()))
+    };
+    let mut landmarks = (0..rows.len()).filter(|&at| is_landmark(&rows[at]));
+    let (Some(landmark), None) = (landmarks.next(), landmarks.next()) else {
+        return Err(NotReusable::Landmark);
+    };
+    let prefetches = clean_path(rows[landmark].name.as_bytes())
+        .is_some_and(|path| path == LANDMARK_NAMES[0].as_bytes());
+    if !prefetches && landmark > 0 {
+        return Err(NotReusable::Landmark);
+    }
+    if !rows_are_the_entries(&rows, layer) {
+        return Err(NotReusable::Rows);
+    }
+    let before = if prefetches { &rows[..landmark] } else { &[] };
+    let planned = plan.rows.iter().map_while(|row| match row.source {
+        RowSource::Entry(index) => Some(&layer.entries[index as usize]),
+        RowSource::Landmark(_) => None,
+    });
+    let mut planned = planned.peekable();
+    if planned.peek().is_some() {
+        let found = before.iter().map(|row| &*row.name);
+        if !planned.map(|entry| go_string(&entry.name)).eq(found) {
+            return Err(NotReusable::Prefetch);
+        }
+    }
+    let files = before.iter().filter(|row| row.kind == "reg");
+    let mut members: Vec<u64> = toc.entries.iter().map(|row| row.offset).collect();
+    members.sort_unstable();
+    members.dedup();
+    Ok(Reusable {
+        prefetch: Prefetch {
+            files: files.clone().count() as u64,
+            bytes: files.map(|row| row.size).sum(),
+        },
+        finished: FinishedLayer {
+            digest: layer.digest,
+            size_bytes: layer.size_bytes,
+            diff_id: layer.diff_id,
+            toc_digest: Some(toc_digest),
+            uncompressed_bytes: layer.spool.len_bytes(),
+            toc_offset_bytes,
+            prefetch_bytes: if prefetches { rows[landmark].offset } else { 0 },
+            members: members.len() as u64,
+        },
+    })
+}
+
+/// Whether the rows name the tar's entries in their order, apart from what eStargz adds.
+fn rows_are_the_entries(rows: &[&TocEntry<'_>], layer: &ScannedLayer) -> bool {
+    let own = |name: &[u8]| clean_path(name).is_some_and(|path| is_reserved(&path));
+    let entries = layer.entries.iter().filter(|entry| !own(&entry.name));
+    let rows = rows.iter().filter(|row| !own(row.name.as_bytes()));
+    entries
+        .map(|entry| {
+            let size = if entry.kind == EntryKind::Regular {
+                entry.size_bytes
+            } else {
+                0
+            };
+            (go_string(&entry.name), type_name(entry.kind), size)
+        })
+        .eq(rows.map(|row| (row.name.clone(), &*row.kind, row.size)))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+
+    use super::*;
+    use crate::cancel::Cancel;
+    use crate::layer::encode::{Check, Level};
+    use crate::layer::plan::{PlanOptions, plan_layer};
+    use crate::layer::scan::tests::scan_bytes;
+    use crate::layer::verify::{parse_toc, read_toc};
+    use crate::layer::{ConvertOptions, Parallel, convert_layer};
+
+    /// The TOC of `layer` converted with `picks`, and the layer that a scan of the result gives.
+    fn converted(layer: &ScannedLayer, picks: &[u32]) -> (Vec<u8>, u64, ScannedLayer) {
+        let plan = plan_layer(layer, picks, PlanOptions::default()).unwrap();
+        let options = ConvertOptions {
+            level: Level::default(),
+            check: Check::Inflate,
+            parallel: Parallel {
+                threads: 1,
+                memory_bytes: 1 << 20,
+            },
+        };
+        let mut blob = Vec::new();
+        convert_layer(layer, &plan, options, &mut blob, &Cancel::default()).unwrap();
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(&blob).unwrap();
+        let (json, offset) = read_toc(&file).unwrap();
+        let mut tar = Vec::new();
+        let mut reader = flate2::bufread::MultiGzDecoder::new(&*blob);
+        std::io::Read::read_to_end(&mut reader, &mut tar).unwrap();
+        (json, offset, scan_bytes(&tar).unwrap())
+    }
+
+    #[test]
+    fn a_layer_is_carried_over_where_nothing_changes() {
+        let mut builder = tar::Builder::new(Vec::new());
+        for name in ["a", "b", "c"] {
+            let mut header = tar::Header::new_gnu();
+            header.set_size(3);
+            builder.append_data(&mut header, name, &b"xyz"[..]).unwrap();
+        }
+        let source = scan_bytes(&builder.into_inner().unwrap()).unwrap();
+        let entry = |layer: &ScannedLayer, name: &str| {
+            let mut names = layer.entries.iter().map(|entry| &*entry.name);
+            u32::try_from(names.position(|n| n == name.as_bytes()).unwrap()).unwrap()
+        };
+        let verdict = |made: &[&str], wanted: &[&str], annotated: Option<&str>, cut: usize| {
+            let picks: Vec<u32> = made.iter().map(|name| entry(&source, name)).collect();
+            let (json, offset, mut layer) = converted(&source, &picks);
+            let wanted: Vec<u32> = wanted.iter().map(|name| entry(&layer, name)).collect();
+            layer.entries.truncate(layer.entries.len() - cut);
+            let plan = plan_layer(&layer, &wanted, PlanOptions::default()).unwrap();
+            let toc = parse_toc(&json, offset).unwrap();
+            let digest = Digest::of(&json).to_string();
+            reusable(
+                (&json, &toc),
+                offset,
+                annotated.or(Some(&digest)),
+                &layer,
+                &plan,
+            )
+        };
+        for (made, wanted) in [
+            (vec![], vec![]),
+            (vec!["b"], vec![]),
+            (vec!["c", "a"], vec!["c", "a"]),
+        ] {
+            let found = verdict(&made, &wanted, None, 0).unwrap();
+            assert_eq!(found.prefetch.files, made.len() as u64);
+            assert_eq!(found.prefetch.bytes, 3 * made.len() as u64);
+            assert_eq!(found.finished.prefetch_bytes > 0, !made.is_empty());
+        }
+        for (made, wanted) in [
+            (vec![], vec!["a"]),
+            (vec!["c", "a"], vec!["a", "c"]),
+            (vec!["c", "a"], vec!["c"]),
+            (vec!["c"], vec!["c", "a"]),
+        ] {
+            assert_eq!(verdict(&made, &wanted, None, 0), Err(NotReusable::Prefetch));
+        }
+        assert_eq!(
+            verdict(&[], &[], Some("sha256:0"), 0),
+            Err(NotReusable::TocDigest)
+        );
+        // The TOC's own entry, and the last of the source's.
+        assert_eq!(verdict(&[], &[], None, 2), Err(NotReusable::Rows));
+    }
+}
