@@ -21,6 +21,7 @@ use crate::layer::verbatim::{copy_tar, verify_copy};
 use crate::layer::verify::{VerifyError, check_toc, parse_toc, read_toc, verify_layer};
 use crate::layer::{ConvertError, ConvertOptions, Parallel, convert_layer};
 use crate::profile::Prioritized;
+use crate::scratch::{self, Needed, ScratchError};
 use crate::sink::{OciLayoutSink, SinkError};
 use crate::source::{SourceError, SourceImage, SourceLayer};
 
@@ -107,6 +108,8 @@ pub enum ImageError {
     #[error(transparent)]
     Source(#[from] SourceError),
     #[error(transparent)]
+    Scratch(#[from] ScratchError),
+    #[error(transparent)]
     Scan(#[from] ScanError),
     #[error(transparent)]
     Plan(#[from] PlanError),
@@ -147,6 +150,7 @@ pub fn scan_image(
     threads: usize,
     cancel: &Cancel,
 ) -> Result<Vec<ScannedLayer>, ImageError> {
+    scratch::check(&options.scratch, Needed::of_image(source))?;
     let mut order: Vec<usize> = (0..source.layers.len()).collect();
     order.sort_by_key(|&index| std::cmp::Reverse(source.layers[index].blob.size_bytes));
     let next = AtomicUsize::new(0);

@@ -14,6 +14,7 @@ pub mod profiler;
 pub mod record;
 pub mod rootfs;
 pub mod runtime;
+pub mod scratch;
 pub mod sink;
 pub mod source;
 pub mod sys;

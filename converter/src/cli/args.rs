@@ -161,6 +161,10 @@ pub(super) struct ReadingArgs {
     /// Refuse layers that are larger than this when decompressed
     #[arg(long, default_value = "256GiB", value_name = "SIZE", value_parser = parse_size)]
     pub(super) max_layer_size: u64,
+    /// Memory, with a suffix KiB, MiB or GiB: half for buffers, half for entries and TOCs; layers that
+    /// have too many entries for it are refused
+    #[arg(long, default_value = "512MiB", value_name = "SIZE", value_parser = parse_size)]
+    pub(super) memory: u64,
 }
 
 /// How layers are converted.
@@ -183,9 +187,6 @@ pub(super) struct ConversionArgs {
     /// Carry a layer over as it is where it is valid eStargz and prefetches nothing else than wanted
     #[arg(long)]
     pub(super) reuse: bool,
-    /// Memory for buffers, with a suffix KiB, MiB or GiB
-    #[arg(long, default_value = "512MiB", value_name = "SIZE", value_parser = parse_size)]
-    pub(super) memory: u64,
     /// Do not read the written layers back
     #[arg(long)]
     pub(super) no_verify: bool,
@@ -242,9 +243,6 @@ pub(super) struct VerifyArgs {
     pub(super) source: Option<ImageRef>,
     #[command(flatten)]
     pub(super) reading: ReadingArgs,
-    /// Memory, with a suffix KiB, MiB or GiB; a quarter is for buffers, the rest for TOCs
-    #[arg(long, default_value = "512MiB", value_name = "SIZE", value_parser = parse_size)]
-    pub(super) memory: u64,
     /// Print the result as JSON on stdout
     #[arg(long)]
     pub(super) json: bool,

@@ -17,7 +17,7 @@ use crate::image::ImageRef;
 use crate::layer::Parallel;
 use crate::layer::entry::{EntryKind, ScannedLayer};
 use crate::layer::plan::PlanOptions;
-use crate::layer::scan::ScanOptions;
+use crate::layer::scan::{EntryMemory, ScanOptions};
 use crate::profile::{self, PrefetchList, Prioritized, Profile, ProfiledFile};
 use crate::source::{self, SourceImage};
 
@@ -137,7 +137,7 @@ pub(super) fn image_options(args: &ConversionArgs) -> ImageOptions {
         // The rest is for entries, the TOC and the compressors' own tables.
         parallel: Parallel {
             threads: threads(&args.reading),
-            memory_bytes: args.memory / 2,
+            memory_bytes: args.reading.memory / 2,
         },
         format: LayerFormat::Estargz,
         reuse: if args.reuse {
@@ -157,6 +157,7 @@ pub(super) fn scan_options(args: &ReadingArgs) -> ScanOptions {
     ScanOptions {
         scratch: args.scratch.clone().unwrap_or_else(default_scratch),
         max_layer_bytes: args.max_layer_size,
+        entry_memory: EntryMemory::new(args.memory / 2),
     }
 }
 
@@ -381,13 +382,13 @@ fn rounded(value: f64) -> f64 {
 }
 
 /// What this process has used so far.
-struct Usage {
+pub(super) struct Usage {
     cpu: Duration,
-    peak_memory_bytes: u64,
+    pub(super) peak_memory_bytes: u64,
 }
 
 impl Usage {
-    fn of_this_process() -> Self {
+    pub(super) fn of_this_process() -> Self {
         use nix::sys::resource::{UsageWho, getrusage};
         let Ok(usage) = getrusage(UsageWho::RUSAGE_SELF) else {
             return Self {

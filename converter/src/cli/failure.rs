@@ -171,7 +171,8 @@ impl From<ImageError> for Failure {
                 source: EncodeError::Check { .. },
                 ..
             }) => VERIFICATION,
-            ImageError::Scan(ScanError::Spool { .. })
+            ImageError::Scratch(_)
+            | ImageError::Scan(ScanError::Spool { .. })
             | ImageError::Convert(crate::layer::ConvertError::Encode { .. }) => OTHER,
             ImageError::Source(_)
             | ImageError::Scan(_)

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use crate::cancel::Cancel;
 use crate::cli::args::VerifyArgs;
-use crate::cli::conversion::{scan_options, threads};
+use crate::cli::conversion::{Usage, scan_options, threads};
 use crate::cli::failure::Failure;
 use crate::cli::output::{self, Size};
 use crate::layer::Parallel;
@@ -14,13 +14,15 @@ use crate::verify::{compare_images, verify_image};
 
 /// Runs `esgz verify`.
 pub(super) fn verify(args: &VerifyArgs, cancel: &Cancel) -> Result<(), Failure> {
-    let buffers_bytes = args.memory / 4;
+    // With a source two layers' entries are in memory beside one's TOC.
+    let memory_bytes = args.reading.memory;
+    let buffers_bytes = memory_bytes / if args.source.is_some() { 8 } else { 4 };
     let options = VerifyOptions {
         parallel: Parallel {
             threads: threads(&args.reading),
             memory_bytes: buffers_bytes,
         },
-        toc_memory_bytes: args.memory - buffers_bytes,
+        toc_memory_bytes: memory_bytes - buffers_bytes,
         max_layer_bytes: args.reading.max_layer_size,
     };
     let image = source::open(&args.image)?;
@@ -41,6 +43,7 @@ pub(super) fn verify(args: &VerifyArgs, cancel: &Cancel) -> Result<(), Failure> 
             "manifest": image.manifest.id.digest,
             "verified": true,
             "equal_to": args.source.as_ref().map(ToString::to_string),
+            "peak_memory_bytes": Usage::of_this_process().peak_memory_bytes,
             "layers": verified.iter().map(layer_json).collect::<Vec<_>>(),
         }));
     }

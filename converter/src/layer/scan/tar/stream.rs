@@ -127,6 +127,7 @@ impl TarError {
             | Self::UnsupportedType { offset_bytes, .. } => {
                 *offset_bytes = offset_bytes.saturating_add(bytes);
             }
+            Self::EntryMemory { .. } => {}
         }
         self
     }
