@@ -3,12 +3,11 @@
 //! How long a layer is when inflated is only known afterwards. What it needs at least is known, so
 //! that no image which fits is refused; what it probably needs is a warning.
 
-use std::collections::HashSet;
 use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::image::manifest::UNCOMPRESSED_SIZE;
-use crate::source::SourceImage;
+use crate::source::{SourceImage, SourceLayer};
 
 /// The scratch directory cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -65,17 +64,15 @@ impl Needed {
         }
     }
 
-    /// What the layers of an image need together; a blob that occurs twice is counted once.
-    pub fn of_image(image: &SourceImage) -> Self {
-        let mut seen = HashSet::new();
-        let descriptors = image.manifest.parsed.layers();
+    /// What `layers` of `image` need together.
+    pub fn of_layers(image: &SourceImage, layers: &[&SourceLayer]) -> Self {
         let mut needed = Self::default();
-        for (layer, descriptor) in image.layers.iter().zip(descriptors) {
-            if !seen.insert(layer.blob.digest) {
-                continue;
-            }
-            let annotations = descriptor.annotations().as_ref();
-            let stated = annotations
+        for layer in layers {
+            let same = |other: &&SourceLayer| other.blob == layer.blob;
+            let descriptors = image.layers.iter().zip(image.manifest.parsed.layers());
+            let descriptor = descriptors.into_iter().find(|(other, _)| same(other));
+            let stated = descriptor
+                .and_then(|(_, descriptor)| descriptor.annotations().as_ref())
                 .and_then(|all| all.get(UNCOMPRESSED_SIZE))
                 .and_then(|size| size.parse().ok());
             let blob = Self::of_blob(layer.blob.size_bytes, &layer.media_type, stated);

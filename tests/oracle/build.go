@@ -20,53 +20,77 @@ type buildReport struct {
 	Missed           []string `json:"missed,omitempty"`
 }
 
-// buildCommand makes an eStargz blob with the reference implementation.
-func buildCommand(args []string) error {
-	flags := flag.NewFlagSet("build", flag.ContinueOnError)
-	prioritized := flags.String("prioritized", "", "")
-	level := flags.Int("level", 6, "")
-	chunkSize := flags.Int("chunk-size", 0, "")
-	minChunkSize := flags.Int("min-chunk-size", 0, "")
-	positional, err := parse(flags, args, 2)
-	if err != nil {
-		return err
+// buildFlags are the options of the reference implementation's Build.
+type buildFlags struct {
+	prioritized  *string
+	level        *int
+	chunkSize    *int
+	minChunkSize *int
+}
+
+func newBuildFlags(flags *flag.FlagSet) buildFlags {
+	return buildFlags{
+		prioritized:  flags.String("prioritized", "", ""),
+		level:        flags.Int("level", 6, ""),
+		chunkSize:    flags.Int("chunk-size", 0, ""),
+		minChunkSize: flags.Int("min-chunk-size", 0, ""),
 	}
-	var report buildReport
+}
+
+// build makes an eStargz blob of a file with the reference implementation. Listed paths that the
+// source lacks are added to missed.
+func (f buildFlags) build(path string, missed *[]string) (*estargz.Blob, error) {
 	// One worker: more of them cut the blob in ways that depend on the machine.
 	options := []estargz.Option{
-		estargz.WithCompressionLevel(*level), estargz.WithChunkSize(*chunkSize),
-		estargz.WithMinChunkSize(*minChunkSize), estargz.WithParallelism(1),
+		estargz.WithCompressionLevel(*f.level), estargz.WithChunkSize(*f.chunkSize),
+		estargz.WithMinChunkSize(*f.minChunkSize), estargz.WithParallelism(1),
 	}
-	if *prioritized != "" {
-		paths, err := readLines(*prioritized)
+	if *f.prioritized != "" {
+		paths, err := readLines(*f.prioritized)
 		if err != nil {
-			return err
+			return nil, err
 		}
-		options = append(options, estargz.WithPrioritizedFiles(paths), estargz.WithAllowPrioritizeNotFound(&report.Missed))
+		options = append(options, estargz.WithPrioritizedFiles(paths), estargz.WithAllowPrioritizeNotFound(missed))
 	}
-	source, size, err := openSection(positional[0])
+	source, size, err := openSection(path)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer source.Close()
 	blob, err := estargz.Build(io.NewSectionReader(source, 0, size), options...)
 	if err != nil {
-		return fmt.Errorf("%s: %w", positional[0], err)
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	return blob, nil
+}
+
+// buildCommand makes an eStargz blob with the reference implementation.
+func buildCommand(args []string) (any, error) {
+	flags := flag.NewFlagSet("build", flag.ContinueOnError)
+	options := newBuildFlags(flags)
+	positional, err := parse(flags, args, 2)
+	if err != nil {
+		return nil, err
+	}
+	var report buildReport
+	blob, err := options.build(positional[0], &report.Missed)
+	if err != nil {
+		return nil, err
 	}
 	output, err := os.Create(positional[1])
 	if err != nil {
-		return err
+		return nil, err
 	}
 	report.Size, err = io.Copy(output, blob)
 	if err := errors.Join(err, blob.Close(), output.Close()); err != nil {
-		return fmt.Errorf("%s: %w", positional[1], err)
+		return nil, fmt.Errorf("%s: %w", positional[1], err)
 	}
 	report.TOCDigest = blob.TOCDigest().String()
 	report.DiffID = blob.DiffID().String()
 	if report.UncompressedSize, err = blob.UncompressedSize(); err != nil {
-		return err
+		return nil, err
 	}
-	return printJSON(report)
+	return report, nil
 }
 
 func readLines(path string) ([]string, error) {

@@ -67,7 +67,7 @@ type imageChecker struct {
 }
 
 // imageCommand checks an image from its index down to every layer's contents.
-func imageCommand(args []string) error {
+func imageCommand(args []string) (any, error) {
 	flags := flag.NewFlagSet("image", flag.ContinueOnError)
 	tag := flags.String("tag", "", "")
 	source := flags.String("source", "", "")
@@ -76,7 +76,7 @@ func imageCommand(args []string) error {
 	shared := flags.Bool("shared-members", false, "")
 	positional, err := parse(flags, args, 1)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	checker := imageChecker{
 		output: layout{positional[0]}, plain: *plain, shared: *shared,
@@ -84,21 +84,21 @@ func imageCommand(args []string) error {
 	}
 	root, err := checker.output.root(*tag)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	var sourceRoot *descriptor
 	if *source != "" {
 		checker.source = &layout{*source}
 		found, err := checker.source.root(*sourceTag)
 		if err != nil {
-			return err
+			return nil, err
 		}
 		sourceRoot = &found
 	}
 	if err := checker.walk(root, sourceRoot, 0); err != nil {
-		return err
+		return nil, err
 	}
-	return printJSON(checker.report)
+	return checker.report, nil
 }
 
 // root finds the one image with the given tag; no tag selects the only image.

@@ -4,11 +4,9 @@ import (
 	"archive/tar"
 	"crypto/sha256"
 	"encoding/hex"
-	"encoding/json"
 	"flag"
 	"fmt"
 	"io"
-	"os"
 )
 
 type listedHeader struct {
@@ -28,27 +26,28 @@ type listedHeader struct {
 	SHA256     string            `json:"sha256,omitempty"`
 }
 
-// listCommand prints the tar headers of a blob in order, a JSON object a line.
-func listCommand(args []string) error {
+// listCommand lists the tar headers of a blob in order; printed, each is a JSON object on a line of
+// its own.
+func listCommand(args []string) (any, error) {
 	positional, err := parse(flag.NewFlagSet("layer-list", flag.ContinueOnError), args, 1)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	stream, err := inflate(positional[0])
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer stream.Close()
 	reader := tar.NewReader(stream)
-	output := json.NewEncoder(os.Stdout)
+	lines := []listedHeader{}
 	last := ""
 	for {
 		header, err := reader.Next()
 		if err == io.EOF {
-			return nil
+			return lines, nil
 		}
 		if err != nil {
-			return fmt.Errorf("%s: tar entry behind %q: %w", positional[0], last, err)
+			return nil, fmt.Errorf("%s: tar entry behind %q: %w", positional[0], last, err)
 		}
 		last = header.Name
 		line := listedHeader{
@@ -61,12 +60,10 @@ func listCommand(args []string) error {
 		if kind, _ := kindOf(header.Typeflag); kind == "reg" {
 			hash := sha256.New()
 			if _, err := io.Copy(hash, reader); err != nil {
-				return fmt.Errorf("%s: contents of %q: %w", positional[0], header.Name, err)
+				return nil, fmt.Errorf("%s: contents of %q: %w", positional[0], header.Name, err)
 			}
 			line.SHA256 = hex.EncodeToString(hash.Sum(nil))
 		}
-		if err := output.Encode(line); err != nil {
-			return err
-		}
+		lines = append(lines, line)
 	}
 }

@@ -16,12 +16,14 @@ const usage = `usage:
   oracle verify BLOB --toc-digest DIGEST [--source BLOB] [--shared-members]
   oracle image LAYOUT [--tag TAG] [--source LAYOUT [--source-tag TAG]] [--plain] [--shared-members]
   oracle build SOURCE OUT [--prioritized FILE] [--level N] [--chunk-size N] [--min-chunk-size N]
-  oracle layer-list BLOB`
+  oracle compare BLOB SOURCE [--prioritized FILE] [--chunk-size N] [--min-chunk-size N]
+  oracle layer-list BLOB
+  oracle batch < REQUESTS      one JSON array of arguments a line; one JSON object a line comes back`
 
 var errUsage = errors.New(usage)
 
 func main() {
-	err := run(os.Args[1:])
+	err := printed(os.Args[1:])
 	if err == nil {
 		return
 	}
@@ -29,24 +31,49 @@ func main() {
 		fmt.Fprintln(os.Stderr, usage)
 		os.Exit(2)
 	}
-	// One line, whatever a library put into its message.
-	fmt.Fprintln(os.Stderr, "oracle: "+strings.ReplaceAll(err.Error(), "\n", "; "))
+	fmt.Fprintln(os.Stderr, "oracle: "+oneLine(err))
 	os.Exit(1)
 }
 
-func run(args []string) error {
-	if len(args) == 0 {
-		return errUsage
+// oneLine is an error's text, whatever a library put into it.
+func oneLine(err error) string {
+	return strings.ReplaceAll(err.Error(), "\n", "; ")
+}
+
+func printed(args []string) error {
+	if len(args) == 1 && args[0] == "batch" {
+		return batch(os.Stdin, os.Stdout)
 	}
-	commands := map[string]func([]string) error{
+	result, err := run(args)
+	if err != nil {
+		return err
+	}
+	output := json.NewEncoder(os.Stdout)
+	if lines, ok := result.([]listedHeader); ok {
+		for _, line := range lines {
+			if err := output.Encode(line); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	return output.Encode(result)
+}
+
+func run(args []string) (any, error) {
+	if len(args) == 0 {
+		return nil, errUsage
+	}
+	commands := map[string]func([]string) (any, error){
 		"verify":     verifyCommand,
 		"image":      imageCommand,
 		"build":      buildCommand,
+		"compare":    compareCommand,
 		"layer-list": listCommand,
 	}
 	command, ok := commands[args[0]]
 	if !ok {
-		return errUsage
+		return nil, errUsage
 	}
 	return command(args[1:])
 }
@@ -69,8 +96,4 @@ func parse(flags *flag.FlagSet, args []string, want int) ([]string, error) {
 		return nil, errUsage
 	}
 	return positional, nil
-}
-
-func printJSON(value any) error {
-	return json.NewEncoder(os.Stdout).Encode(value)
 }

@@ -34,23 +34,23 @@ type verifyReport struct {
 	Compared         bool     `json:"compared"` // with a source
 }
 
-func verifyCommand(args []string) error {
+func verifyCommand(args []string) (any, error) {
 	flags := flag.NewFlagSet("verify", flag.ContinueOnError)
 	tocDigest := flags.String("toc-digest", "", "")
 	source := flags.String("source", "", "")
 	shared := flags.Bool("shared-members", false, "")
 	positional, err := parse(flags, args, 1)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	if *tocDigest == "" {
-		return errUsage
+		return nil, errUsage
 	}
 	report, err := verify(positional[0], *tocDigest, *source, *shared)
 	if err != nil {
-		return fmt.Errorf("%s: %w", positional[0], err)
+		return nil, fmt.Errorf("%s: %w", positional[0], err)
 	}
-	return printJSON(report)
+	return report, nil
 }
 
 // verify checks one eStargz blob in full, against the source's blob if one is given. With

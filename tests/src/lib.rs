@@ -14,6 +14,8 @@ pub mod layers;
 pub mod layout;
 pub mod machine;
 pub mod oracle;
+pub mod packed;
+pub mod platforms;
 pub mod privileged;
 pub mod residue;
 pub mod sets;

@@ -2,6 +2,7 @@
 
 use std::ffi::OsStr;
 use std::fs::{self, File};
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;
@@ -66,18 +67,41 @@ impl Oracle {
         source: Option<&crate::layout::Layout>,
         options: &[&str],
     ) -> Result<Value, String> {
-        let mut args = vec![output.dir.as_os_str()];
-        if let Some(tag) = &output.tag {
-            args.extend::<[&OsStr; 2]>(["--tag".as_ref(), tag.as_ref()]);
-        }
-        if let Some(source) = source {
-            args.extend::<[&OsStr; 2]>(["--source".as_ref(), source.dir.as_os_str()]);
-            if let Some(tag) = &source.tag {
-                args.extend::<[&OsStr; 2]>(["--source-tag".as_ref(), tag.as_ref()]);
-            }
-        }
-        args.extend(options.iter().map(AsRef::<OsStr>::as_ref));
+        let request = image_request(output, source, options);
+        let args: Vec<&OsStr> = request[1..].iter().map(AsRef::as_ref).collect();
         parse(&self.run("image", &args)?)
+    }
+
+    /// Runs many commands in one process, several at once; each request is a command's arguments.
+    ///
+    /// # Panics
+    /// When the oracle does not answer every request.
+    pub fn batch(&self, requests: &[Vec<String>]) -> Vec<Result<Value, String>> {
+        let mut command = Command::new(&self.program);
+        command.arg("batch").stdin(Stdio::piped());
+        let mut child = command
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("the oracle can be run");
+        let mut stdin = child.stdin.take().expect("stdin is piped");
+        for request in requests {
+            writeln!(stdin, "{}", Value::from(request.clone())).expect("the oracle reads requests");
+        }
+        drop(stdin);
+        let output = child.wait_with_output().expect("the oracle ends");
+        let text = String::from_utf8(output.stdout).expect("the oracle writes text");
+        let answers: Vec<_> = text
+            .lines()
+            .map(|line| {
+                let mut answer = parse(line)?;
+                match answer["error"].as_str() {
+                    Some(error) => Err(error.to_owned()),
+                    None => Ok(answer["result"].take()),
+                }
+            })
+            .collect();
+        assert_eq!(answers.len(), requests.len(), "{}", output.status);
+        answers
     }
 
     /// Makes an eStargz blob with the reference implementation; `options` as `oracle build` has
@@ -117,6 +141,27 @@ impl Oracle {
             .trim_end()
             .to_owned())
     }
+}
+
+/// The arguments that check the image in `output`, against the one in `source`.
+pub fn image_request(
+    output: &crate::layout::Layout,
+    source: Option<&crate::layout::Layout>,
+    options: &[&str],
+) -> Vec<String> {
+    let text = |path: &Path| path.to_str().expect("test paths are text").to_owned();
+    let mut args = vec!["image".to_owned(), text(&output.dir)];
+    if let Some(tag) = &output.tag {
+        args.extend(["--tag".to_owned(), tag.clone()]);
+    }
+    if let Some(source) = source {
+        args.extend(["--source".to_owned(), text(&source.dir)]);
+        if let Some(tag) = &source.tag {
+            args.extend(["--source-tag".to_owned(), tag.clone()]);
+        }
+    }
+    args.extend(options.iter().map(|&option| option.to_owned()));
+    args
 }
 
 fn parse(text: &str) -> Result<Value, String> {

@@ -67,7 +67,7 @@ pub fn all() -> Vec<EntrySet> {
         with_ending("padded to a record", Ending::Record),
         with_ending("without end blocks", Ending::None),
         with_ending("garbage behind the end", Ending::Garbage),
-        EntrySet::new("chunk borders", chunk_borders()),
+        EntrySet::new("chunk borders", chunk_borders(4 << 20)),
         EntrySet::new("links", links()),
         EntrySet::new("devices and pipes", devices()),
         EntrySet::new("extended attributes", xattrs()),
@@ -138,8 +138,19 @@ pub fn usual() -> Vec<Entry> {
     ]
 }
 
-fn chunk_borders() -> Vec<Entry> {
-    let chunk = 4 << 20;
+/// As [`all`], with the borders of chunks of `chunk` bytes instead of 4 MiB: small enough for many
+/// conversions.
+pub fn small(chunk: usize) -> Vec<EntrySet> {
+    let mut sets = all();
+    for set in &mut sets {
+        if set.name == "chunk borders" {
+            set.entries = chunk_borders(chunk);
+        }
+    }
+    sets
+}
+
+fn chunk_borders(chunk: usize) -> Vec<Entry> {
     // Text of one letter: the sizes matter, not the bytes.
     let file = |name: &str, len: usize| Entry::file(name, vec![b'x'; len]);
     let mut entries: Vec<Entry> = [1, 511, 512, 513, 32_768, 65_536]

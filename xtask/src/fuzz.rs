@@ -125,7 +125,12 @@ fn start(name: &str, seconds: u64) -> Result<std::process::Child> {
     let mut command = Command::new(target_dir().join(TRIPLE).join("release").join(name));
     command
         .arg(format!("-max_total_time={seconds}"))
-        .args(["-timeout=30", "-rss_limit_mb=2048", "-max_len=65536", "-print_final_stats=1"])
+        .args([
+            "-timeout=30",
+            "-rss_limit_mb=2048",
+            "-max_len=65536",
+            "-print_final_stats=1",
+        ])
         .arg(format!("-artifact_prefix={}/", artifacts.display()))
         .args([&found, &corpus]);
     command

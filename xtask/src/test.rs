@@ -7,8 +7,8 @@ use std::thread;
 
 use anyhow::{Context as _, Result};
 
-use crate::{fuzz, prerequisites};
 use crate::shell::{cargo, has_program};
+use crate::{fuzz, prerequisites};
 
 /// Programs that tests compare with or run, and their packages.
 const PREREQUISITES: [(&str, &str); 5] = [

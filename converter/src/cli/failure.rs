@@ -91,7 +91,13 @@ impl From<Cancelled> for Failure {
 
 impl From<SourceError> for Failure {
     fn from(error: SourceError) -> Self {
-        Self::new(IMAGE, error)
+        let code = match error {
+            SourceError::Cancelled(_) => INTERRUPTED,
+            // The scratch directory is neither source nor destination.
+            SourceError::Unpack { .. } => OTHER,
+            _ => IMAGE,
+        };
+        Self::coded(code, error)
     }
 }
 
@@ -156,6 +162,7 @@ impl From<ImageError> for Failure {
     fn from(error: ImageError) -> Self {
         let code = match &error {
             ImageError::Cancelled(_)
+            | ImageError::Source(SourceError::Cancelled(_))
             | ImageError::Scan(ScanError::Cancelled(_))
             | ImageError::Convert(crate::layer::ConvertError::Cancelled(_))
             | ImageError::Verify {
@@ -179,6 +186,7 @@ impl From<ImageError> for Failure {
             | ImageError::Plan(_)
             | ImageError::Write { .. }
             | ImageError::Copy { .. }
+            | ImageError::Carry { .. }
             | ImageError::Convert(_)
             | ImageError::Sink(_) => IMAGE,
         };

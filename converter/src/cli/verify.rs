@@ -4,12 +4,13 @@ use serde_json::{Value, json};
 
 use crate::cancel::Cancel;
 use crate::cli::args::VerifyArgs;
-use crate::cli::conversion::{Usage, scan_options, threads};
-use crate::cli::failure::Failure;
+use crate::cli::failure::{Failure, IMAGE};
 use crate::cli::output::{self, Size};
+use crate::cli::reading::{self, scan_options, threads};
+use crate::cli::report::Usage;
 use crate::layer::Parallel;
 use crate::layer::verify::{VerifiedLayer, VerifyOptions};
-use crate::source;
+use crate::source::{Selection, Source, SourceImage};
 use crate::verify::{compare_images, verify_image};
 
 /// Runs `esgz verify`.
@@ -25,22 +26,31 @@ pub(super) fn verify(args: &VerifyArgs, cancel: &Cancel) -> Result<(), Failure> 
         toc_memory_bytes: memory_bytes - buffers_bytes,
         max_layer_bytes: args.reading.max_layer_size,
     };
-    let image = source::open(&args.image)?;
-    let verified = match &args.source {
-        None => verify_image(&image, options, cancel)?,
-        Some(reference) => {
-            let source = source::open(reference)?;
-            let scan = scan_options(&args.reading);
-            compare_images(&image, &source, options, &scan, cancel)?
+    let source = reading::open_to_look(&args.image, &args.platforms, Selection::All, cancel)?;
+    let mut verified = Vec::new();
+    match &args.source {
+        None => {
+            for image in &source.images {
+                verified.extend(verify_image(image, options, cancel)?);
+            }
         }
-    };
+        Some(reference) => {
+            let scan = scan_options(&args.reading);
+            let expected =
+                reading::open_to_look(reference, &args.platforms, Selection::All, cancel)?;
+            for image in &source.images {
+                let expected = same_platform(image, &expected)?;
+                verified.extend(compare_images(image, expected, options, &scan, cancel)?);
+            }
+        }
+    }
     let chunks: u64 = verified.iter().map(|layer| layer.chunks).sum();
     let files: u64 = verified.iter().map(|layer| layer.files).sum();
     let bytes: u64 = verified.iter().map(|layer| layer.uncompressed_bytes).sum();
     if args.json {
         return output::json(&json!({
             "reference": args.image.to_string(),
-            "manifest": image.manifest.id.digest,
+            "manifest": source.images[0].manifest.id.digest,
             "verified": true,
             "equal_to": args.source.as_ref().map(ToString::to_string),
             "peak_memory_bytes": Usage::of_this_process().peak_memory_bytes,
@@ -56,6 +66,19 @@ pub(super) fn verify(args: &VerifyArgs, cancel: &Cancel) -> Result<(), Failure> 
         output::line(format_args!("equal      every entry is as in {source}"))?;
     }
     Ok(())
+}
+
+/// The image of `source` for the platform of `image`; the only one whatever its platform.
+fn same_platform<'a>(image: &SourceImage, source: &'a Source) -> Result<&'a SourceImage, Failure> {
+    let is_same = |other: &&SourceImage| other.platform == image.platform;
+    match (source.images.iter().find(is_same), source.images.as_slice()) {
+        (Some(found), _) => Ok(found),
+        (None, [only]) => Ok(only),
+        (None, _) => Err(Failure::message(
+            IMAGE,
+            format!("{} has no image for {}", source.reference, image.platform),
+        )),
+    }
 }
 
 fn layer_json(layer: &VerifiedLayer) -> Value {

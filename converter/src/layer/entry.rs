@@ -126,8 +126,8 @@ pub fn clean_path(name: &[u8]) -> Option<Vec<u8>> {
     Some(path)
 }
 
-/// A layer after its one read: entries in archive order, contents in the spool.
-#[derive(Debug)]
+/// A layer after its one read: entries in archive order, contents in the spool, which clones share.
+#[derive(Clone, Debug)]
 pub struct ScannedLayer {
     /// Digest of the compressed blob.
     pub digest: Digest,

@@ -125,9 +125,8 @@ fn rows_are_the_entries(rows: &[&TocEntry<'_>], layer: &ScannedLayer) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use std::io::Write as _;
-
     use super::*;
+    use crate::blob::Blob;
     use crate::cancel::Cancel;
     use crate::layer::encode::{Check, Level};
     use crate::layer::plan::{PlanOptions, plan_layer};
@@ -148,9 +147,7 @@ mod tests {
         };
         let mut blob = Vec::new();
         convert_layer(layer, &plan, options, &mut blob, &Cancel::default()).unwrap();
-        let mut file = tempfile::tempfile().unwrap();
-        file.write_all(&blob).unwrap();
-        let (json, offset) = read_toc(&file).unwrap();
+        let (json, offset) = read_toc(&Blob::of_bytes(blob.clone())).unwrap();
         let mut tar = Vec::new();
         let mut reader = flate2::bufread::MultiGzDecoder::new(&*blob);
         std::io::Read::read_to_end(&mut reader, &mut tar).unwrap();

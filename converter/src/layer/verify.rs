@@ -1,20 +1,20 @@
 //! Verify: reads an eStargz blob once, in parallel, and checks everything it says of itself.
 //!
-//! Enters: a blob in a file. Leaves: its digests and its TOC's figures, or the first fault. The
-//! TOC's offsets cut the blob into runs that begin with a gzip member; workers inflate the runs and
-//! compare their chunks, and the caller's thread hashes the uncompressed stream in order and reads
-//! it as a tar, whose headers must say what the TOC's rows say. Memory is bounded for any blob: the
-//! TOC's by a limit, the runs' by the budget; a run that is larger is inflated piece by piece.
+//! Enters: a blob that can be read at offsets. Leaves: its digests and its TOC's figures, or the
+//! first fault. The TOC's offsets cut the blob into runs that begin with a gzip member; workers
+//! inflate the runs and compare their chunks, and the caller's thread hashes the uncompressed stream
+//! in order and reads it as a tar, whose headers must say what the TOC's rows say. Memory is bounded
+//! for any blob: the TOC's by a limit, the runs' by the budget; a run that is larger is inflated
+//! piece by piece.
 
 mod fault;
 mod inflate;
 mod rows;
 mod stream;
 
-use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt;
 
+use crate::blob::ReadAt;
 use crate::cancel::{Cancel, Cancelled};
 use crate::image::{Digest, Hasher};
 use crate::layer::assemble::FinishedLayer;
@@ -216,28 +216,28 @@ pub enum VerifyError {
     Cancelled(#[from] Cancelled),
 }
 
-/// Reads the TOC's JSON of the blob in `file`, and where its member starts.
+/// Reads the TOC's JSON of `blob`, and where its member starts.
 ///
 /// # Errors
 /// When there is no valid footer or TOC.
-pub fn read_toc(file: &File) -> Result<(Vec<u8>, u64), VerifyError> {
-    read_toc_within(file, MAX_TOC_BYTES)
+pub fn read_toc(blob: &impl ReadAt) -> Result<(Vec<u8>, u64), VerifyError> {
+    read_toc_within(blob, MAX_TOC_BYTES)
 }
 
-fn read_toc_within(file: &File, limit_bytes: u64) -> Result<(Vec<u8>, u64), VerifyError> {
-    let size_bytes = blob_size(file)?;
+fn read_toc_within(blob: &impl ReadAt, limit_bytes: u64) -> Result<(Vec<u8>, u64), VerifyError> {
+    let size_bytes = blob.len_bytes();
     let Some(footer_at) = size_bytes.checked_sub(FOOTER_BYTES as u64) else {
         return Err(VerifyError::NoFooter);
     };
     let mut end = [0; FOOTER_BYTES];
-    read_at(file, &mut end, footer_at)?;
+    read_at(blob, &mut end, footer_at)?;
     let toc_offset_bytes = footer::parse(&end).ok_or(VerifyError::NoFooter)?;
     if toc_offset_bytes >= footer_at {
         return Err(VerifyError::TocOffset { toc_offset_bytes });
     }
     let failed = Failed::default();
     let gzip = Hashed {
-        file,
+        blob,
         at_bytes: toc_offset_bytes,
         end_bytes: footer_at,
         hasher: None,
@@ -268,13 +268,13 @@ pub fn parse_toc(json: &[u8], toc_offset_bytes: u64) -> Result<Toc<'_>, VerifyEr
     Ok(toc)
 }
 
-/// Checks that the blob in `file` ends in a TOC with the digest `expected` whose rows are consistent
+/// Checks that `blob` ends in a TOC with the digest `expected` whose rows are consistent
 /// among themselves. The data is not looked at.
 ///
 /// # Errors
 /// [`VerifyError`], the first fault.
-pub fn check_toc(file: &File, expected: Digest) -> Result<(), VerifyError> {
-    let (json, toc_offset_bytes) = read_toc(file)?;
+pub fn check_toc(blob: &impl ReadAt, expected: Digest) -> Result<(), VerifyError> {
+    let (json, toc_offset_bytes) = read_toc(blob)?;
     must_equal("TOC digest", &Digest::of(&json), &expected)?;
     check_rows(&json, toc_offset_bytes)
 }
@@ -287,12 +287,12 @@ pub fn check_rows(json: &[u8], toc_offset_bytes: u64) -> Result<(), VerifyError>
     Rows::parse(json, toc_offset_bytes, u64::MAX).map(drop)
 }
 
-/// Checks the whole blob in `file`.
+/// Checks the whole `blob`.
 ///
 /// # Errors
 /// [`VerifyError`], the first fault in the blob's order.
 pub fn verify_layer(
-    file: &File,
+    blob: &(impl ReadAt + Sync),
     parallel: Parallel,
     cancel: &Cancel,
 ) -> Result<VerifiedLayer, VerifyError> {
@@ -301,7 +301,7 @@ pub fn verify_layer(
         toc_memory_bytes: u64::MAX,
         max_layer_bytes: u64::MAX,
     };
-    verify_entries(file, options, cancel, |_| {})
+    verify_entries(blob, options, cancel, |_| {})
 }
 
 /// As [`verify_layer`]; gives each entry but the TOC's to `visit`, in the tar's order. What was given
@@ -310,30 +310,30 @@ pub fn verify_layer(
 /// # Errors
 /// [`VerifyError`], the first fault in the blob's order.
 pub fn verify_entries(
-    file: &File,
+    blob: &(impl ReadAt + Sync),
     options: VerifyOptions,
     cancel: &Cancel,
     visit: impl FnMut(VerifiedEntry<'_>),
 ) -> Result<VerifiedLayer, VerifyError> {
-    let size_bytes = blob_size(file)?;
+    let size_bytes = blob.len_bytes();
     let toc_limit_bytes = options.toc_memory_bytes.min(MAX_TOC_BYTES);
-    let (json, toc_offset_bytes) = read_toc_within(file, toc_limit_bytes)?;
+    let (json, toc_offset_bytes) = read_toc_within(blob, toc_limit_bytes)?;
     let toc_digest = Digest::of(&json);
     let rows = Rows::parse(&json, toc_offset_bytes, options.toc_memory_bytes)?;
 
     let buffers = Buffers::default();
-    let mut blob = Hasher::default();
+    let mut hasher = Hasher::default();
     let mut stream = ReadBack::new(&rows, options.max_layer_bytes, visit);
     in_order(
         options.parallel,
         cancel,
         inflate::batches(rows.runs(size_bytes), options.parallel.memory_bytes / 2),
-        || Inflater::new(file, &rows, &buffers),
+        || Inflater::new(blob, &rows, &buffers),
         Inflater::batch,
         |outcome| {
             match outcome {
                 Outcome::Inflated(batch) => {
-                    blob.update(batch.gzip());
+                    hasher.update(batch.gzip());
                     for (run, raw) in batch.inflated_runs() {
                         let start_bytes = stream.begin(run);
                         stream.bytes(raw)?;
@@ -344,7 +344,7 @@ pub fn verify_entries(
                 Outcome::InPieces(batch) => {
                     for run in &batch.runs {
                         let start_bytes = stream.begin(run);
-                        inflate::in_pieces(file, &rows, run, &mut blob, |piece| {
+                        inflate::in_pieces(blob, &rows, run, &mut hasher, |piece| {
                             cancel.check()?;
                             stream.bytes(piece)
                         })?;
@@ -357,7 +357,7 @@ pub fn verify_entries(
     )?;
     let totals = stream.finish()?;
     Ok(VerifiedLayer {
-        digest: blob.finish(),
+        digest: hasher.finish(),
         size_bytes,
         diff_id: totals.diff_id,
         uncompressed_bytes: totals.uncompressed_bytes,
@@ -367,16 +367,8 @@ pub fn verify_entries(
     })
 }
 
-fn blob_size(file: &File) -> Result<u64, VerifyError> {
-    let metadata = file.metadata().map_err(|source| VerifyError::Read {
-        offset_bytes: 0,
-        source,
-    })?;
-    Ok(metadata.len())
-}
-
-fn read_at(file: &File, buffer: &mut [u8], offset_bytes: u64) -> Result<(), VerifyError> {
-    file.read_exact_at(buffer, offset_bytes)
+fn read_at(blob: &impl ReadAt, buffer: &mut [u8], offset_bytes: u64) -> Result<(), VerifyError> {
+    blob.read_exact_at(buffer, offset_bytes)
         .map_err(|source| VerifyError::Read {
             offset_bytes,
             source,

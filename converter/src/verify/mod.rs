@@ -7,8 +7,7 @@
 mod difference;
 mod tree;
 
-use std::fs::File;
-
+use crate::blob::ReadAt as _;
 use crate::cancel::{Cancel, Cancelled};
 use crate::image::Digest;
 use crate::image::manifest::UNCOMPRESSED_SIZE;
@@ -171,7 +170,7 @@ fn verify_one(
     let blob = image.open_layer(layer)?;
     let mut verify = || {
         // A blob of another size is another blob: said first, as most else follows from it.
-        must_equal("size", &blob_size(&blob)?, &layer.blob.size_bytes)?;
+        must_equal("size", &blob.len_bytes(), &layer.blob.size_bytes)?;
         let found = verify_entries(&blob, options, cancel, |verified| {
             if let Some(tree) = &mut tree {
                 tree.extract(verified.entry, verified.digest);
@@ -187,14 +186,6 @@ fn verify_one(
             source,
         },
     })
-}
-
-fn blob_size(blob: &File) -> Result<u64, VerifyError> {
-    let metadata = blob.metadata().map_err(|source| VerifyError::Read {
-        offset_bytes: 0,
-        source,
-    })?;
-    Ok(metadata.len())
 }
 
 /// Compares a blob with what manifest and configuration say of it.

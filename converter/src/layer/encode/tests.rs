@@ -1,5 +1,4 @@
-use std::io::Write as _;
-
+use crate::blob::Blob;
 use crate::cancel::Cancel;
 use crate::layer::encode::{Check, Level};
 use crate::layer::plan::{PlanOptions, plan_layer};
@@ -44,14 +43,12 @@ fn small_chunks_share_members_whatever_the_threads() {
         };
         let finished =
             convert_layer(&layer, &plan, options, &mut blob, &Cancel::default()).unwrap();
-        let mut file = tempfile::tempfile().unwrap();
-        file.write_all(&blob).unwrap();
-        verify_layer(&file, parallel, &Cancel::default())
+        verify_layer(&Blob::of_bytes(blob.clone()), parallel, &Cancel::default())
             .unwrap()
             .must_equal(&finished)
             .unwrap();
         if threads == 1 && min_chunk_bytes > 0 {
-            let (json, toc_offset) = read_toc(&file).unwrap();
+            let (json, toc_offset) = read_toc(&Blob::of_bytes(blob.clone())).unwrap();
             let toc = parse_toc(&json, toc_offset).unwrap();
             let landmark = toc.entries.iter().find(|row| row.name.contains("landmark"));
             assert_eq!(landmark.map(|row| row.inner_offset), Some(0));

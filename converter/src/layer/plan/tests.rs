@@ -139,7 +139,7 @@ fn what_a_global_header_says_moves_with_its_entries() {
         let plan = plan_layer(&layer, picks, PlanOptions::default()).unwrap();
         let mut tar = Vec::new();
         for member in &plan.members {
-            let mut raw = Vec::new();
+            let mut raw = vec![0; member.len_bytes as usize];
             crate::layer::encode::read_member(&plan, member, &layer.spool, &mut raw).unwrap();
             tar.extend(raw);
         }
@@ -174,8 +174,40 @@ fn links_in_a_circle_or_to_nothing_are_named() {
         special(&mut builder, tar::EntryType::Link, "a", target);
         special(&mut builder, tar::EntryType::Link, "b", other);
         let layer = scan_bytes(&builder.into_inner().unwrap()).unwrap();
-        let error = plan_layer(&layer, &[0], PlanOptions::default()).unwrap_err();
-        assert!(error.to_string().contains("hardlink \""), "{error}");
+        for picks in [&[0][..], &[]] {
+            let error = plan_layer(&layer, picks, PlanOptions::default()).unwrap_err();
+            assert!(error.to_string().contains("hardlink \""), "{error}");
+        }
+    }
+}
+
+#[test]
+fn a_link_follows_its_target_even_where_the_target_was_replaced() {
+    let mut builder = tar::Builder::new(Vec::new());
+    file(&mut builder, "target", b"old");
+    special(&mut builder, tar::EntryType::Link, "link", "target");
+    special(&mut builder, tar::EntryType::Link, "other", "link");
+    file(&mut builder, "between", b"1");
+    file(&mut builder, "target", b"new");
+    let layer = scan_bytes(&builder.into_inner().unwrap()).unwrap();
+    for (picks, expected) in [
+        (
+            &[][..],
+            [
+                ".no.prefetch.landmark",
+                "target",
+                "link",
+                "other",
+                "between",
+            ],
+        ),
+        (
+            &[2],
+            ["target", "link", "other", ".prefetch.landmark", "between"],
+        ),
+    ] {
+        let plan = plan_layer(&layer, picks, PlanOptions::default()).unwrap();
+        assert_eq!(names(&layer, &plan), expected);
     }
 }
 
@@ -275,9 +307,8 @@ proptest! {
         let mut starts = Vec::new();
         for member in &plan.members {
             starts.push(tar.len());
-            let mut raw = Vec::new();
+            let mut raw = vec![0; member.len_bytes as usize];
             crate::layer::encode::read_member(&plan, member, &layer.spool, &mut raw).unwrap();
-            prop_assert_eq!(raw.len(), member.len_bytes as usize);
             tar.write_all(&raw).unwrap();
         }
         prop_assert_eq!(tar.len() as u64, plan.tar_bytes);

@@ -2,13 +2,12 @@
 //! piece on the caller's.
 
 use std::cell::Cell;
-use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};
-use std::os::unix::fs::FileExt;
 
 use crossbeam::queue::SegQueue;
 use flate2::bufread::GzDecoder;
 
+use crate::blob::ReadAt;
 use crate::image::{Digest, Hasher};
 use crate::layer::in_order::Costed;
 use crate::layer::plan::TOC_NAME;
@@ -143,8 +142,8 @@ impl InflatedBatch {
 }
 
 /// A worker's state.
-pub(super) struct Inflater<'a> {
-    file: &'a File,
+pub(super) struct Inflater<'a, B> {
+    blob: &'a B,
     rows: &'a Rows<'a>,
     buffers: &'a Buffers,
     members: MemberInflater,
@@ -152,10 +151,10 @@ pub(super) struct Inflater<'a> {
     small: Vec<u8>,
 }
 
-impl<'a> Inflater<'a> {
-    pub(super) fn new(file: &'a File, rows: &'a Rows<'a>, buffers: &'a Buffers) -> Self {
+impl<'a, B: ReadAt> Inflater<'a, B> {
+    pub(super) fn new(blob: &'a B, rows: &'a Rows<'a>, buffers: &'a Buffers) -> Self {
         Self {
-            file,
+            blob,
             rows,
             buffers,
             members: MemberInflater::default(),
@@ -171,7 +170,7 @@ impl<'a> Inflater<'a> {
         let start = batch.runs[0].blob.start;
         let gzip_bytes = to_index(batch.runs.iter().map(Run::blob_bytes).sum());
         let mut gzip = self.buffers.take(gzip_bytes);
-        read_at(self.file, &mut gzip[..gzip_bytes], start)?;
+        read_at(self.blob, &mut gzip[..gzip_bytes], start)?;
         let needed = to_index(batch.bytes + SLACK_BYTES) - gzip_bytes;
         let is_small = needed < REUSED_BUFFER_BYTES;
         let mut raw = if is_small {
@@ -244,12 +243,12 @@ impl<'a> Inflater<'a> {
 }
 
 /// Inflates one run piece by piece, compares its chunks, and gives every piece to `piece`. The blob's
-/// bytes go to `blob`.
+/// bytes go to `hasher`.
 pub(super) fn in_pieces(
-    file: &File,
+    blob: &impl ReadAt,
     rows: &Rows<'_>,
     run: &Run,
-    blob: &mut Hasher,
+    hasher: &mut Hasher,
     mut piece: impl FnMut(&[u8]) -> Result<(), VerifyError>,
 ) -> Result<(), VerifyError> {
     let failed = Failed::default();
@@ -260,10 +259,10 @@ pub(super) fn in_pieces(
         })
     };
     let hashed = Hashed {
-        file,
+        blob,
         at_bytes: run.blob.start,
         end_bytes: run.blob.end,
-        hasher: Some(blob),
+        hasher: Some(hasher),
         failed: &failed,
     };
     let mut gzip = BufReader::with_capacity(PIECE_BYTES, hashed);
@@ -338,44 +337,41 @@ impl<'a> PieceDigests<'a> {
     }
 }
 
-/// Why the file under a stream could not be read: a decoder above it tells that as damage.
+/// Why the blob under a stream could not be read: a decoder above it tells that as damage.
 #[derive(Default)]
 pub(super) struct Failed(Cell<Option<VerifyError>>);
 
 impl Failed {
-    /// The file's error if there is one, else `error`.
+    /// The blob's error if there is one, else `error`.
     pub(super) fn or(&self, error: VerifyError) -> VerifyError {
         self.0.take().unwrap_or(error)
     }
 }
 
-/// A stretch of a file as a stream, hashed on the way.
-pub(super) struct Hashed<'a> {
-    pub(super) file: &'a File,
+/// A stretch of a blob as a stream, hashed on the way.
+pub(super) struct Hashed<'a, B> {
+    pub(super) blob: &'a B,
     pub(super) at_bytes: u64,
     pub(super) end_bytes: u64,
     pub(super) hasher: Option<&'a mut Hasher>,
     pub(super) failed: &'a Failed,
 }
 
-impl Read for Hashed<'_> {
+impl<B: ReadAt> Read for Hashed<'_, B> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let left = to_index(self.end_bytes - self.at_bytes);
         let wanted = left.min(buffer.len());
-        let read = match self.file.read_at(&mut buffer[..wanted], self.at_bytes) {
-            Ok(0) if wanted > 0 => Err(io::ErrorKind::UnexpectedEof.into()),
-            read => read,
-        };
-        let len = read.map_err(|source| {
-            let kind = source.kind();
-            if kind != io::ErrorKind::Interrupted {
+        let len = wanted;
+        self.blob
+            .read_exact_at(&mut buffer[..len], self.at_bytes)
+            .map_err(|source| {
+                let kind = source.kind();
                 self.failed.0.set(Some(VerifyError::Read {
                     offset_bytes: self.at_bytes,
                     source,
                 }));
-            }
-            io::Error::from(kind)
-        })?;
+                io::Error::from(kind)
+            })?;
         if let Some(hasher) = &mut self.hasher {
             hasher.update(&buffer[..len]);
         }

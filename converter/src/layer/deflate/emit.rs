@@ -1,0 +1,283 @@
+//! The emitter: a member's bytes and where they stood in the source in, one gzip member out.
+//!
+//! A member is a series of parts: what the cutter takes from the source, bit by bit, and everything
+//! else, compressed again. The blocks of all parts follow each other without padding, and the last
+//! one is marked as such at the end.
+
+use std::ops::Range;
+
+use libdeflater::{Compressor, Crc};
+
+use super::bit_copy::BitWriter;
+use super::bits::PADDING_BYTES;
+use super::block::{Body, Tables};
+use super::cut::{Cutter, Piece};
+use super::error::{Fault, TranscodeError};
+use super::gzip::PLAIN_HEADER;
+use super::index::Index;
+use super::walk::Stretch;
+use crate::layer::spool::ReadAt;
+
+/// A run of a member's bytes that stands in the source as well.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Run {
+    /// Where it begins in the member's bytes.
+    pub start: usize,
+    /// How many bytes it has.
+    pub len_bytes: usize,
+    /// Its uncompressed offset in the source.
+    pub source_bytes: u64,
+}
+
+/// How many of a member's bytes went which way.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Emitted {
+    /// Uncompressed bytes whose tokens were copied.
+    pub copied_bytes: u64,
+    /// Uncompressed bytes that were compressed again.
+    pub recompressed_bytes: u64,
+}
+
+/// Shorter runs are compressed again: that is cheap, and often smaller.
+pub const MIN_RUN_BYTES: usize = 64 << 10;
+/// A part taken from a stream has at least so many bytes; below, a block's table costs more than
+/// compressing again.
+const MIN_CUT_BYTES: u64 = 16 << 10;
+
+/// What is too little to be copied.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Thresholds {
+    /// Bytes of a run.
+    pub(super) run_bytes: usize,
+    /// Bytes of the part of it that can be copied.
+    pub(super) cut_bytes: u64,
+}
+
+/// A compressed stream that can be read again, and its index.
+pub struct Source<'a, R: ?Sized> {
+    /// The compressed bytes, those of which `index` was made.
+    pub compressed: &'a R,
+    /// Where its blocks lie.
+    pub index: &'a Index,
+}
+
+/// Makes members; a worker has one and keeps it.
+pub struct Transcoder {
+    compressor: Compressor,
+    cutter: Cutter,
+    tables: Tables,
+    scratch: Vec<u8>,
+    thresholds: Thresholds,
+}
+
+/// A stored block holds no more.
+const MAX_STORED_BYTES: usize = 65535;
+
+impl Transcoder {
+    /// A worker that compresses with `compressor` what it cannot copy.
+    pub fn new(compressor: Compressor) -> Self {
+        let thresholds = Thresholds {
+            run_bytes: MIN_RUN_BYTES,
+            cut_bytes: MIN_CUT_BYTES,
+        };
+        Self::with_thresholds(compressor, thresholds)
+    }
+
+    /// With other thresholds than in use: tests cut at every byte.
+    pub(super) fn with_thresholds(compressor: Compressor, thresholds: Thresholds) -> Self {
+        Self {
+            compressor,
+            cutter: Cutter::new(),
+            tables: Tables::new(),
+            scratch: Vec::new(),
+            thresholds,
+        }
+    }
+
+    /// Appends to `member` a gzip member of `bytes`. `runs` lie within them, in order, without
+    /// overlaps. The result depends on the arguments and the version alone.
+    ///
+    /// The checksum is that of `bytes`: where the source is not what it was when it was indexed, and
+    /// this is not noticed here, a reader of the member notices.
+    ///
+    /// # Errors
+    /// [`TranscodeError`] when the source cannot be read, or is seen to have changed; `member` is empty
+    /// then.
+    pub fn member<R: ReadAt + ?Sized>(
+        &mut self,
+        bytes: &[u8],
+        runs: &[Run],
+        source: &Source<'_, R>,
+        member: &mut Vec<u8>,
+    ) -> Result<Emitted, TranscodeError> {
+        member.extend_from_slice(&PLAIN_HEADER);
+        let mut blocks = Blocks::after(std::mem::take(member));
+        let mut emitted = Emitted::default();
+        let mut done = 0;
+        let Thresholds {
+            run_bytes,
+            cut_bytes,
+        } = self.thresholds;
+        for run in runs.iter().filter(|run| run.len_bytes >= run_bytes) {
+            let whole = run.source_bytes..run.source_bytes + run.len_bytes as u64;
+            let Some(cut) = self.cutter.cut(source.index, source.compressed, whole)? else {
+                continue;
+            };
+            if cut.end_bytes - cut.start_bytes < cut_bytes {
+                continue;
+            }
+            let place = |offset: u64| run.start + (offset - run.source_bytes) as usize;
+            let copied = place(cut.start_bytes)..place(cut.end_bytes);
+            self.recompress(&bytes[done..copied.start], &mut blocks);
+            for piece in &cut.pieces {
+                match piece {
+                    Piece::Stored(range) => {
+                        blocks.stored(&bytes[place(range.start)..place(range.end)]);
+                    }
+                    coded => blocks.coded(self.cutter.compressed(), coded),
+                }
+            }
+            emitted.copied_bytes += copied.len() as u64;
+            done = copied.end;
+        }
+        self.recompress(&bytes[done..], &mut blocks);
+        emitted.recompressed_bytes = bytes.len() as u64 - emitted.copied_bytes;
+        *member = blocks.finish();
+        let mut crc = Crc::new();
+        crc.update(bytes);
+        member.extend_from_slice(&crc.sum().to_le_bytes());
+        // The length modulo 2^32 (RFC 1952, 2.3.1).
+        #[expect(clippy::cast_possible_truncation, reason = "so defined")]
+        let len_bytes = bytes.len() as u32;
+        member.extend_from_slice(&len_bytes.to_le_bytes());
+        Ok(emitted)
+    }
+
+    /// Compresses `bytes` and appends the blocks.
+    fn recompress(&mut self, bytes: &[u8], blocks: &mut Blocks) {
+        if bytes.is_empty() && !blocks.is_empty() {
+            return;
+        }
+        let bound = self.compressor.deflate_compress_bound(bytes.len());
+        self.scratch.resize(bound + PADDING_BYTES, 0);
+        let len = self
+            .compressor
+            .deflate_compress(bytes, &mut self.scratch[..bound])
+            .expect("the buffer has the size that libdeflate asks for");
+        self.scratch[len..][..PADDING_BYTES].fill(0);
+        append_stream(&mut self.tables, &self.scratch, len, bytes, blocks)
+            .expect("libdeflate makes valid streams");
+    }
+}
+
+/// Appends the blocks of a raw deflate stream of `bytes`, `len` bytes of `compressed`.
+fn append_stream(
+    tables: &mut Tables,
+    compressed: &[u8],
+    len: usize,
+    bytes: &[u8],
+    blocks: &mut Blocks,
+) -> Result<(), Fault> {
+    let stretch = Stretch::new(compressed, len);
+    let (mut at, mut start) = (0, 0);
+    loop {
+        let place = stretch.header(tables, at)?;
+        match place.body {
+            Body::Stored { len_bytes } => {
+                let end = start + usize::from(len_bytes);
+                blocks.stored(bytes.get(start..end).ok_or(Fault::Length)?);
+                start = end;
+                at = place.body_bits + u64::from(len_bytes) * 8;
+            }
+            Body::Coded => {
+                let end = stretch.tokens(tables, place.body_bits, |token| {
+                    start += token.len_bytes as usize;
+                    std::ops::ControlFlow::Continue(())
+                })?;
+                let end = end.ok_or(Fault::Truncated)?;
+                blocks.coded(compressed, &Piece::Whole(at..end));
+                at = end;
+            }
+        }
+        if place.is_last {
+            return Ok(());
+        }
+    }
+}
+
+/// Blocks of one deflate stream as they are written.
+struct Blocks {
+    writer: BitWriter,
+    /// Where the last block's header is: its first bit says that it is the last one.
+    last_header_bits: Option<u64>,
+}
+
+impl Blocks {
+    fn after(bytes: Vec<u8>) -> Self {
+        Self {
+            writer: BitWriter::after(bytes),
+            last_header_bits: None,
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.last_header_bits.is_none()
+    }
+
+    /// Appends a block of tokens from `compressed`.
+    fn coded(&mut self, compressed: &[u8], piece: &Piece) {
+        match piece {
+            Piece::Whole(bits) => {
+                self.begin();
+                self.writer.copy(compressed, bits.start + 1, bits.end);
+            }
+            Piece::Part {
+                header_bits,
+                token_bits,
+                end_of_block,
+            } => {
+                self.begin();
+                self.copy(compressed, header_bits.start + 1..header_bits.end);
+                self.copy(compressed, token_bits.clone());
+                self.writer
+                    .put(u64::from(end_of_block.bits), u32::from(end_of_block.count));
+            }
+            Piece::Stored(_) => debug_assert!(false, "a stored block's bytes come from elsewhere"),
+        }
+    }
+
+    /// Appends stored blocks, at least one.
+    fn stored(&mut self, mut bytes: &[u8]) {
+        loop {
+            let (block, rest) = bytes.split_at(bytes.len().min(MAX_STORED_BYTES));
+            self.begin();
+            self.writer.put(0, 2);
+            self.writer.align();
+            let len = block.len() as u64;
+            self.writer.put(len | (len ^ 0xffff) << 16, 32);
+            self.writer.put_bytes(block);
+            if rest.is_empty() {
+                return;
+            }
+            bytes = rest;
+        }
+    }
+
+    /// The bit that says whether a block is the last one; not so far.
+    fn begin(&mut self) {
+        self.last_header_bits = Some(self.writer.position_bits());
+        self.writer.put(0, 1);
+    }
+
+    fn copy(&mut self, compressed: &[u8], bits: Range<u64>) {
+        self.writer.copy(compressed, bits.start, bits.end);
+    }
+
+    /// The whole stream; its last block is marked.
+    fn finish(mut self) -> Vec<u8> {
+        if let Some(position_bits) = self.last_header_bits {
+            self.writer.set(position_bits);
+        }
+        self.writer.finish()
+    }
+}
