@@ -1,16 +1,13 @@
 //! A whole eStargz blob, as `esgz verify` reads it.
 #![no_main]
 
-use std::io::Write as _;
-
+use esgz::blob::Blob;
 use esgz::cancel::Cancel;
 use esgz::layer::Parallel;
 use esgz::layer::verify::{VerifyOptions, verify_entries};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|blob: &[u8]| {
-    let mut file = tempfile::tempfile().expect("a temporary file can be made");
-    file.write_all(blob).expect("it can be written");
     let options = VerifyOptions {
         parallel: Parallel {
             threads: 1,
@@ -20,7 +17,7 @@ fuzz_target!(|blob: &[u8]| {
         max_layer_bytes: 8 << 20,
     };
     let mut entries = 0;
-    let found = verify_entries(&file, options, &Cancel::default(), |_| entries += 1);
+    let found = verify_entries(&Blob::of_bytes(blob.to_vec()), options, &Cancel::default(), |_| entries += 1);
     if let Ok(found) = found {
         assert_eq!(found.files, entries);
         assert_eq!(found.size_bytes, blob.len() as u64);

@@ -3,7 +3,10 @@
 
 use std::cell::OnceCell;
 
+use esgz::cancel::Cancel;
 use esgz::image::ImageRef;
+use esgz::sink::Sink;
+use esgz::source::{self, OpenOptions, Selection};
 use libfuzzer_sys::fuzz_target;
 
 thread_local! {
@@ -20,12 +23,17 @@ fuzz_target!(|index: &[u8]| {
         });
         let path = layout.path().join("index.json");
         std::fs::write(path, index).expect("the directory is writable");
+        let options = OpenOptions {
+            scratch: layout.path().to_owned(),
+            max_unpacked_bytes: 1 << 20,
+        };
         for tag in ["", ":latest"] {
             let name = format!("oci:{}{tag}", layout.path().display());
             let reference: ImageRef = name.parse().expect("it is a name");
+            let opened = source::open(&reference, &Selection::All, &options, &Cancel::default());
             // There are no blobs: nothing can be opened.
-            assert!(esgz::source::open(&reference).is_err());
-            let _ = esgz::convert::open_sink(&reference);
+            assert!(opened.is_err());
+            let _ = Sink::open(&reference);
         }
     });
 });

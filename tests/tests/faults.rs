@@ -303,7 +303,7 @@ fn a_full_file_system() {
         drop(scratch);
         fs::remove_dir(conversion.path("small")).unwrap();
     }
-    for size in ["600k", "300k", "120k"] {
+    for size in ["480k", "300k", "120k"] {
         let full = Tmpfs::mount(conversion.path("full"), size);
         let layout = Layout {
             dir: full.0.join("layout"),

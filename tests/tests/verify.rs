@@ -28,11 +28,19 @@ fn every_output_equals_its_source() {
         let image = LayoutBuilder::new().layer(Layer::from_tar(set.tar(), Compression::Gzip(6)));
         let conversion = Conversion::of(&image);
         let source = conversion.source.reference();
-        let checked = conversion
-            .convert("output", &[])
-            .and_then(|output| verify(&output, &["--source", &source]).success());
-        if let Err(error) = checked {
-            failures.push(format!("{}: {error}", set.name));
+        for (name, args) in [
+            ("usual", &[][..]),
+            (
+                "grouped",
+                &["--estargz-min-chunk-size=64KiB", "--estargz-chunk-size=1MiB"],
+            ),
+        ] {
+            let checked = conversion
+                .convert(name, args)
+                .and_then(|output| verify(&output, &["--source", &source]).success());
+            if let Err(error) = checked {
+                failures.push(format!("{} {name}: {error}", set.name));
+            }
         }
     }
     assert!(failures.is_empty(), "{}", failures.join("\n"));

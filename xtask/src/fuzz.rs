@@ -4,7 +4,7 @@
 //! inputs of libFuzzer's own making. What a crash was made by lies in `fuzz/artifacts/TARGET`.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, ExitCode, Stdio};
 use std::time::Instant;
 
@@ -23,8 +23,9 @@ const TRIPLE: &str = "x86_64-unknown-linux-gnu";
 
 /// Coverage for libFuzzer: what cargo-fuzz passes, without a sanitizer, which stable Rust does not have.
 /// Overflows and failed assertions are found by the profile's checks.
-const INSTRUMENTATION: [&str; 7] = [
-    "--cfg=fuzzing",
+const INSTRUMENTATION: [&str; 8] = [
+    "--cfg",
+    "fuzzing",
     "-Cpasses=sancov-module",
     "-Cllvm-args=-sanitizer-coverage-level=4",
     "-Cllvm-args=-sanitizer-coverage-inline-8bit-counters",
@@ -107,10 +108,10 @@ fn build() -> Result<()> {
     command
         .current_dir(fuzz_dir())
         .args(["build", "--quiet", "--release", "--bins", "--locked"])
-        .args(["--target", TRIPLE, "--target-dir"])
-        .arg(target_dir())
+        .args(["--target", TRIPLE])
         .env("CARGO_ENCODED_RUSTFLAGS", INSTRUMENTATION.join("\u{1f}"))
-        .env_remove("RUSTFLAGS");
+        .env_remove("RUSTFLAGS")
+        .env_remove("CARGO_TARGET_DIR");
     run_command(&mut command)
 }
 
@@ -158,7 +159,7 @@ fn fuzz_dir() -> PathBuf {
 }
 
 fn target_dir() -> PathBuf {
-    Path::new(&crate::shell::target_dir()).join("fuzz")
+    fuzz_dir().join("target")
 }
 
 #[cfg(test)]
