@@ -7,6 +7,7 @@ pub mod assemble;
 mod blob;
 mod buffers;
 pub mod choice;
+pub mod contents;
 pub mod deflate;
 pub mod encode;
 pub mod entry;
