@@ -13,6 +13,12 @@ pub trait ReadAt {
     /// Length in bytes.
     fn len_bytes(&self) -> u64;
 
+    /// How many bytes there are, but at most `upto_bytes`. A source that still grows waits until it has
+    /// so many, or has ended.
+    fn available(&self, upto_bytes: u64) -> u64 {
+        self.len_bytes().min(upto_bytes)
+    }
+
     /// Reads exactly `buffer.len()` bytes at `offset_bytes`.
     ///
     /// # Errors

@@ -3,7 +3,7 @@
 
 use esgz::cancel::Cancel;
 use esgz::image::Digest;
-use esgz::layer::scan::{Expected, ScanError, ScanOptions, scan_layer};
+use esgz::layer::scan::{Expected, ScanError, Keep, ScanOptions, scan_layer};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|blob: &[u8]| {
@@ -17,13 +17,14 @@ fuzz_target!(|blob: &[u8]| {
         scratch: std::env::temp_dir(),
         max_layer_bytes: 1 << 20,
         entry_memory: esgz::layer::scan::EntryMemory::new(64 << 20),
+        keep: Keep::Spool,
     };
     let cancel = Cancel::default();
     // The first error tells the DiffID; with it the tar is read, too.
     if let Err(ScanError::DiffIdMismatch { found, .. }) =
-        scan_layer(blob, &expected, &options, &[&cancel])
+        scan_layer(blob, None, &expected, &options, &[&cancel])
     {
         expected.diff_id = found;
-        let _ = scan_layer(blob, &expected, &options, &[&cancel]);
+        let _ = scan_layer(blob, None, &expected, &options, &[&cancel]);
     }
 });

@@ -256,6 +256,7 @@ fn run_and_panic(conversion: &Conversion, scratch: &Path, steps: u32) {
         scratch: scratch.to_owned(),
         max_layer_bytes: 1 << 30,
         entry_memory: esgz::layer::scan::EntryMemory::unlimited(),
+        keep: esgz::layer::scan::Keep::Spool,
     };
     let layers = scan_image(&source, &scan, 2, &cancel).unwrap();
     let layers: Vec<_> = layers.iter().collect();

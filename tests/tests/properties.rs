@@ -9,7 +9,7 @@ use esgz::image::Digest;
 use esgz::layer::encode::{Check, Level};
 use esgz::layer::entry::{EntryKind, ScannedLayer};
 use esgz::layer::plan::{PlanOptions, plan_layer};
-use esgz::layer::scan::{Expected, ScanOptions, scan_layer};
+use esgz::layer::scan::{EntryMemory, Expected, Keep, ScanOptions, scan_layer};
 use esgz::layer::verify::{parse_toc, read_toc, verify_layer};
 use esgz::layer::{ConvertOptions, Encoding, Parallel, convert_layer};
 use esgz_tests::archive::{Dialect, Ending, Entry, Kind, Sparse, SparseFormat, archive};
@@ -134,8 +134,10 @@ fn scan(tar: &[u8]) -> ScannedLayer {
     let options = ScanOptions {
         scratch: std::env::temp_dir(),
         max_layer_bytes: u64::MAX,
+        entry_memory: EntryMemory::unlimited(),
+        keep: Keep::Spool,
     };
-    scan_layer(tar, &expected, &options, &[]).expect("a generated archive is valid")
+    scan_layer(tar, None, &expected, &options, &[]).expect("a generated archive is valid")
 }
 
 /// The blob's uncompressed stream and its TOC's rows as (name, offset known).

@@ -17,7 +17,7 @@ use esgz::convert::scan_image;
 use esgz::layer::encode::{Level, read_member};
 use esgz::layer::entry::ScannedLayer;
 use esgz::layer::plan::{LayerPlan, Member, PlanOptions, plan_layer};
-use esgz::layer::scan::ScanOptions;
+use esgz::layer::scan::{EntryMemory, Keep, ScanOptions};
 
 use esgz::source::{self, OpenOptions, Selection};
 use serde_json::{Map, Value, json};
@@ -53,6 +53,8 @@ fn main() -> Result<()> {
     let options = ScanOptions {
         scratch: scratch.clone(),
         max_layer_bytes: u64::MAX,
+        entry_memory: EntryMemory::unlimited(),
+        keep: Keep::Spool,
     };
     let layers = scan_image(&source, &options, threads, &cancel)?;
     let plans = layers

@@ -18,7 +18,7 @@ use crate::cli::report::{Report, print_profile, profile_json};
 use crate::convert::{Conversion, Scanner, scan_image};
 use crate::image::Platform;
 use crate::layer::entry::ScannedLayer;
-use crate::layer::scan::ScanOptions;
+use crate::layer::scan::{Keep, ScanOptions};
 use crate::profile::{self, Ended, Profile};
 use crate::profiler::Exactness;
 use crate::record::{RecordOptions, Recorded};
@@ -30,7 +30,11 @@ use crate::source::{Node, Source, SourceImage};
 /// Runs `esgz optimize`.
 pub(super) fn optimize(args: &OptimizeArgs, cancel: &Cancel) -> Result<(), Failure> {
     let clock = Instant::now();
-    let options = image_options(&args.conversion)?;
+    let mut options = image_options(&args.conversion)?;
+    let wanted = Wanted::instead_of_run(args)?;
+    if wanted.is_none() {
+        options.scan.keep = Keep::Spool;
+    }
     let record_options = record_options(&args.workload, &options.scan, args.conversion.json);
     let source = reading::open(
         &args.source,
@@ -38,7 +42,6 @@ pub(super) fn optimize(args: &OptimizeArgs, cancel: &Cancel) -> Result<(), Failu
         &options.scan,
         cancel,
     )?;
-    let wanted = Wanted::instead_of_run(args)?;
     let sink = Sink::open(&args.destination)?;
     warn_of_output(&args.destination, &source, &options.documents);
     let threads = options.parallel.threads;
@@ -138,7 +141,10 @@ fn image_to_run(source: &Source) -> Result<usize, Failure> {
 /// Runs `esgz record`.
 pub(super) fn record(args: &RecordArgs, cancel: &Cancel) -> Result<(), Failure> {
     let clock = Instant::now();
-    let scan = scan_options(&args.reading);
+    let scan = ScanOptions {
+        keep: Keep::Spool,
+        ..scan_options(&args.reading)
+    };
     let record_options = record_options(&args.workload, &scan, args.json);
     let source = reading::open(&args.source, &args.platforms, &scan, cancel)?;
     let image = &source.images[image_to_run(&source)?];

@@ -212,7 +212,7 @@ fn scan_one(
         diff_id: layer.diff_id,
     };
     let started = Instant::now();
-    let scanned = scan_layer(blob, &expected, options, cancels)?;
+    let scanned = scan_layer(blob.clone(), Some(&blob), &expected, options, cancels)?;
     tracing::debug!(layer = %scanned.digest, entries = scanned.entries.len(), elapsed = ?started.elapsed(), "scanned");
     Ok(scanned)
 }

@@ -1,4 +1,4 @@
-//! The spool: a layer's uncompressed tar as a seekable file.
+//! The spool: a layer's uncompressed tar, readable at any offset.
 
 use std::fs::File;
 use std::io;
@@ -7,7 +7,9 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
 
+use crate::blob::Blob;
 pub use crate::blob::ReadAt;
+use crate::layer::inflated::Inflated;
 
 /// A stretch of the spool, in uncompressed bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -25,12 +27,19 @@ impl Extent {
     }
 }
 
-/// A layer's uncompressed tar on disk. The file has no name: it is gone when the last clone of the
-/// spool is dropped, or when the process ends in any way.
+/// A layer's uncompressed tar, readable at any offset. Files have no name: they are gone when the last
+/// clone of the spool is dropped, or when the process ends in any way.
 #[derive(Clone, Debug)]
-pub struct Spool {
-    file: Arc<File>,
-    len_bytes: u64,
+pub struct Spool(Kind);
+
+#[derive(Clone, Debug)]
+enum Kind {
+    /// A file of so many bytes.
+    File(Arc<File>, u64),
+    /// The layer's blob, which is the tar.
+    Blob(Blob),
+    /// The layer's gzip blob, decoded where it is read.
+    Inflated(Arc<Inflated>),
 }
 
 impl Spool {
@@ -45,25 +54,42 @@ impl Spool {
 
     /// Takes over a completely written file of `len_bytes`.
     pub fn new(file: File, len_bytes: u64) -> Self {
-        Self {
-            file: Arc::new(file),
-            len_bytes,
+        Self(Kind::File(Arc::new(file), len_bytes))
+    }
+
+    /// A blob that is a tar already.
+    pub(super) fn of_blob(blob: Blob) -> Self {
+        Self(Kind::Blob(blob))
+    }
+
+    /// A blob that is decoded where it is read.
+    pub(super) fn of_inflated(inflated: Inflated) -> Self {
+        Self(Kind::Inflated(Arc::new(inflated)))
+    }
+
+    /// The file, to be mounted; none where the tar lies in no file of its own.
+    pub fn file(&self) -> Option<BorrowedFd<'_>> {
+        match &self.0 {
+            Kind::File(file, _) => Some(file.as_fd()),
+            Kind::Blob(_) | Kind::Inflated(_) => None,
         }
     }
 }
 
 impl ReadAt for Spool {
     fn len_bytes(&self) -> u64 {
-        self.len_bytes
+        match &self.0 {
+            Kind::File(_, len_bytes) => *len_bytes,
+            Kind::Blob(blob) => blob.len_bytes(),
+            Kind::Inflated(inflated) => inflated.len_bytes(),
+        }
     }
 
     fn read_exact_at(&self, buffer: &mut [u8], offset_bytes: u64) -> io::Result<()> {
-        self.file.read_exact_at(buffer, offset_bytes)
-    }
-}
-
-impl AsFd for Spool {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.file.as_fd()
+        match &self.0 {
+            Kind::File(file, _) => file.read_exact_at(buffer, offset_bytes),
+            Kind::Blob(blob) => blob.read_exact_at(buffer, offset_bytes),
+            Kind::Inflated(inflated) => inflated.read_exact_at(buffer, offset_bytes),
+        }
     }
 }

@@ -62,6 +62,12 @@ pub enum TreeError {
 /// A root file system could not be mounted or unmounted.
 #[derive(Debug, thiserror::Error)]
 pub enum RootfsError {
+    /// A layer was scanned without a spool, and cannot be mounted.
+    #[error("layer {layer} has no spool file")]
+    NotSpooled {
+        /// Its index, the base is 0.
+        layer: usize,
+    },
     /// A layer is unusable.
     #[error("layer {layer}")]
     Layer {

@@ -10,7 +10,6 @@ use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MoveM
 
 use super::error::RootfsError;
 use super::workspace::Workspace;
-use crate::layer::spool::Spool;
 use crate::sys::loopdev::{LoopDevice, LoopError};
 
 /// Mounts the EROFS image `index`, whose external device is `spool`, as `name` in the workspace.
@@ -18,12 +17,12 @@ pub(super) fn mount_erofs(
     workspace: &mut Workspace,
     name: &str,
     index: BorrowedFd<'_>,
-    spool: &Spool,
+    spool: BorrowedFd<'_>,
     read_ahead_kib: u32,
 ) -> Result<(), RootfsError> {
     let path = workspace.make_directory(name)?;
     let index = attach(index, &format!("esgz index {name}"), read_ahead_kib)?;
-    let spool = attach(spool.as_fd(), &format!("esgz spool {name}"), read_ahead_kib)?;
+    let spool = attach(spool, &format!("esgz spool {name}"), read_ahead_kib)?;
     let (source, device) = (index.path().to_path_buf(), spool.path().to_path_buf());
     workspace.keep_loop(index);
     workspace.keep_loop(spool);

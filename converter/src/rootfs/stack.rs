@@ -140,6 +140,10 @@ struct Mounting<'a> {
 impl Mounting<'_> {
     fn mount_layer(&mut self, layer: usize, name: &str) -> Result<MountedLayer, RootfsError> {
         let (tree, scanned) = (&self.image.trees[layer], self.image.layers[layer]);
+        let spool = scanned
+            .spool
+            .file()
+            .ok_or(RootfsError::NotSpooled { layer })?;
         let file = self.workspace.make_file()?;
         let source = erofs::Source {
             tree,
@@ -158,7 +162,7 @@ impl Mounting<'_> {
             &mut self.workspace,
             name,
             file.as_fd(),
-            &scanned.spool,
+            spool,
             read_ahead_kib,
         )?;
         let device = unpack::device_of(&self.workspace.path(name))?;

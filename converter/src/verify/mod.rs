@@ -229,8 +229,9 @@ fn source_tree(
         diff_id: layer.diff_id,
     };
     let source_image = || source.reference.to_string();
+    let blob = source.open_layer(layer)?;
     let scanned =
-        scan_layer(source.open_layer(layer)?, &expected, scan, &[cancel]).map_err(|error| {
+        scan_layer(blob.clone(), Some(&blob), &expected, scan, &[cancel]).map_err(|error| {
             match error {
                 ScanError::Cancelled(cancelled) => cancelled.into(),
                 error => ImageFault::Source {

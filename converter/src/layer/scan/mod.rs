@@ -1,40 +1,41 @@
 //! Scan: reads a layer's blob exactly once.
 //!
 //! Enters: the compressed blob as a stream, with the digests it must have. Leaves: a
-//! [`ScannedLayer`]: the uncompressed tar in a spool file, its entries, its digests checked.
-//! Three threads a layer: one reads and hashes the blob, one inflates, one hashes and spools.
+//! [`ScannedLayer`]: the uncompressed tar, readable at any offset, its entries, its digests checked.
+//! Three threads a layer: one reads and hashes the blob, one inflates, one hashes the tar, keeps what
+//! is needed to read it again, and finds its entries.
 
 mod inflate;
+mod kept;
 mod memory;
+mod passing;
 mod pax;
 mod sparse;
 pub mod tar;
 
-use std::fs::File;
-use std::io::{self, BufRead, Read, Write};
+use std::io::{self, BufRead, Read};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread;
 
 use crossbeam::channel::{Receiver, Sender, bounded};
 
+use crate::blob::Blob;
 use crate::cancel::{Cancel, Cancelled};
 use crate::image::{Digest, Hasher};
 use crate::layer::buffers::{Buffers, REUSED_BUFFER_BYTES};
-use crate::layer::deflate::Block;
 use crate::layer::entry::ScannedLayer;
-use crate::layer::spool::Spool;
-use crate::sys::writeback;
+use crate::layer::scan::kept::Kept;
+use crate::layer::scan::passing::Passing;
 
 pub use inflate::InflateError;
+pub use kept::Keep;
 pub use memory::EntryMemory;
 pub use tar::TarError;
 
 /// Bytes that travel between the threads at once; eight such blocks are in flight a layer.
 const BLOCK_BYTES: usize = REUSED_BUFFER_BYTES;
 const QUEUE: usize = 4;
-/// So many spooled bytes are sent to the disk at once, while more are being made.
-const WRITE_BACK_BYTES: u64 = 32 << 20;
 
 /// What a layer's blob must be.
 #[derive(Clone, Debug)]
@@ -50,12 +51,14 @@ pub struct Expected {
 /// Where and how far a layer may be unpacked.
 #[derive(Clone, Debug)]
 pub struct ScanOptions {
-    /// Directory for the spool file; not on tmpfs.
+    /// Directory for spool files; not on tmpfs.
     pub scratch: PathBuf,
     /// A layer whose tar is longer is refused.
     pub max_layer_bytes: u64,
     /// Memory for the entries of all layers; more are refused.
     pub entry_memory: EntryMemory,
+    /// How the tar can be read afterwards.
+    pub keep: Keep,
 }
 
 /// Why a layer cannot be used. Every variant but the last names the layer's digest.
@@ -158,12 +161,14 @@ pub enum ScanError {
     Cancelled(#[from] Cancelled),
 }
 
-/// Reads one layer from `blob` to its end, or until one of `cancels` is set.
+/// Reads one layer from `blob` to its end, or until one of `cancels` is set. The same blob may be read
+/// `again` later, where that spares a spool.
 ///
 /// # Errors
 /// [`ScanError`]; nothing of the layer is left in the scratch directory then.
 pub fn scan_layer(
     blob: impl Read + Send,
+    again: Option<&Blob>,
     expected: &Expected,
     options: &ScanOptions,
     cancels: &[&Cancel],
@@ -175,16 +180,22 @@ pub fn scan_layer(
         written_bytes,
         source,
     };
-    let file = Spool::create(&options.scratch).map_err(|error| spool_error((0, error)))?;
+    let kept = Kept::new(options.keep, again, &options.scratch)
+        .map_err(|error| spool_error((0, error)))?;
 
     // Of the two kinds of blocks each has its own: they differ in length.
     let (buffers, tar_buffers) = (&Buffers::default(), &Buffers::default());
     let (blob_sender, blob_receiver) = bounded(QUEUE);
     let (tar_sender, tar_receiver) = bounded(QUEUE);
-    let (read, inflated, spooled) = thread::scope(|scope| {
+    let memory = &options.entry_memory;
+    let (read, inflated, (passed, archive)) = thread::scope(|scope| {
         // Each thread owns its ends: a channel is closed when either side is done.
         let reader = scope.spawn(move || read_blob(blob, &blob_sender, buffers, cancels));
-        let spooler = scope.spawn(move || write_spool(file, &tar_receiver, tar_buffers));
+        let tar = scope.spawn(move || {
+            let passing = Passing::new(&tar_receiver, tar_buffers, kept);
+            let archive = tar::read_entries_within(&passing, memory);
+            (passing.finish(), archive)
+        });
         // A panic in a scoped thread is passed on by `join` below.
         let inflated = {
             let mut stream = BlockReader::new(blob_receiver, buffers);
@@ -198,13 +209,15 @@ pub fn scan_layer(
             drop(tar_sender);
             result
         };
-        (join(reader), inflated, join(spooler))
+        (join(reader), inflated, join(tar))
     });
     for cancel in cancels {
         cancel.check()?;
     }
     let (found, found_bytes) = read.map_err(|source| ScanError::Read { digest, source })?;
-    let (diff_id, file, len_bytes) = spooled.map_err(spool_error)?;
+    if let Some(failure) = passed.failure {
+        return Err(spool_error(failure));
+    }
     if found_bytes != expected.size_bytes {
         let expected_bytes = expected.size_bytes;
         return Err(ScanError::SizeMismatch {
@@ -229,6 +242,7 @@ pub fn scan_layer(
         }
         Err(source) => return Err(ScanError::Inflate { digest, source }),
     };
+    let diff_id = passed.diff_id;
     if diff_id != expected.diff_id {
         let expected = expected.diff_id;
         return Err(ScanError::DiffIdMismatch {
@@ -237,24 +251,22 @@ pub fn scan_layer(
             found: diff_id,
         });
     }
-    let spool = Spool::new(file, len_bytes);
-    let archive =
-        tar::read_entries_within(&spool, &options.entry_memory).map_err(|source| match source {
-            TarError::EntryMemory {
-                entries,
-                limit_bytes,
-            } => ScanError::EntryMemory {
-                digest,
-                entries,
-                limit_bytes,
-            },
-            source => ScanError::Tar { digest, source },
-        })?;
+    let archive = archive.map_err(|source| match source {
+        TarError::EntryMemory {
+            entries,
+            limit_bytes,
+        } => ScanError::EntryMemory {
+            digest,
+            entries,
+            limit_bytes,
+        },
+        source => ScanError::Tar { digest, source },
+    })?;
     Ok(ScannedLayer {
         digest,
         size_bytes: found_bytes,
         diff_id,
-        spool,
+        spool: passed.kept.finish(passed.len_bytes),
         deflate,
         entries: archive.entries,
         first_under_global: archive.first_under_global,
@@ -294,31 +306,6 @@ fn read_blob(
         }
     }
     Ok((hasher.finish(), size_bytes))
-}
-
-/// Hashes the uncompressed tar and writes it down. An error comes with the length until then.
-fn write_spool(
-    mut file: File,
-    receiver: &Receiver<Block>,
-    buffers: &Buffers,
-) -> Result<(Digest, File, u64), (u64, io::Error)> {
-    let mut hasher = Hasher::default();
-    let mut len_bytes = 0;
-    let mut started_bytes = 0;
-    for block in receiver {
-        let bytes = block.bytes();
-        hasher.update(bytes);
-        file.write_all(bytes).map_err(|error| (len_bytes, error))?;
-        len_bytes += bytes.len() as u64;
-        buffers.give_back(block.into_buffer());
-        if len_bytes - started_bytes >= WRITE_BACK_BYTES {
-            // Left to itself the kernel starts late, and then makes the writer wait. Where this is
-            // not possible, that is what happens.
-            let _ = writeback::start_range(&file, started_bytes, len_bytes - started_bytes);
-            started_bytes = len_bytes;
-        }
-    }
-    Ok((hasher.finish(), file, len_bytes))
 }
 
 /// The blob's blocks as one stream.

@@ -154,6 +154,7 @@ fn payload_map<R: ReadAt + ?Sized>(
         if have + BLOCK_BYTES > payload.len_bytes || text.len() - consumed > 64 {
             return Err(invalid());
         }
+        reader.require(have + BLOCK_BYTES, || "a sparse map".to_owned())?;
         text.extend(reader.peek(payload.offset_bytes + have, BLOCK_BYTES)?);
     }
 }

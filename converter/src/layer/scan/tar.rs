@@ -122,7 +122,7 @@ pub fn read_entries_within<R: ReadAt + ?Sized>(
             return Ok(Archive {
                 entries,
                 first_under_global,
-                end_of_entries_bytes: start.min(source.len_bytes()),
+                end_of_entries_bytes: source.available(start),
             });
         };
         if global.is_some() && first_under_global.is_none() {
@@ -332,13 +332,14 @@ impl FullHeader {
             offset_bytes: reader.position,
             len_bytes: stored_bytes,
         };
-        let what = || format!("the payload of \"{}\"", String::from_utf8_lossy(&name));
-        reader.require(stored_bytes, what)?;
+        // Before the payload is passed over: a stream cannot be read twice.
         let map = match old_sparse {
             Some(map) => Some(map),
             None if kind == EntryKind::Regular => sparse::pax_map(records, payload, reader)?,
             None => None,
         };
+        let what = || format!("the payload of \"{}\"", String::from_utf8_lossy(&name));
+        reader.require(stored_bytes, what)?;
         reader.skip_payload(payload);
         let (size_bytes, sparse) = match map {
             Some(map) => {
@@ -488,7 +489,6 @@ impl NameCache {
 /// Reads headers through a small window, so that an archive of small files costs few system calls.
 pub(super) struct Reader<'a, R: ?Sized> {
     source: &'a R,
-    len_bytes: u64,
     position: u64,
     window: Vec<u8>,
     window_start: u64,
@@ -498,10 +498,8 @@ const WINDOW_BYTES: u64 = 64 << 10;
 
 impl<'a, R: ReadAt + ?Sized> Reader<'a, R> {
     fn new(source: &'a R) -> Self {
-        let len_bytes = source.len_bytes();
         Self {
             source,
-            len_bytes,
             position: 0,
             window: Vec::new(),
             window_start: 0,
@@ -510,7 +508,7 @@ impl<'a, R: ReadAt + ?Sized> Reader<'a, R> {
 
     /// The next header block, or `None` at the end: no data, or a block of zeros.
     fn header_block(&mut self) -> Result<Option<[u8; 512]>, TarError> {
-        if self.position >= self.len_bytes {
+        if self.left(1) == 0 {
             return Ok(None);
         }
         let block = self.block()?;
@@ -518,7 +516,7 @@ impl<'a, R: ReadAt + ?Sized> Reader<'a, R> {
             return Ok(Some(block));
         }
         // One block of zeros and then data again is damage, not an end.
-        if self.position + BLOCK_BYTES <= self.len_bytes && self.block()? != [0; 512] {
+        if self.left(BLOCK_BYTES) == BLOCK_BYTES && self.block()? != [0; 512] {
             let offset_bytes = self.position - BLOCK_BYTES;
             return Err(TarError::Header {
                 offset_bytes,
@@ -539,7 +537,7 @@ impl<'a, R: ReadAt + ?Sized> Reader<'a, R> {
         let inside = self.position >= self.window_start
             && self.position + BLOCK_BYTES <= self.window_start + self.window.len() as u64;
         if !inside {
-            let len = (self.len_bytes - self.position).min(WINDOW_BYTES);
+            let len = self.left(WINDOW_BYTES);
             self.window.resize(usize::try_from(len).unwrap_or(0), 0);
             self.window_start = self.position;
             self.source
@@ -579,8 +577,13 @@ impl<'a, R: ReadAt + ?Sized> Reader<'a, R> {
         Ok(bytes)
     }
 
-    fn require(&self, needed: u64, what: impl FnOnce() -> String) -> Result<(), TarError> {
-        let left = self.len_bytes.saturating_sub(self.position);
+    /// Fails unless `needed` bytes follow.
+    pub(super) fn require(
+        &self,
+        needed: u64,
+        what: impl FnOnce() -> String,
+    ) -> Result<(), TarError> {
+        let left = self.left(needed);
         if needed > left {
             return Err(TarError::Truncated {
                 what: what(),
@@ -594,7 +597,13 @@ impl<'a, R: ReadAt + ?Sized> Reader<'a, R> {
     /// Moves behind a payload and its padding; the last padding may be missing.
     fn skip_payload(&mut self, payload: Extent) {
         let end = payload.end_bytes().checked_next_multiple_of(BLOCK_BYTES);
-        self.position = end.unwrap_or(u64::MAX).min(self.len_bytes);
+        self.position = self.source.available(end.unwrap_or(u64::MAX));
+    }
+
+    /// How many bytes follow, but at most `upto_bytes`.
+    fn left(&self, upto_bytes: u64) -> u64 {
+        let end = self.position.saturating_add(upto_bytes);
+        self.source.available(end).saturating_sub(self.position)
     }
 }
 

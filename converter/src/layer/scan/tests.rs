@@ -4,6 +4,7 @@ use std::io::Write as _;
 use ::tar as tar_crate;
 
 use super::*;
+use crate::blob::ReadAt as _;
 use crate::layer::entry::EntryKind;
 
 fn scan(blob: &[u8], tar: &[u8], limit: u64) -> Result<ScannedLayer, ScanError> {
@@ -17,8 +18,32 @@ fn scan(blob: &[u8], tar: &[u8], limit: u64) -> Result<ScannedLayer, ScanError> 
         scratch: dir.path().to_owned(),
         max_layer_bytes: limit,
         entry_memory: EntryMemory::unlimited(),
+        keep: Keep::Spool,
     };
-    let result = scan_layer(blob, &expected, &options, &[]);
+    let result = scan_layer(blob, None, &expected, &options, &[]);
+    // Whatever is kept of it, the layer is the same.
+    let options = ScanOptions {
+        keep: Keep::Readable,
+        ..options
+    };
+    let again = Blob::of_bytes(blob.to_vec());
+    let readable = scan_layer(blob, Some(&again), &expected, &options, &[]);
+    match (&result, &readable) {
+        (Ok(spooled), Ok(readable)) => {
+            assert_eq!(
+                format!("{:?}", spooled.entries),
+                format!("{:?}", readable.entries)
+            );
+            assert_eq!(spooled.end_of_entries_bytes, readable.end_of_entries_bytes);
+            let mut bytes = vec![0; tar.len()];
+            readable.spool.read_exact_at(&mut bytes, 0).unwrap();
+            assert!(bytes == tar, "the tar reads the same");
+            let needs_spool = blob.starts_with(&[0x28]) || blob.len() < 4;
+            assert_eq!(readable.spool.file().is_some(), needs_spool);
+        }
+        (Err(spooled), Err(readable)) => assert_eq!(spooled.to_string(), readable.to_string()),
+        (spooled, readable) => panic!("{spooled:?} and {readable:?}"),
+    }
     assert_eq!(
         std::fs::read_dir(dir.path()).unwrap().count(),
         0,
@@ -76,11 +101,13 @@ fn what_is_wrong_is_named() {
     let blob = gzip(&tar);
     let check = |blob: &[u8], message: &str| {
         let error = scan(blob, &tar, u64::MAX).unwrap_err();
-        let source = std::error::Error::source(&error).map_or(String::new(), ToString::to_string);
-        assert!(
-            format!("{error}: {source}").contains(message),
-            "{error}: {source}"
-        );
+        let mut line = error.to_string();
+        let mut source = std::error::Error::source(&error);
+        while let Some(cause) = source {
+            line = format!("{line}: {cause}");
+            source = cause.source();
+        }
+        assert!(line.contains(message), "{line}");
     };
     check(&blob[..blob.len() / 2], "corrupt gzip data");
     check(&[&blob[..], b"garbage"].concat(), "data that is not gzip");
@@ -114,6 +141,7 @@ fn a_blob_that_is_not_the_described_one_is_refused() {
         scratch: dir.path().to_owned(),
         max_layer_bytes: u64::MAX,
         entry_memory: EntryMemory::unlimited(),
+        keep: Keep::Spool,
     };
     let good = Expected {
         digest: Digest::of(&tar),
@@ -124,13 +152,13 @@ fn a_blob_that_is_not_the_described_one_is_refused() {
         digest: Digest::of(b"x"),
         ..good.clone()
     };
-    let error = scan_layer(tar.as_slice(), &digest, &options, &[]).unwrap_err();
+    let error = scan_layer(tar.as_slice(), None, &digest, &options, &[]).unwrap_err();
     assert!(matches!(error, ScanError::DigestMismatch { .. }), "{error}");
     let size = Expected {
         size_bytes: 5,
         ..good
     };
-    let error = scan_layer(tar.as_slice(), &size, &options, &[]).unwrap_err();
+    let error = scan_layer(tar.as_slice(), None, &size, &options, &[]).unwrap_err();
     assert!(
         matches!(
             error,
@@ -332,6 +360,7 @@ fn cancelling_stops_the_scan() {
         scratch: dir.path().to_owned(),
         max_layer_bytes: u64::MAX,
         entry_memory: EntryMemory::unlimited(),
+        keep: Keep::Spool,
     };
     let expected = Expected {
         digest: Digest::of(b""),
@@ -339,6 +368,6 @@ fn cancelling_stops_the_scan() {
         diff_id: Digest::of(b""),
     };
     let endless = io::repeat(0);
-    let result = scan_layer(endless, &expected, &options, &[&cancel]);
+    let result = scan_layer(endless, None, &expected, &options, &[&cancel]);
     assert!(matches!(result, Err(ScanError::Cancelled(_))));
 }

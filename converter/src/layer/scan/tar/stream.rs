@@ -98,7 +98,6 @@ impl HeaderStream {
         let source = ZerosBehind(&self.blocks);
         let mut reader = Reader {
             source: &source,
-            len_bytes: source.len_bytes(),
             position: 0,
             window: self.blocks.clone(),
             window_start: 0,
