@@ -22,6 +22,7 @@ use crate::layer::scan::{ScanError, ScanOptions};
 use crate::layer::verify::VerifyError;
 use crate::layer::{ConvertError, Parallel};
 use crate::profile::Prioritized;
+use crate::scratch::ScratchError;
 use crate::sink::{ImageBlobs, Sink, SinkError};
 use crate::source::{Source, SourceError};
 
@@ -147,6 +148,8 @@ pub struct ConvertedLayer {
 pub enum ImageError {
     #[error(transparent)]
     Source(#[from] SourceError),
+    #[error(transparent)]
+    Scratch(#[from] ScratchError),
     #[error(transparent)]
     Scan(#[from] ScanError),
     #[error(transparent)]

@@ -160,10 +160,10 @@ fn convert(layer: &ScannedLayer, picks: &[u32], options: PlanOptions) -> (Vec<u8
         &Cancel::default(),
     )
     .unwrap();
-    let file = Blob::of_bytes(blob.clone());
-    let verified = verify_layer(&file, parallel, &Cancel::default()).unwrap();
+    let bytes = Blob::of_bytes(blob.clone());
+    let verified = verify_layer(&bytes, parallel, &Cancel::default()).unwrap();
     verified.must_equal(&finished).unwrap();
-    let (json, offset) = read_toc(&file).unwrap();
+    let (json, offset) = read_toc(&bytes).unwrap();
     let toc = parse_toc(&json, offset).unwrap();
     let rows = toc.entries.iter().filter(|row| row.kind != "chunk");
     let names = rows.map(|row| row.name.to_string()).collect();

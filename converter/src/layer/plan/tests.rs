@@ -290,6 +290,7 @@ proptest! {
         sizes in prop::collection::vec(0_usize..5000, 0..12),
         picks in prop::collection::vec(any::<prop::sample::Index>(), 0..4),
         chunk_bytes in prop_oneof![Just(1_u32), 1_u32..600, Just(4096), Just(4 << 20)],
+        min_chunk_bytes in prop_oneof![Just(0_u32), 1_u32..5000],
     ) {
         let mut builder = tar::Builder::new(Vec::new());
         for (n, size) in sizes.iter().enumerate() {
@@ -301,7 +302,7 @@ proptest! {
         let picks: Vec<u32> = if sizes.is_empty() { Vec::new() } else {
             picks.iter().map(|pick| pick.index(sizes.len()) as u32).collect()
         };
-        let plan = plan_layer(&layer, &picks, PlanOptions { chunk_bytes, ..PlanOptions::default() }).unwrap();
+        let plan = plan_layer(&layer, &picks, PlanOptions { chunk_bytes, min_chunk_bytes }).unwrap();
 
         let mut tar = Vec::new();
         let mut starts = Vec::new();
@@ -318,7 +319,8 @@ proptest! {
             groups.iter().flat_map(|group| group.members.clone()).collect::<Vec<_>>(),
             (0..plan.members.len()).collect::<Vec<_>>()
         );
-        prop_assert!(groups.iter().any(|g| g.members.start == plan.landmark_member as usize));
+        let begins = groups.iter().any(|g| g.members.start == plan.landmark_member as usize);
+        prop_assert!(min_chunk_bytes == 0 || begins);
         for row in &plan.rows {
             let RowSource::Entry(entry) = row.source else { continue };
             let mut contents = Vec::new();
