@@ -15,6 +15,8 @@ pub mod profiler;
 pub mod record;
 pub mod rootfs;
 pub mod runtime;
+pub mod scratch;
 pub mod sink;
 pub mod source;
 pub mod sys;
+pub mod verify;

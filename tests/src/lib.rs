@@ -9,6 +9,7 @@ pub mod conversion;
 pub mod corrupt;
 pub mod esgz;
 mod header;
+pub mod inject;
 pub mod layers;
 pub mod layout;
 pub mod machine;

@@ -255,6 +255,7 @@ fn run_and_panic(conversion: &Conversion, scratch: &Path, steps: u32) {
     let scan = ScanOptions {
         scratch: scratch.to_owned(),
         max_layer_bytes: 1 << 30,
+        entry_memory: esgz::layer::scan::EntryMemory::unlimited(),
     };
     let layers = scan_image(&source, &scan, 2, &cancel).unwrap();
     let layers: Vec<_> = layers.iter().collect();

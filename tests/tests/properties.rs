@@ -3,14 +3,13 @@
 use std::collections::{HashMap, HashSet};
 use std::io::Read as _;
 
-use esgz::blob::Blob;
+use esgz::blob::{Blob, ReadAt as _};
 use esgz::cancel::Cancel;
 use esgz::image::Digest;
 use esgz::layer::encode::{Check, Level};
 use esgz::layer::entry::{EntryKind, ScannedLayer};
 use esgz::layer::plan::{PlanOptions, plan_layer};
 use esgz::layer::scan::{Expected, ScanOptions, scan_layer};
-use esgz::layer::spool::ReadAt as _;
 use esgz::layer::verify::{parse_toc, read_toc, verify_layer};
 use esgz::layer::{ConvertOptions, Encoding, Parallel, convert_layer};
 use esgz_tests::archive::{Dialect, Ending, Entry, Kind, Sparse, SparseFormat, archive};

@@ -219,6 +219,10 @@ pub(super) struct ReadingArgs {
     /// Refuse layers, and archives, that are larger than this when decompressed
     #[arg(long, default_value = "256GiB", value_name = "SIZE", value_parser = parse_size)]
     pub(super) max_layer_size: u64,
+    /// Memory, with a suffix KiB, MiB or GiB: half for buffers, half for entries and TOCs; layers that
+    /// have too many entries for it are refused
+    #[arg(long, default_value = "512MiB", value_name = "SIZE", value_parser = parse_size)]
+    pub(super) memory: u64,
 }
 
 /// How layers are converted.
@@ -255,9 +259,6 @@ pub(super) struct ConversionArgs {
     /// Carry a layer over as it is where it is valid eStargz and prefetches nothing else than wanted
     #[arg(long)]
     pub(super) reuse: bool,
-    /// Memory for buffers, with a suffix KiB, MiB or GiB
-    #[arg(long, default_value = "512MiB", value_name = "SIZE", value_parser = parse_size)]
-    pub(super) memory: u64,
     /// Do not read the written layers back
     #[arg(long)]
     pub(super) no_verify: bool,
@@ -311,11 +312,13 @@ pub(super) struct VerifyArgs {
     /// Image to check, oci:DIR[:TAG] or an archive
     #[arg(value_name = "IMAGE")]
     pub(super) image: ImageRef,
+    /// Compare the file systems with those of this image, entry by entry
+    #[arg(long, value_name = "SRC")]
+    pub(super) source: Option<ImageRef>,
     #[command(flatten)]
     pub(super) platforms: PlatformArgs,
-    /// Worker threads [default: all cores]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
-    pub(super) threads: Option<u16>,
+    #[command(flatten)]
+    pub(super) reading: ReadingArgs,
     /// Print the result as JSON on stdout
     #[arg(long)]
     pub(super) json: bool,

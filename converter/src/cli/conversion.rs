@@ -20,7 +20,7 @@ use crate::profile::{self, PrefetchList, Prioritized, Profile};
 use crate::sink::Sink;
 use crate::source::{Node, Source, SourceImage};
 
-pub(super) use crate::cli::reading::{all_cores, scan_options, threads};
+pub(super) use crate::cli::reading::{scan_options, threads};
 
 /// Runs `esgz convert`.
 pub(super) fn convert(args: &ConvertArgs, cancel: &Cancel) -> Result<(), Failure> {
@@ -206,7 +206,7 @@ pub(super) fn image_options(args: &ConversionArgs) -> Result<ImageOptions, Failu
         // The rest is for entries, the TOC and the compressors' own tables.
         parallel: Parallel {
             threads: threads(&args.reading),
-            memory_bytes: args.memory / 2,
+            memory_bytes: args.reading.memory / 2,
         },
         format: LayerFormat::Estargz,
         reuse: if args.reuse {

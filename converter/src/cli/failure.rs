@@ -10,6 +10,7 @@ use crate::rootfs::RootfsError;
 use crate::runtime::RuntimeError;
 use crate::sink::SinkError;
 use crate::source::SourceError;
+use crate::verify::ImageFault;
 
 /// Wrong arguments.
 pub(super) const USAGE: u8 = 2;
@@ -117,6 +118,28 @@ impl From<VerifyError> for Failure {
     }
 }
 
+impl From<ImageFault> for Failure {
+    fn from(error: ImageFault) -> Self {
+        let code = match &error {
+            ImageFault::Cancelled(_) => INTERRUPTED,
+            ImageFault::Source { source, .. } if matches!(**source, ScanError::Spool { .. }) => {
+                OTHER
+            }
+            ImageFault::Contents { .. } => OTHER,
+            ImageFault::Layer {
+                source: VerifyError::Read { .. },
+                ..
+            }
+            | ImageFault::Open(_)
+            | ImageFault::Source { .. } => IMAGE,
+            ImageFault::Layer { .. }
+            | ImageFault::History { .. }
+            | ImageFault::Different { .. } => VERIFICATION,
+        };
+        Self::coded(code, error)
+    }
+}
+
 impl From<RecordError> for Failure {
     fn from(error: RecordError) -> Self {
         let code = match &error {
@@ -146,19 +169,23 @@ impl From<ImageError> for Failure {
                 source: VerifyError::Cancelled(_),
                 ..
             } => INTERRUPTED,
+            ImageError::Verify {
+                source: VerifyError::Read { .. },
+                ..
+            } => IMAGE,
             ImageError::Verify { .. }
             | ImageError::Convert(crate::layer::ConvertError::Encode {
                 source: EncodeError::Check { .. },
                 ..
             }) => VERIFICATION,
-            ImageError::Scan(ScanError::Spool { .. })
+            ImageError::Scratch(_)
+            | ImageError::Scan(ScanError::Spool { .. })
             | ImageError::Convert(crate::layer::ConvertError::Encode { .. }) => OTHER,
             ImageError::Source(_)
             | ImageError::Scan(_)
             | ImageError::Plan(_)
             | ImageError::Write { .. }
             | ImageError::Copy { .. }
-            | ImageError::Carry { .. }
             | ImageError::Convert(_)
             | ImageError::Sink(_) => IMAGE,
         };

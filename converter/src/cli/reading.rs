@@ -7,7 +7,7 @@ use crate::cancel::Cancel;
 use crate::cli::args::{PlatformArgs, ReadingArgs};
 use crate::cli::failure::Failure;
 use crate::image::ImageRef;
-use crate::layer::scan::ScanOptions;
+use crate::layer::scan::{EntryMemory, ScanOptions};
 use crate::source::{self, OpenOptions, Selection, Source};
 
 /// For commands that have no flag for it.
@@ -17,6 +17,7 @@ pub(super) fn scan_options(args: &ReadingArgs) -> ScanOptions {
     ScanOptions {
         scratch: args.scratch.clone().unwrap_or_else(default_scratch),
         max_layer_bytes: args.max_layer_size,
+        entry_memory: EntryMemory::new(args.memory / 2),
     }
 }
 

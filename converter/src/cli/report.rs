@@ -253,13 +253,13 @@ fn rounded(value: f64) -> f64 {
 }
 
 /// What this process has used so far.
-struct Usage {
+pub(super) struct Usage {
     cpu: Duration,
-    peak_memory_bytes: u64,
+    pub(super) peak_memory_bytes: u64,
 }
 
 impl Usage {
-    fn of_this_process() -> Self {
+    pub(super) fn of_this_process() -> Self {
         use nix::sys::resource::{UsageWho, getrusage};
         let Ok(usage) = getrusage(UsageWho::RUSAGE_SELF) else {
             return Self {

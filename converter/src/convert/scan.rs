@@ -11,6 +11,7 @@ use crate::convert::ImageError;
 use crate::image::{BlobId, Digest};
 use crate::layer::entry::ScannedLayer;
 use crate::layer::scan::{Expected, ScanOptions, scan_layer};
+use crate::scratch::{self, Needed};
 use crate::source::{Source, SourceImage, SourceLayer};
 
 /// Two layers are the same if all that is checked of them is.
@@ -159,6 +160,7 @@ fn scan_layers(
     threads: usize,
     cancel: &Cancel,
 ) -> Result<Vec<ScannedLayer>, ImageError> {
+    scratch::check(&options.scratch, Needed::of_layers(image, layers))?;
     let mut order: Vec<usize> = (0..layers.len()).collect();
     order.sort_by_key(|&index| std::cmp::Reverse(layers[index].blob.size_bytes));
     let next = AtomicUsize::new(0);

@@ -9,6 +9,8 @@ use crate::image::{Digest, DigestError};
 pub const INDEX: &str = "application/vnd.oci.image.index.v1+json";
 /// OCI image manifest.
 pub const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
+/// Manifest of an artifact, of OCI 1.1 before its release.
+pub const ARTIFACT_MANIFEST: &str = "application/vnd.oci.artifact.manifest.v1+json";
 /// OCI image configuration.
 pub const CONFIG: &str = "application/vnd.oci.image.config.v1+json";
 /// OCI layer, tar without compression.

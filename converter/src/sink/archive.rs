@@ -180,21 +180,8 @@ impl ArchiveSink {
         kind: tar::EntryType,
         len_bytes: u64,
     ) -> Result<(), SinkError> {
-        let mut header = tar::Header::new_gnu();
-        header
-            .set_path(name)
-            .map_err(|source| self.error("writing", source))?;
-        header.set_entry_type(kind);
-        header.set_mode(if kind == tar::EntryType::Directory {
-            0o755
-        } else {
-            0o644
-        });
-        header.set_uid(0);
-        header.set_gid(0);
-        header.set_mtime(0);
-        header.set_size(len_bytes);
-        header.set_cksum();
+        let header =
+            header(name, kind, len_bytes).map_err(|source| self.error("writing", source))?;
         let file = self.file()?;
         file.write_all_at(header.as_bytes(), self.end_bytes)
             .map_err(|source| self.error("writing", source))
@@ -255,6 +242,23 @@ impl ArchiveSink {
     }
 }
 
+/// A size of 8 GiB or more is written in base 256, as GNU tar and Go do.
+fn header(name: &str, kind: tar::EntryType, len_bytes: u64) -> io::Result<tar::Header> {
+    let mut header = tar::Header::new_gnu();
+    header.set_path(name)?;
+    header.set_entry_type(kind);
+    header.set_mode(match kind {
+        tar::EntryType::Directory => 0o755,
+        _ => 0o644,
+    });
+    header.set_uid(0);
+    header.set_gid(0);
+    header.set_mtime(0);
+    header.set_size(len_bytes);
+    header.set_cksum();
+    Ok(header)
+}
+
 fn blob_name(digest: Digest) -> String {
     format!("blobs/sha256/{}", digest.hex())
 }
@@ -277,4 +281,76 @@ fn is_tar(path: &Path) -> io::Result<bool> {
     let mut head = Vec::new();
     File::open(path)?.take(BLOCK_BYTES).read_to_end(&mut head)?;
     Ok(head.get(257..262) == Some(b"ustar"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+
+    use super::*;
+
+    fn sink(path: &Path) -> ArchiveSink {
+        let kind = ArchiveKind::Oci { tag: None };
+        ArchiveSink::open(path, kind).unwrap()
+    }
+
+    fn put(sink: &mut ArchiveSink, bytes: &[u8]) -> BlobId {
+        let mut blob = sink.stage().unwrap();
+        blob.write_all(bytes).unwrap();
+        let id = BlobId::of(bytes);
+        sink.add(id, &blob).unwrap();
+        id
+    }
+
+    #[test]
+    fn blobs_that_are_dropped_or_known_leave_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.tar");
+        let mut sink = sink(&path);
+        let first = put(&mut sink, &[1; 700]);
+        sink.stage().unwrap().write_all(&[0xff; 5000]).unwrap();
+        put(&mut sink, &[1; 700]);
+        let second = put(&mut sink, b"2");
+        sink.stage().unwrap().write_all(&[0xff; 50_000]).unwrap();
+        assert!(!path.exists());
+        sink.commit(Map::new(), &[]).unwrap();
+
+        let bytes = std::fs::read(&path).unwrap();
+        assert!(!bytes.contains(&0xff));
+        let mut archive = tar::Archive::new(&*bytes);
+        let names: Vec<String> = archive
+            .entries()
+            .unwrap()
+            .map(|entry| entry.unwrap().path().unwrap().display().to_string())
+            .collect();
+        let expected = [
+            "blobs/",
+            "blobs/sha256/",
+            &blob_name(first.digest),
+            &blob_name(second.digest),
+            "oci-layout",
+            "index.json",
+        ];
+        assert_eq!(names, expected);
+        assert_eq!(bytes.len() % 512, 0);
+        let left: Vec<_> = std::fs::read_dir(dir.path()).unwrap().collect();
+        assert_eq!(left.len(), 1);
+    }
+
+    #[test]
+    fn nothing_is_left_of_an_archive_that_is_not_finished() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut sink = sink(&dir.path().join("a.tar"));
+        put(&mut sink, b"1");
+        drop(sink);
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn sizes_are_read_back_whatever_they_are() {
+        for len_bytes in [0, 1, (8 << 30) - 1, 8 << 30, 100 << 30] {
+            let header = header("blob", tar::EntryType::Regular, len_bytes).unwrap();
+            assert_eq!(header.size().unwrap(), len_bytes);
+        }
+    }
 }

@@ -148,19 +148,32 @@ impl OciLayoutSink {
 
     /// Puts everything into the layout at `root`, the index last.
     fn fill(&mut self, root: &Path, index: &[u8]) -> Result<(), SinkError> {
+        let mut made = MadeNames::default();
+        for dir in ["blobs", "blobs/sha256"].map(|dir| root.join(dir)) {
+            match std::fs::create_dir(&dir) {
+                Ok(()) => made.directories.push(dir),
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                Err(source) => return Err(self.error("creating", &dir, source)),
+            }
+        }
         let blobs_dir = root.join("blobs/sha256");
-        std::fs::create_dir_all(&blobs_dir)
-            .map_err(|source| self.error("creating", &blobs_dir, source))?;
         for (id, blob) in std::mem::take(&mut self.blobs) {
             let path = blobs_dir.join(id.digest.hex());
-            name_blob(blob, &path).map_err(|source| self.error("naming", &path, source))?;
+            match name_blob(blob, &path) {
+                Ok(()) => made.files.push(path),
+                // A blob that is there already has the same contents.
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                Err(source) => return Err(self.error("naming", &path, source)),
+            }
         }
         sync_dir(&blobs_dir).map_err(|source| self.error("syncing", &blobs_dir, source))?;
         let marker = root.join("oci-layout");
         if !marker.exists() {
             self.replace(&marker, LAYOUT)?;
+            made.files.push(marker);
         }
         self.replace(&root.join("index.json"), index)?;
+        made.keep();
         sync_dir(root).map_err(|source| self.error("syncing", root, source))
     }
 
@@ -192,12 +205,42 @@ impl OciLayoutSink {
     }
 }
 
-/// Gives a staged blob its name. A blob that is there already has the same contents.
-fn name_blob(blob: StagedBlob, path: &Path) -> io::Result<()> {
-    match give_name(&blob.file, blob.named, path) {
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
-        named => named,
+/// What an image added to a layout before the index names it; taken back when dropped.
+#[derive(Debug, Default)]
+struct MadeNames {
+    files: Vec<PathBuf>,
+    directories: Vec<PathBuf>,
+}
+
+impl MadeNames {
+    fn keep(&mut self) {
+        self.files.clear();
+        self.directories.clear();
     }
+}
+
+impl Drop for MadeNames {
+    fn drop(&mut self) {
+        // A failure is being reported already; what cannot be removed harms nobody.
+        for file in &self.files {
+            let _ = std::fs::remove_file(file);
+        }
+        for directory in self.directories.iter().rev() {
+            let _ = std::fs::remove_dir(directory);
+        }
+    }
+}
+
+/// Gives a staged blob its name.
+///
+/// # Errors
+/// `AlreadyExists` if the name is taken.
+fn name_blob(blob: StagedBlob, path: &Path) -> io::Result<()> {
+    // A file with a name would be renamed over it.
+    if blob.named.is_some() && path.exists() {
+        return Err(io::ErrorKind::AlreadyExists.into());
+    }
+    give_name(&blob.file, blob.named, path)
 }
 
 fn parse_index(path: &Path, bytes: &[u8]) -> Result<Map<String, Value>, SinkError> {

@@ -63,7 +63,6 @@ impl Bits {
     /// Takes `count` bits, at most 32, that are at hand.
     #[inline(always)]
     pub(super) fn take(&mut self, count: u32) -> u32 {
-        #[expect(clippy::cast_possible_truncation, reason = "masked")]
         let value = (self.buffer & ((1 << count) - 1)) as u32;
         self.consume(count);
         value

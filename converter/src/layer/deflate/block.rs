@@ -58,6 +58,12 @@ enum Holds {
 const LITLEN_SYMBOLS: usize = 288;
 const DISTANCE_SYMBOLS: usize = 32;
 
+impl Default for Tables {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl Tables {
     pub(super) fn new() -> Self {
         Self {
@@ -82,7 +88,6 @@ impl Tables {
                     return Err(Fault::StoredLength);
                 }
                 bits.align();
-                #[expect(clippy::cast_possible_truncation, reason = "16 bits")]
                 let len_bytes = len_bytes as u16;
                 Body::Stored { len_bytes }
             }
@@ -147,10 +152,6 @@ fn end_of_block(lengths: &[u8]) -> CodeBits {
     // Every shorter code takes its share of the codes of this length.
     let before: u32 = shorter.map(|&l| 1 << (count - l)).sum();
     let same = lengths[..256].iter().filter(|&&l| l == count).count();
-    #[expect(
-        clippy::cast_possible_truncation,
-        reason = "a code has at most 15 bits"
-    )]
     let code = before as u16 + same as u16;
     CodeBits {
         bits: code.reverse_bits() >> (16 - count),

@@ -4,23 +4,15 @@
 
 use std::io::{self, Read};
 
-use libdeflater::Crc;
-
 use super::bits::{Bits, PADDING_BYTES};
 use super::block::{Body, MAX_HEADER_BYTES, Tables};
 use super::error::{DecodeError, Fault};
 use super::gzip::{TRAILER_BYTES, read_header};
 use super::index::{Checkpoint, Index, Span, SpanKind};
-use super::tokens::{self, Cursor, Limits, SLACK_BYTES, Stop, TURN_INPUT_BYTES};
-
-/// How far back a match may reach.
-pub(super) const WINDOW_BYTES: usize = 32 << 10;
-/// Input read at once.
-const INPUT_BYTES: usize = 256 << 10;
-/// Output given away at once. Both buffers stay within a core's second-level cache.
-const OUTPUT_BYTES: usize = 512 << 10;
-/// A whole output buffer: history, output, slack.
-const BUFFER_BYTES: usize = WINDOW_BYTES + OUTPUT_BYTES + SLACK_BYTES;
+use super::input::Input;
+use super::output::{Output, Resume, Sink, WINDOW_BYTES};
+use super::tokens::{self, Cursor, Limits, Stop};
+use crate::blob::ReadAt;
 
 /// What the deflate stream is wrapped in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,43 +21,6 @@ pub enum Container {
     Gzip,
     /// A single bare deflate stream; what follows it is left alone.
     Raw,
-}
-
-/// Some uncompressed bytes, in order.
-#[derive(Debug)]
-pub struct Block {
-    buffer: Vec<u8>,
-    start: usize,
-    end: usize,
-}
-
-impl Block {
-    /// All of `buffer`.
-    pub fn of(buffer: Vec<u8>) -> Self {
-        let end = buffer.len();
-        Self {
-            buffer,
-            start: 0,
-            end,
-        }
-    }
-
-    /// The bytes.
-    pub fn bytes(&self) -> &[u8] {
-        self.buffer.get(self.start..self.end).unwrap_or_default()
-    }
-
-    /// The buffer that holds them, to be given back.
-    pub fn into_buffer(self) -> Vec<u8> {
-        self.buffer
-    }
-}
-
-/// Receives the uncompressed bytes.
-pub trait Sink {
-    /// Takes a block and returns a buffer for a later one: best that of an earlier block, at worst an
-    /// empty one. `None` stops the decoder.
-    fn block(&mut self, block: Block) -> Option<Vec<u8>>;
 }
 
 /// A stream that was decoded to its end.
@@ -93,13 +48,13 @@ pub fn decode(
         input: Input::new(source),
         bits: Bits::default(),
         tables: Tables::new(),
-        output: Output::new(limit_bytes),
+        output: Output::empty(limit_bytes),
         sink,
         index: Index::default(),
     };
     let members = decoder
         .stream(container)
-        .and_then(|members| decoder.output.flush(decoder.sink).map(|()| members))
+        .and_then(|members| decoder.output.flush(decoder.sink, None).map(|()| members))
         .map_err(|failure| decoder.error(failure))?;
     Ok(Decoded {
         compressed_bytes: decoder.position_bits().div_ceil(8),
@@ -108,8 +63,97 @@ pub fn decode(
     })
 }
 
+/// Buffers and tables of a decoder that is used again.
+#[derive(Default)]
+pub struct Scratch {
+    tables: Tables,
+    output: Vec<u8>,
+    header: Vec<u8>,
+}
+
+/// Decodes a gzip stream from `resume` on, where `history` stands before, until `sink` wants no more or
+/// the stream ends.
+///
+/// # Errors
+/// [`DecodeError`]; that the sink has enough is none.
+pub fn decode_from<R: ReadAt + ?Sized>(
+    compressed: &R,
+    resume: &Resume,
+    history: &[u8],
+    scratch: &mut Scratch,
+    sink: &mut impl Sink,
+) -> Result<(), DecodeError> {
+    let read_error = |offset_bytes, source| DecodeError::Read {
+        offset_bytes,
+        source,
+    };
+    let header_bytes = resume.header_bits / 8;
+    let len = compressed.len_bytes().saturating_sub(header_bytes);
+    let len = usize::try_from(len).unwrap_or(usize::MAX).min(MAX_HEADER_BYTES + 8);
+    scratch.header.resize(len, 0);
+    compressed
+        .read_exact_at(&mut scratch.header, header_bytes)
+        .map_err(|error| read_error(header_bytes, error))?;
+    scratch.header.resize(len + PADDING_BYTES, 0);
+    let mut bits = Bits::at_bit(&scratch.header, resume.header_bits % 8);
+    let header = scratch.tables.read_header(&mut bits, &scratch.header);
+    let is_last = header
+        .map_err(|fault| DecodeError::Corrupt {
+            fault,
+            position_bits: resume.header_bits,
+            output_bytes: resume.output_bytes,
+        })?
+        .is_last;
+
+    let start_bytes = resume.position_bits / 8;
+    let mut decoder = Decoder {
+        input: Input::new(Tail {
+            compressed,
+            offset_bytes: start_bytes,
+        }),
+        bits: Bits::default(),
+        tables: std::mem::take(&mut scratch.tables),
+        output: Output::behind(std::mem::take(&mut scratch.output), resume, history),
+        sink,
+        index: Index::default(),
+    };
+    decoder.input.dropped_bytes = start_bytes;
+    let decoded = decoder
+        .input
+        .fill(&mut decoder.bits)
+        .and_then(|()| {
+            decoder.bits = Bits::at_bit(decoder.input.bytes(), resume.position_bits % 8);
+            decoder.rest(resume, is_last)
+        })
+        .and_then(|()| decoder.output.flush(decoder.sink, None));
+    let decoded = match decoded {
+        Err(Failure::SinkClosed) => Ok(()),
+        decoded => decoded.map_err(|failure| decoder.error(failure)),
+    };
+    scratch.tables = decoder.tables;
+    scratch.output = decoder.output.buffer;
+    decoded
+}
+
+/// Bytes from an offset on, as a stream.
+struct Tail<'a, R: ?Sized> {
+    compressed: &'a R,
+    offset_bytes: u64,
+}
+
+impl<R: ReadAt + ?Sized> Read for Tail<'_, R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let left = self.compressed.len_bytes().saturating_sub(self.offset_bytes);
+        let len = usize::try_from(left).unwrap_or(usize::MAX).min(buffer.len());
+        self.compressed
+            .read_exact_at(&mut buffer[..len], self.offset_bytes)?;
+        self.offset_bytes += len as u64;
+        Ok(len)
+    }
+}
+
 /// Why decoding ends early, before places are known.
-enum Failure {
+pub(super) enum Failure {
     Fault(Fault),
     Read(io::Error),
     TooLarge,
@@ -186,7 +230,6 @@ impl<R: Read, S: Sink> Decoder<'_, R, S> {
             return Err(Fault::Crc.into());
         }
         // The length modulo 2^32.
-        #[expect(clippy::cast_possible_truncation, reason = "so defined")]
         let len_bytes = self.output.member_bytes() as u32;
         if u32::from_le_bytes([l0, l1, l2, l3]) != len_bytes {
             return Err(Fault::Length.into());
@@ -204,11 +247,11 @@ impl<R: Read, S: Sink> Decoder<'_, R, S> {
         let header = header?;
         let kind = match header.body {
             Body::Stored { len_bytes } => {
-                self.stored(usize::from(len_bytes))?;
+                self.stored(usize::from(len_bytes), header_bits)?;
                 SpanKind::Stored
             }
             Body::Coded => {
-                self.coded(output_bytes)?;
+                self.coded(output_bytes, header_bits)?;
                 SpanKind::Coded
             }
         };
@@ -222,7 +265,7 @@ impl<R: Read, S: Sink> Decoder<'_, R, S> {
         Ok(header.is_last)
     }
 
-    fn coded(&mut self, block_bytes: u64) -> Result<(), Failure> {
+    fn coded(&mut self, block_bytes: u64, header_bits: u64) -> Result<(), Failure> {
         loop {
             let mut cursor = Cursor {
                 bits: self.bits,
@@ -251,7 +294,8 @@ impl<R: Read, S: Sink> Decoder<'_, R, S> {
                     output_bytes: self.output.offset_bytes(),
                 };
                 self.index.checkpoint(checkpoint, block_bytes);
-                self.output.flush(self.sink)?;
+                let resume = self.resume(header_bits, 0);
+                self.output.flush(self.sink, Some(resume))?;
             }
             if self.bits.next() >= limits.input {
                 self.input.fill(&mut self.bits)?;
@@ -259,10 +303,12 @@ impl<R: Read, S: Sink> Decoder<'_, R, S> {
         }
     }
 
-    fn stored(&mut self, mut left: usize) -> Result<(), Failure> {
+    fn stored(&mut self, mut left: usize, header_bits: u64) -> Result<(), Failure> {
+        self.bits.align();
         while left > 0 {
             if self.output.is_full() {
-                self.output.flush(self.sink)?;
+                let resume = self.resume(header_bits, left as u32);
+                self.output.flush(self.sink, Some(resume))?;
             }
             let bytes = self.input.rest(&mut self.bits, left)?;
             if bytes.is_empty() {
@@ -271,6 +317,38 @@ impl<R: Read, S: Sink> Decoder<'_, R, S> {
             let copied = self.output.append(bytes);
             self.bits = Bits::at_byte(self.bits.next() + copied);
             left -= copied;
+        }
+        Ok(())
+    }
+
+    /// Here, in the block whose header is at `header_bits`.
+    fn resume(&self, header_bits: u64, stored_bytes: u32) -> Resume {
+        let history_bytes = self.output.written - self.output.history;
+        Resume {
+            output_bytes: self.output.offset_bytes(),
+            history_bytes: history_bytes.min(WINDOW_BYTES) as u32,
+            header_bits,
+            position_bits: self.position_bits(),
+            stored_bytes,
+        }
+    }
+
+    /// The rest of a stream from the middle of a block on. What went before is not known, so the
+    /// checksum of the first member is not compared.
+    fn rest(&mut self, resume: &Resume, is_last: bool) -> Result<(), Failure> {
+        match resume.stored_bytes {
+            0 => self.coded(resume.output_bytes, resume.header_bits)?,
+            left => self.stored(left as usize, resume.header_bits)?,
+        }
+        if !is_last {
+            while !self.block()? {}
+        }
+        self.bits.align();
+        for _ in 0..TRAILER_BYTES {
+            self.input.byte(&mut self.bits)?.ok_or(Fault::Truncated)?;
+        }
+        if self.input.peek_byte(&mut self.bits)? == Some(0x1f) {
+            self.stream(Container::Gzip)?;
         }
         Ok(())
     }
@@ -295,198 +373,5 @@ impl<R: Read, S: Sink> Decoder<'_, R, S> {
             },
             Failure::SinkClosed => DecodeError::SinkClosed,
         }
-    }
-}
-
-/// A stretch of the compressed stream, with padding behind it.
-struct Input<R> {
-    source: R,
-    buffer: Vec<u8>,
-    /// Bytes of the buffer that are input.
-    end: usize,
-    /// The source has no more than the buffer.
-    at_end: bool,
-    /// Bytes of the stream before the buffer.
-    dropped_bytes: u64,
-}
-
-impl<R: Read> Input<R> {
-    fn new(source: R) -> Self {
-        Self {
-            source,
-            buffer: vec![0; INPUT_BYTES + PADDING_BYTES],
-            end: 0,
-            at_end: false,
-            dropped_bytes: 0,
-        }
-    }
-
-    /// Input and the padding behind it.
-    fn bytes(&self) -> &[u8] {
-        &self.buffer
-    }
-
-    /// [`Limits::input`]. At the source's end the padding may be read, but never all of it: a
-    /// position that is so far has consumed bits that are none.
-    fn limit(&self) -> usize {
-        if self.at_end {
-            self.end + 8
-        } else {
-            self.end.saturating_sub(TURN_INPUT_BYTES + 8)
-        }
-    }
-
-    /// Fails when bits behind the source's end were consumed.
-    fn check_end(&self, bits: &Bits) -> Result<(), Fault> {
-        if self.at_end && bits.position_bits() > self.end as u64 * 8 {
-            return Err(Fault::Truncated);
-        }
-        Ok(())
-    }
-
-    /// Drops what is consumed and fills the buffer again.
-    fn fill(&mut self, bits: &mut Bits) -> Result<(), Failure> {
-        let consumed = usize::try_from(bits.position_bits() / 8).unwrap_or(usize::MAX);
-        let dropped = consumed.min(self.end);
-        self.buffer.copy_within(dropped..self.end, 0);
-        self.end -= dropped;
-        self.dropped_bytes += dropped as u64;
-        bits.rebase(dropped);
-        while !self.at_end && self.end < INPUT_BYTES {
-            match self.source.read(&mut self.buffer[self.end..INPUT_BYTES]) {
-                Ok(0) => self.at_end = true,
-                Ok(len) => self.end += len,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(Failure::Read(error)),
-            }
-        }
-        self.buffer[self.end..][..PADDING_BYTES].fill(0);
-        Ok(())
-    }
-
-    /// Fills the buffer unless `len` bytes are there, or all that are left.
-    fn ensure(&mut self, bits: &mut Bits, len: usize) -> Result<(), Failure> {
-        if !self.at_end && bits.next() + len > self.end {
-            self.fill(bits)?;
-        }
-        Ok(())
-    }
-
-    /// At most `len` of the next bytes of a position that is at a byte's border; empty at the end.
-    fn rest(&mut self, bits: &mut Bits, len: usize) -> Result<&[u8], Failure> {
-        bits.align();
-        self.ensure(bits, 1)?;
-        let start = bits.next().min(self.end);
-        Ok(&self.buffer[start..self.end.min(start + len)])
-    }
-
-    fn peek_byte(&mut self, bits: &mut Bits) -> Result<Option<u8>, Failure> {
-        Ok(self.rest(bits, 1)?.first().copied())
-    }
-
-    fn byte(&mut self, bits: &mut Bits) -> Result<Option<u8>, Failure> {
-        let byte = self.peek_byte(bits)?;
-        if byte.is_some() {
-            *bits = Bits::at_byte(bits.next() + 1);
-        }
-        Ok(byte)
-    }
-}
-
-/// The uncompressed bytes that were not given away, behind the history that matches mean.
-struct Output {
-    buffer: Vec<u8>,
-    /// Bytes of the buffer that hold data.
-    written: usize,
-    /// Of these, how many were given away before: the history.
-    given: usize,
-    /// First byte of the buffer that belongs to the current member.
-    history: usize,
-    /// Uncompressed offset of the buffer's first byte.
-    base_bytes: u64,
-    limit_bytes: u64,
-    crc: Crc,
-    /// First byte of the buffer that is not in `crc`.
-    summed: usize,
-    /// Uncompressed offset at which the current member began.
-    member_bytes: u64,
-}
-
-impl Output {
-    fn new(limit_bytes: u64) -> Self {
-        Self {
-            buffer: vec![0; BUFFER_BYTES],
-            written: 0,
-            given: 0,
-            history: 0,
-            base_bytes: 0,
-            limit_bytes,
-            crc: Crc::new(),
-            summed: 0,
-            member_bytes: 0,
-        }
-    }
-
-    fn offset_bytes(&self) -> u64 {
-        self.base_bytes + self.written as u64
-    }
-
-    fn is_full(&self) -> bool {
-        self.written >= BUFFER_BYTES - SLACK_BYTES
-    }
-
-    fn begin_member(&mut self) {
-        self.crc = Crc::new();
-        self.summed = self.written;
-        self.history = self.written;
-        self.member_bytes = self.offset_bytes();
-    }
-
-    fn member_bytes(&self) -> u64 {
-        self.offset_bytes() - self.member_bytes
-    }
-
-    fn finish_crc(&mut self) -> u32 {
-        self.crc.update(&self.buffer[self.summed..self.written]);
-        self.summed = self.written;
-        self.crc.sum()
-    }
-
-    /// Copies as much of `bytes` as there is room for; how much.
-    fn append(&mut self, bytes: &[u8]) -> usize {
-        let room = (BUFFER_BYTES - SLACK_BYTES).saturating_sub(self.written);
-        let len = bytes.len().min(room);
-        self.buffer[self.written..self.written + len].copy_from_slice(&bytes[..len]);
-        self.written += len;
-        len
-    }
-
-    /// Gives the bytes away and keeps the history.
-    fn flush(&mut self, sink: &mut impl Sink) -> Result<(), Failure> {
-        if self.offset_bytes() > self.limit_bytes {
-            return Err(Failure::TooLarge);
-        }
-        if self.written == self.given {
-            return Ok(());
-        }
-        self.finish_crc();
-        let kept = self.written.min(WINDOW_BYTES);
-        let dropped = self.written - kept;
-        let mut window = [0; WINDOW_BYTES];
-        window[..kept].copy_from_slice(&self.buffer[dropped..self.written]);
-        let block = Block {
-            buffer: std::mem::take(&mut self.buffer),
-            start: self.given,
-            end: self.written,
-        };
-        self.buffer = sink.block(block).ok_or(Failure::SinkClosed)?;
-        self.buffer.resize(BUFFER_BYTES, 0);
-        self.buffer[..kept].copy_from_slice(&window[..kept]);
-        self.base_bytes += dropped as u64;
-        self.written = kept;
-        self.given = kept;
-        self.summed = kept;
-        self.history = self.history.saturating_sub(dropped);
-        Ok(())
     }
 }

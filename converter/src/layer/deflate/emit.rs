@@ -147,7 +147,6 @@ impl Transcoder {
         crc.update(bytes);
         member.extend_from_slice(&crc.sum().to_le_bytes());
         // The length modulo 2^32 (RFC 1952, 2.3.1).
-        #[expect(clippy::cast_possible_truncation, reason = "so defined")]
         let len_bytes = bytes.len() as u32;
         member.extend_from_slice(&len_bytes.to_le_bytes());
         Ok(emitted)

@@ -284,10 +284,6 @@ fn build(
                 used = 2 * used + u32::from(counts[(primary_bits + index_bits) as usize]);
             }
             end = start + (1 << index_bits);
-            #[expect(
-                clippy::cast_possible_truncation,
-                reason = "a table has < 2^13 entries"
-            )]
             let lead = (start as u32) << 16;
             entries[prefix] = lead | EXCEPTIONAL | SECOND | (index_bits << 8) | primary_bits;
         }

@@ -18,14 +18,17 @@ mod fuzz;
 mod gzip;
 mod huffman;
 mod index;
+mod input;
+mod output;
 mod tokens;
 mod walk;
 
-pub use decode::{Block, Container, Decoded, Sink, decode};
+pub use decode::{Container, Decoded, Scratch, decode, decode_from};
 pub use emit::{Emitted, MIN_RUN_BYTES, Run, Source, Transcoder};
 pub use error::{DecodeError, Fault, TranscodeError};
 pub use huffman::BadLengths;
 pub use index::Index;
+pub use output::{Block, Resume, Sink};
 
 #[doc(hidden)]
 pub use fuzz::fuzz_one;

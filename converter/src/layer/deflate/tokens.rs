@@ -173,12 +173,8 @@ pub(super) fn decode(
 
 #[inline(always)]
 fn literal(entry: u32) -> u8 {
-    #[expect(
-        clippy::cast_possible_truncation,
-        reason = "the byte lies in bits 16 to 23"
-    )]
-    let literal = (entry >> 16) as u8;
-    literal
+    // The byte lies in bits 16 to 23.
+    (entry >> 16) as u8
 }
 
 /// A match that overlaps itself within a chunk. What is copied repeats with the period `back`, so

@@ -5,6 +5,7 @@
 //! Three threads a layer: one reads and hashes the blob, one inflates, one hashes and spools.
 
 mod inflate;
+mod memory;
 mod pax;
 mod sparse;
 pub mod tar;
@@ -26,6 +27,7 @@ use crate::layer::spool::Spool;
 use crate::sys::writeback;
 
 pub use inflate::InflateError;
+pub use memory::EntryMemory;
 pub use tar::TarError;
 
 /// Bytes that travel between the threads at once; eight such blocks are in flight a layer.
@@ -52,6 +54,8 @@ pub struct ScanOptions {
     pub scratch: PathBuf,
     /// A layer whose tar is longer is refused.
     pub max_layer_bytes: u64,
+    /// Memory for the entries of all layers; more are refused.
+    pub entry_memory: EntryMemory,
 }
 
 /// Why a layer cannot be used. Every variant but the last names the layer's digest.
@@ -120,13 +124,31 @@ pub enum ScanError {
         #[source]
         source: TarError,
     },
+    /// The entries take more memory than allowed.
+    #[error(
+        "layer {digest} has too many entries: after {entries} of them those of all layers need more \
+         than {limit_bytes} bytes of memory"
+    )]
+    EntryMemory {
+        /// Which layer.
+        digest: Digest,
+        /// Entries of this layer that did fit.
+        entries: u64,
+        /// The limit in force.
+        limit_bytes: u64,
+    },
     /// The uncompressed tar could not be written.
-    #[error("spooling layer {digest} to {}", scratch.display())]
+    #[error(
+        "spooling layer {digest} to {} after {written_bytes} of its uncompressed bytes",
+        scratch.display()
+    )]
     Spool {
         /// Which layer.
         digest: Digest,
         /// The scratch directory.
         scratch: PathBuf,
+        /// How much of the layer was written until then.
+        written_bytes: u64,
         /// Why.
         #[source]
         source: io::Error,
@@ -147,12 +169,13 @@ pub fn scan_layer(
     cancels: &[&Cancel],
 ) -> Result<ScannedLayer, ScanError> {
     let digest = expected.digest;
-    let spool_error = |source| ScanError::Spool {
+    let spool_error = |(written_bytes, source)| ScanError::Spool {
         digest,
         scratch: options.scratch.clone(),
+        written_bytes,
         source,
     };
-    let file = Spool::create(&options.scratch).map_err(spool_error)?;
+    let file = Spool::create(&options.scratch).map_err(|error| spool_error((0, error)))?;
 
     // Of the two kinds of blocks each has its own: they differ in length.
     let (buffers, tar_buffers) = (&Buffers::default(), &Buffers::default());
@@ -215,7 +238,18 @@ pub fn scan_layer(
         });
     }
     let spool = Spool::new(file, len_bytes);
-    let archive = tar::read_entries(&spool).map_err(|source| ScanError::Tar { digest, source })?;
+    let archive =
+        tar::read_entries_within(&spool, &options.entry_memory).map_err(|source| match source {
+            TarError::EntryMemory {
+                entries,
+                limit_bytes,
+            } => ScanError::EntryMemory {
+                digest,
+                entries,
+                limit_bytes,
+            },
+            source => ScanError::Tar { digest, source },
+        })?;
     Ok(ScannedLayer {
         digest,
         size_bytes: found_bytes,
@@ -262,19 +296,19 @@ fn read_blob(
     Ok((hasher.finish(), size_bytes))
 }
 
-/// Hashes the uncompressed tar and writes it down.
+/// Hashes the uncompressed tar and writes it down. An error comes with the length until then.
 fn write_spool(
     mut file: File,
     receiver: &Receiver<Block>,
     buffers: &Buffers,
-) -> io::Result<(Digest, File, u64)> {
+) -> Result<(Digest, File, u64), (u64, io::Error)> {
     let mut hasher = Hasher::default();
     let mut len_bytes = 0;
     let mut started_bytes = 0;
     for block in receiver {
         let bytes = block.bytes();
         hasher.update(bytes);
-        file.write_all(bytes)?;
+        file.write_all(bytes).map_err(|error| (len_bytes, error))?;
         len_bytes += bytes.len() as u64;
         buffers.give_back(block.into_buffer());
         if len_bytes - started_bytes >= WRITE_BACK_BYTES {

@@ -1,0 +1,200 @@
+//! The decoder's output: a buffer that begins with the history, and who receives the bytes.
+
+use libdeflater::Crc;
+
+use super::decode::Failure;
+use super::tokens::SLACK_BYTES;
+
+/// How far back a match may reach.
+pub(super) const WINDOW_BYTES: usize = 32 << 10;
+/// Output given away at once. Both buffers stay within a core's second-level cache.
+const OUTPUT_BYTES: usize = 512 << 10;
+/// A whole output buffer: history, output, slack.
+const BUFFER_BYTES: usize = WINDOW_BYTES + OUTPUT_BYTES + SLACK_BYTES;
+
+/// Some uncompressed bytes, in order.
+#[derive(Debug)]
+pub struct Block {
+    buffer: Vec<u8>,
+    start: usize,
+    end: usize,
+    resume: Option<Resume>,
+}
+
+/// A place between two tokens of a stream where decoding can begin again, given the bytes before it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Resume {
+    /// Uncompressed offset of the next byte.
+    pub output_bytes: u64,
+    /// How many bytes before it matches may mean: at most 32 KiB.
+    pub history_bytes: u32,
+    /// Where the block that goes on there begins.
+    pub(super) header_bits: u64,
+    /// The next token, or the next byte of a stored block.
+    pub(super) position_bits: u64,
+    /// Bytes of a stored block that are left; 0 in any other.
+    pub(super) stored_bytes: u32,
+}
+
+impl Block {
+    /// All of `buffer`.
+    pub fn of(buffer: Vec<u8>) -> Self {
+        let end = buffer.len();
+        Self {
+            buffer,
+            start: 0,
+            end,
+            resume: None,
+        }
+    }
+
+    /// The bytes.
+    pub fn bytes(&self) -> &[u8] {
+        self.buffer.get(self.start..self.end).unwrap_or_default()
+    }
+
+    /// Where decoding can begin again behind them: known but at a stream's end. Then the history is
+    /// at the end of [`Block::bytes`].
+    pub fn resume(&self) -> Option<Resume> {
+        self.resume
+    }
+
+    /// The buffer that holds them, to be given back.
+    pub fn into_buffer(self) -> Vec<u8> {
+        self.buffer
+    }
+}
+
+/// Receives the uncompressed bytes.
+pub trait Sink {
+    /// Takes a block and returns a buffer for a later one: best that of an earlier block, at worst an
+    /// empty one. `None` stops the decoder.
+    fn block(&mut self, block: Block) -> Option<Vec<u8>>;
+}
+
+/// The uncompressed bytes that were not given away, behind the history that matches mean.
+pub(super) struct Output {
+    pub(super) buffer: Vec<u8>,
+    /// Bytes of the buffer that hold data.
+    pub(super) written: usize,
+    /// Of these, how many were given away before: the history.
+    given: usize,
+    /// First byte of the buffer that belongs to the current member.
+    pub(super) history: usize,
+    /// Uncompressed offset of the buffer's first byte.
+    base_bytes: u64,
+    pub(super) limit_bytes: u64,
+    crc: Crc,
+    /// First byte of the buffer that is not in `crc`.
+    summed: usize,
+    /// Uncompressed offset at which the current member began.
+    member_bytes: u64,
+}
+
+impl Output {
+    /// An output at a stream's start.
+    pub(super) fn empty(limit_bytes: u64) -> Self {
+        Self {
+            buffer: vec![0; BUFFER_BYTES],
+            ..Self::new(limit_bytes)
+        }
+    }
+
+    fn new(limit_bytes: u64) -> Self {
+        Self {
+            buffer: Vec::new(),
+            written: 0,
+            given: 0,
+            history: 0,
+            base_bytes: 0,
+            limit_bytes,
+            crc: Crc::new(),
+            summed: 0,
+            member_bytes: 0,
+        }
+    }
+
+    pub(super) fn offset_bytes(&self) -> u64 {
+        self.base_bytes + self.written as u64
+    }
+
+    pub(super) fn is_full(&self) -> bool {
+        self.written >= BUFFER_BYTES - SLACK_BYTES
+    }
+
+    pub(super) fn begin_member(&mut self) {
+        self.crc = Crc::new();
+        self.summed = self.written;
+        self.history = self.written;
+        self.member_bytes = self.offset_bytes();
+    }
+
+    pub(super) fn member_bytes(&self) -> u64 {
+        self.offset_bytes() - self.member_bytes
+    }
+
+    pub(super) fn finish_crc(&mut self) -> u32 {
+        self.crc.update(&self.buffer[self.summed..self.written]);
+        self.summed = self.written;
+        self.crc.sum()
+    }
+
+    /// Copies as much of `bytes` as there is room for; how much.
+    pub(super) fn append(&mut self, bytes: &[u8]) -> usize {
+        let room = (BUFFER_BYTES - SLACK_BYTES).saturating_sub(self.written);
+        let len = bytes.len().min(room);
+        self.buffer[self.written..self.written + len].copy_from_slice(&bytes[..len]);
+        self.written += len;
+        len
+    }
+
+    /// An output that goes on at `resume`, where `history` stands before. The checksum of the member
+    /// is not known then.
+    pub(super) fn behind(buffer: Vec<u8>, resume: &Resume, history: &[u8]) -> Self {
+        let mut output = Self {
+            buffer,
+            ..Self::new(u64::MAX)
+        };
+        output.buffer.resize(BUFFER_BYTES, 0);
+        output.buffer[..history.len()].copy_from_slice(history);
+        output.written = history.len();
+        output.given = history.len();
+        output.summed = history.len();
+        output.base_bytes = resume.output_bytes.saturating_sub(history.len() as u64);
+        output
+    }
+
+    /// Gives the bytes away and keeps the history. `resume` is where the stream goes on.
+    pub(super) fn flush(
+        &mut self,
+        sink: &mut impl Sink,
+        resume: Option<Resume>,
+    ) -> Result<(), Failure> {
+        if self.offset_bytes() > self.limit_bytes {
+            return Err(Failure::TooLarge);
+        }
+        if self.written == self.given {
+            return Ok(());
+        }
+        self.finish_crc();
+        let kept = self.written.min(WINDOW_BYTES);
+        let dropped = self.written - kept;
+        let mut window = [0; WINDOW_BYTES];
+        window[..kept].copy_from_slice(&self.buffer[dropped..self.written]);
+        let block = Block {
+            buffer: std::mem::take(&mut self.buffer),
+            start: self.given,
+            end: self.written,
+            resume,
+        };
+        self.buffer = sink.block(block).ok_or(Failure::SinkClosed)?;
+        self.buffer.resize(BUFFER_BYTES, 0);
+        self.buffer[..kept].copy_from_slice(&window[..kept]);
+        self.base_bytes += dropped as u64;
+        self.written = kept;
+        self.given = kept;
+        self.summed = kept;
+        self.history = self.history.saturating_sub(dropped);
+        Ok(())
+    }
+}
