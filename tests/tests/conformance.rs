@@ -357,6 +357,10 @@ fn fifty_thousand_files() {
         list.to_str().unwrap(),
     ];
     let shared = conversion.convert("shared", &args).unwrap();
+    for command in ["verify", "inspect"] {
+        let finished = Esgz::new(command).arg(shared.reference()).run();
+        finished.success().unwrap();
+    }
     let source = Some(&conversion.source);
     let reports = oracle.batch(&[
         image_request(&plain, source, &[]),

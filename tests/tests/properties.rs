@@ -103,7 +103,8 @@ fn entries(drafts: &[Draft], names: Names) -> Vec<Entry> {
             ),
             _ => Entry::file(format!("./{name}"), ""),
         };
-        if entry.sparse.is_none() {
+        // Of a long name ustar has no room for every form.
+        if entry.sparse.is_none() && (draft.dialect != Dialect::Ustar || entry.name.len() <= 100) {
             entry = entry.dialect(draft.dialect);
         }
         if entry.dialect == Dialect::Pax && draft.xattr {
@@ -205,7 +206,11 @@ fn options() -> impl Strategy<Value = PlanOptions> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(96))]
+    #![proptest_config(ProptestConfig {
+        cases: 96,
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    })]
 
     /// Without prioritised files the stream is the landmark, the source's up to its end, and the TOC.
     #[test]
@@ -275,7 +280,10 @@ proptest! {
             if index < border {
                 for (slash, _) in path.iter().enumerate().filter(|&(_, &b)| b == b'/') {
                     let parent = &path[..slash];
-                    prop_assert!(!last.contains_key(parent) || seen.contains(parent), "{:?} before its parent", names[index]);
+                    // A file below a link to itself has no honest order.
+                    let is_link = |&at: &usize| layer.entries[at].kind == EntryKind::Hardlink;
+                    let known = last.get(parent).filter(|at| !is_link(at));
+                    prop_assert!(known.is_none() || seen.contains(parent), "{:?} before its parent", names[index]);
                 }
             }
         }

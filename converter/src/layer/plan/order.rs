@@ -50,9 +50,7 @@ pub(super) fn order(layer: &ScannedLayer, prioritized: &[u32]) -> Result<Order, 
         }
         if layer.entries[index as usize].kind == EntryKind::Hardlink {
             // A target stands behind its link where it was replaced further on.
-            for path in picker.link_chain(&path)?.iter().rev() {
-                picker.pick_one(path);
-            }
+            picker.pick_after_targets(&path)?;
         } else {
             picker.pick_one(&path);
         }
@@ -93,10 +91,19 @@ impl Picker<'_> {
             self.pick_one(b"");
             let slashes = path.iter().enumerate().filter(|&(_, &b)| b == b'/');
             for (slash, _) in slashes {
-                self.pick_one(&path[..slash]);
+                // A parent may be a hardlink: to a symlink that leads to a directory.
+                self.pick_after_targets(&path[..slash])?;
             }
         }
         for path in chain.iter().rev() {
+            self.pick_one(path);
+        }
+        Ok(())
+    }
+
+    /// Takes the entry at `path` after the targets that it links to.
+    fn pick_after_targets(&mut self, path: &[u8]) -> Result<(), PlanError> {
+        for path in self.link_chain(path)?.iter().rev() {
             self.pick_one(path);
         }
         Ok(())

@@ -212,6 +212,20 @@ fn a_link_follows_its_target_even_where_the_target_was_replaced() {
 }
 
 #[test]
+fn a_parent_that_is_a_link_follows_its_target() {
+    let mut builder = tar::Builder::new(Vec::new());
+    special(&mut builder, tar::EntryType::Symlink, "to-dir", "usr");
+    special(&mut builder, tar::EntryType::Link, "lib", "to-dir");
+    file(&mut builder, "lib/file", b"x");
+    let layer = scan_bytes(&builder.into_inner().unwrap()).unwrap();
+    let plan = plan_layer(&layer, &[2], PlanOptions::default()).unwrap();
+    assert_eq!(
+        names(&layer, &plan),
+        ["to-dir", "lib", "lib/file", ".prefetch.landmark"]
+    );
+}
+
+#[test]
 fn every_chunk_starts_a_member() {
     let mut builder = tar::Builder::new(Vec::new());
     file(&mut builder, "big", &[1; 2500]);
