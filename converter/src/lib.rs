@@ -4,6 +4,7 @@
 //! A folder is a stage and imports only the output types of earlier stages; see `ARCHITECTURE.md`.
 //! Nothing below `cli` reads arguments, environment variables or the current directory.
 
+pub mod blob;
 pub mod cancel;
 pub mod cli;
 pub mod convert;
@@ -14,6 +15,8 @@ pub mod profiler;
 pub mod record;
 pub mod rootfs;
 pub mod runtime;
+pub mod scratch;
 pub mod sink;
 pub mod source;
 pub mod sys;
+pub mod verify;

@@ -3,7 +3,6 @@
 use std::time::{Duration, Instant};
 
 use crate::cancel::Cancel;
-use crate::convert::platform_name;
 use crate::layer::entry::ScannedLayer;
 use crate::profile::{self, Ended, Image, Profile, Run, Workload};
 use crate::profiler::{
@@ -103,7 +102,7 @@ pub fn record(
         image: Image {
             reference: source.reference.to_string(),
             manifest: source.manifest.id.digest,
-            platform: platform_name(source),
+            platform: source.platform.to_string(),
             layers: layers.iter().map(|layer| layer.digest).collect(),
             unknown: serde_json::Map::new(),
         },

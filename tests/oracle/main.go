@@ -17,6 +17,7 @@ const usage = `usage:
   oracle image LAYOUT [--tag TAG] [--source LAYOUT [--source-tag TAG]] [--plain] [--shared-members]
   oracle build SOURCE OUT [--prioritized FILE] [--level N] [--chunk-size N] [--min-chunk-size N]
   oracle compare BLOB SOURCE [--prioritized FILE] [--chunk-size N] [--min-chunk-size N]
+  oracle extract BLOB DIR
   oracle layer-list BLOB
   oracle batch < REQUESTS      one JSON array of arguments a line; one JSON object a line comes back`
 
@@ -69,6 +70,7 @@ func run(args []string) (any, error) {
 		"image":      imageCommand,
 		"build":      buildCommand,
 		"compare":    compareCommand,
+		"extract":    extractCommand,
 		"layer-list": listCommand,
 	}
 	command, ok := commands[args[0]]

@@ -1,7 +1,11 @@
 //! Faults put into a good image. Each one is a function that takes the layout and says nothing.
 
 use std::fs::{self, OpenOptions};
+use std::io::Read as _;
 use std::os::unix::fs::FileExt as _;
+
+use flate2::read::{GzDecoder, MultiGzDecoder};
+use serde_json::Value;
 
 use crate::archive::{Ending, Entry, archive};
 use crate::compress::Compression;
@@ -71,14 +75,117 @@ pub fn missing_blob(layout: &Layout, layer: usize) {
 
 /// Changes a DiffID in the configuration, with every digest above it right.
 pub fn wrong_diff_id(layout: &Layout, layer: usize) {
+    edit_config(layout, |config| {
+        config["rootfs"]["diff_ids"][layer] = NO_BLOB.into();
+    });
+}
+
+/// Edits the configuration, with every digest above it right.
+pub fn edit_config(layout: &Layout, edit: impl FnOnce(&mut Value)) {
     let mut config = layout.config();
-    config["rootfs"]["diff_ids"][layer] = NO_BLOB.into();
+    edit(&mut config);
     let media_type = layout.manifest()["config"]["mediaType"]
         .as_str()
         .unwrap_or("")
         .to_owned();
     let descriptor = layout.put(config.to_string().as_bytes(), &media_type);
     layout.edit_manifest(|manifest| manifest["config"] = descriptor);
+}
+
+/// An eStargz layer taken apart, to be put together again with a fault in it and every digest and
+/// size about it right: only who compares TOC and data finds it.
+#[derive(Clone, Debug)]
+pub struct Estargz {
+    /// The gzip members before the TOC's.
+    pub members: Vec<u8>,
+    /// The TOC's JSON.
+    pub toc: Vec<u8>,
+}
+
+impl Estargz {
+    /// Takes a layer apart.
+    ///
+    /// # Panics
+    /// When it is no eStargz layer.
+    pub fn of(layout: &Layout, layer: usize) -> Self {
+        let blob = fs::read(layout.blob_path(&layout.layer_digest(layer))).expect("a layer");
+        let footer = &blob[blob.len() - 51..];
+        let digits = std::str::from_utf8(&footer[16..32]).expect("digits");
+        let toc_at = usize::from_str_radix(digits, 16).expect("digits");
+        let mut tar = Vec::new();
+        GzDecoder::new(&blob[toc_at..])
+            .read_to_end(&mut tar)
+            .expect("the TOC's member");
+        let end = tar.iter().rposition(|&byte| byte == b'}').expect("JSON");
+        Self {
+            members: blob[..toc_at].to_vec(),
+            toc: tar[512..=end].to_vec(),
+        }
+    }
+
+    /// Edits the rows of the TOC.
+    ///
+    /// # Panics
+    /// When it has none.
+    pub fn edit_rows(&mut self, edit: impl FnOnce(&mut Vec<Value>)) {
+        let mut toc: Value = serde_json::from_slice(&self.toc).expect("the TOC is JSON");
+        edit(toc["entries"].as_array_mut().expect("the TOC has rows"));
+        self.toc = toc.to_string().into_bytes();
+    }
+
+    /// The blob, its footer pointing `footer_shift` bytes behind the TOC.
+    fn blob(&self, footer_shift: usize) -> Vec<u8> {
+        let mut header = tar::Header::new_ustar();
+        header.set_path("stargz.index.json").expect("it is short");
+        header.set_size(self.toc.len() as u64);
+        header.set_cksum();
+        let mut tar = header.as_bytes().to_vec();
+        tar.extend(&self.toc);
+        tar.resize(tar.len().next_multiple_of(512) + 1024, 0);
+        let mut blob = self.members.clone();
+        blob.extend(Compression::Gzip(6).compress(&tar));
+        blob.extend(b"\x1f\x8b\x08\x04\0\0\0\0\0\xff\x1a\0SG\x16\0");
+        blob.extend(format!("{:016x}STARGZ", self.members.len() + footer_shift).bytes());
+        blob.extend(b"\x01\0\0\xff\xff\0\0\0\0\0\0\0\0");
+        blob
+    }
+
+    /// Replaces the layer.
+    ///
+    /// # Panics
+    /// When the layout cannot be written.
+    pub fn put(&self, layout: &Layout, layer: usize) {
+        self.put_blob(layout, layer, &self.blob(0));
+    }
+
+    /// Replaces the layer by one whose footer is wrong by `footer_shift`.
+    pub fn put_with_footer(&self, layout: &Layout, layer: usize, footer_shift: usize) {
+        self.put_blob(layout, layer, &self.blob(footer_shift));
+    }
+
+    /// Replaces the layer by this one with `garbage` behind its footer.
+    pub fn put_with_garbage(&self, layout: &Layout, layer: usize, garbage: &[u8]) {
+        self.put_blob(layout, layer, &[&self.blob(0), garbage].concat());
+    }
+
+    fn put_blob(&self, layout: &Layout, layer: usize, blob: &[u8]) {
+        let mut tar = Vec::new();
+        // What cannot be inflated has no DiffID; another one does as well.
+        let _ = MultiGzDecoder::new(blob).read_to_end(&mut tar);
+        edit_config(layout, |config| {
+            config["rootfs"]["diff_ids"][layer] = digest(&tar).into();
+        });
+        let descriptor = layout.put(blob, "");
+        layout.edit_manifest(|manifest| {
+            let old = &mut manifest["layers"][layer];
+            old["digest"] = descriptor["digest"].clone();
+            old["size"] = descriptor["size"].clone();
+            old["annotations"]["containerd.io/snapshot/stargz/toc.digest"] =
+                digest(&self.toc).into();
+            old["annotations"]["io.containers.estargz.uncompressed-size"] =
+                tar.len().to_string().into();
+        });
+    }
 }
 
 /// Replaces a layer's blob by `blob`, with digests and size right.

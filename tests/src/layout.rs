@@ -111,6 +111,8 @@ pub struct LayoutBuilder {
     media_types: MediaTypes,
     tag: Option<String>,
     annotations: Map<String, Value>,
+    /// Operating system, architecture, and variant, in the configuration.
+    platform: (String, String, Option<String>),
 }
 
 impl Default for LayoutBuilder {
@@ -121,6 +123,7 @@ impl Default for LayoutBuilder {
             media_types: MediaTypes::Oci,
             tag: Some("latest".to_owned()),
             annotations: Map::new(),
+            platform: ("linux".to_owned(), "amd64".to_owned(), None),
         }
     }
 }
@@ -169,6 +172,18 @@ impl LayoutBuilder {
         self
     }
 
+    /// For another platform than `linux/amd64`: `os/architecture[/variant]`.
+    #[must_use]
+    pub fn platform(self, platform: &str) -> Self {
+        let mut parts = platform.split('/').map(str::to_owned);
+        let mut next = || parts.next().unwrap_or_default();
+        let (os, architecture) = (next(), next());
+        Self {
+            platform: (os, architecture, parts.next()),
+            ..self
+        }
+    }
+
     /// Writes the layout into `dir`, which is made if it is missing.
     ///
     /// # Panics
@@ -198,12 +213,16 @@ impl LayoutBuilder {
             .map(|i| json!({"created": created, "created_by": format!("layer {i}")}))
             .chain([json!({"created": created, "created_by": "CMD", "empty_layer": true})])
             .collect();
-        let config = json!({
-            "created": created, "author": "tests", "architecture": "amd64", "os": "linux",
+        let (os, architecture, variant) = &self.platform;
+        let mut config = json!({
+            "created": created, "author": "tests", "architecture": architecture, "os": os,
             "config": self.config,
             "rootfs": {"type": "layers", "diff_ids": diff_ids},
             "history": history,
         });
+        if let Some(variant) = variant {
+            config["variant"] = variant.as_str().into();
+        }
         let config = layout.put(config.to_string().as_bytes(), self.media_types.config());
         let mut manifest = json!({
             "schemaVersion": 2, "mediaType": self.media_types.manifest(),

@@ -14,6 +14,7 @@ use esgz::image::ImageRef;
 use esgz::layer::scan::ScanOptions;
 use esgz::rootfs::{RootfsMode, RootfsOptions};
 use esgz::runtime::{self, Cgroup, Streams, WorkloadOptions};
+use esgz::source::{OpenOptions, Selection};
 use esgz_tests::archive::Entry;
 use esgz_tests::compress::Compression;
 use esgz_tests::conversion::Conversion;
@@ -245,10 +246,16 @@ fn run_and_panic(conversion: &Conversion, scratch: &Path, steps: u32) {
     let panic_after = |step: u32| assert!(step != steps, "after step {step}");
     let cancel = Cancel::default();
     let reference: ImageRef = conversion.source.reference().parse().unwrap();
-    let source = esgz::source::open(&reference).unwrap();
+    let open = OpenOptions {
+        scratch: scratch.to_owned(),
+        max_unpacked_bytes: 1 << 30,
+    };
+    let source = esgz::source::open(&reference, &Selection::ThisMachine, &open, &cancel);
+    let source = source.unwrap().into_image().unwrap();
     let scan = ScanOptions {
         scratch: scratch.to_owned(),
         max_layer_bytes: 1 << 30,
+        entry_memory: esgz::layer::scan::EntryMemory::unlimited(),
     };
     let layers = scan_image(&source, &scan, 2, &cancel).unwrap();
     let layers: Vec<_> = layers.iter().collect();

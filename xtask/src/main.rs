@@ -12,6 +12,7 @@ mod bpf;
 mod ci;
 mod corpus;
 mod demo;
+mod fuzz;
 mod layout;
 mod prerequisites;
 mod python_image;
@@ -24,6 +25,8 @@ const USAGE: &str = "usage: cargo xtask TASK
 
   test [ARG…]      all tests; installs what they need from Debian (ARG… go to cargo test)
   demo [oci:DIR]   optimises an image under eBPF: the given one, or one made of this machine's Python
+  fuzz [TARGET] [SECONDS]
+                   fuzz targets of the parsers, each for 10 s or SECONDS; crashes in fuzz/artifacts
   ci               format, lints, licences, then test
   bench optimize oci:DIR NAME [RUNS]
                    whole runs of esgz optimize; raw results and table in bench/runs/NAME
@@ -42,6 +45,7 @@ fn main() -> ExitCode {
         "bpf" => bpf::run().map(|()| ExitCode::SUCCESS),
         "test" => test::run(rest),
         "demo" => demo::run(rest),
+        "fuzz" => fuzz::run(rest),
         "ci" => ci::run(rest),
         "corpus" => corpus::run(rest),
         _ => {

@@ -4,7 +4,6 @@
 //! cache; the largest layer is used for what is serial, all layers for the rest.
 #![allow(clippy::print_stdout, reason = "its result is its output")]
 
-use std::fs::File;
 use std::io::{Read as _, Seek as _, Write as _};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -12,14 +11,15 @@ use std::thread;
 use std::time::Instant;
 
 use anyhow::{Context as _, Result, anyhow};
+use esgz::blob::{Blob, ReadAt as _};
 use esgz::cancel::Cancel;
 use esgz::convert::scan_image;
 use esgz::layer::encode::{Level, read_member};
 use esgz::layer::entry::ScannedLayer;
 use esgz::layer::plan::{LayerPlan, Member, PlanOptions, plan_layer};
 use esgz::layer::scan::ScanOptions;
-use esgz::layer::spool::ReadAt as _;
-use esgz::source;
+
+use esgz::source::{self, OpenOptions, Selection};
 use serde_json::{Map, Value, json};
 use sha2::Digest as _;
 
@@ -38,12 +38,23 @@ fn main() -> Result<()> {
     let scratch = rest
         .first()
         .map_or_else(|| PathBuf::from("/var/tmp"), PathBuf::from);
-    let source = source::open(&image.parse()?)?;
+    let open_options = OpenOptions {
+        scratch: scratch.clone(),
+        max_unpacked_bytes: u64::MAX,
+    };
+    let cancel = Cancel::default();
+    let source = source::open(
+        &image.parse()?,
+        &Selection::ThisMachine,
+        &open_options,
+        &cancel,
+    )?;
+    let source = source.into_image()?;
     let options = ScanOptions {
         scratch: scratch.clone(),
         max_layer_bytes: u64::MAX,
     };
-    let layers = scan_image(&source, &options, threads, &Cancel::default())?;
+    let layers = scan_image(&source, &options, threads, &cancel)?;
     let plans = layers
         .iter()
         .map(|layer| Ok(plan_layer(layer, &[], PlanOptions::default())?))
@@ -150,7 +161,7 @@ fn sha256(layer: &ScannedLayer) -> Result<f64> {
 }
 
 /// One thread: the blob inflated as a stream.
-fn inflate(blob: File) -> Result<f64> {
+fn inflate(blob: Blob) -> Result<f64> {
     let started = Instant::now();
     let mut decoder =
         flate2::bufread::MultiGzDecoder::new(std::io::BufReader::with_capacity(BLOCK_BYTES, blob));

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::image::ImageRef;
+use crate::cli::created::Created;
+use crate::image::{ImageRef, Platform};
 use crate::layer::encode::Level;
 use crate::layer::plan::PlanOptions;
 
@@ -104,10 +105,10 @@ pub(super) enum RootfsArg {
 
 #[derive(Debug, Args)]
 pub(super) struct OptimizeArgs {
-    /// Image to read, oci:DIR[:TAG]
+    /// Image to read, oci:DIR[:TAG] or an archive
     #[arg(value_name = "SRC")]
     pub(super) source: ImageRef,
-    /// Image to write, oci:DIR[:TAG]
+    /// Image to write, oci:DIR[:TAG] or an archive
     #[arg(value_name = "DST")]
     pub(super) destination: ImageRef,
     /// Prefetch what this list names instead of running the workload: paths and patterns, one a line
@@ -130,7 +131,7 @@ pub(super) struct OptimizeArgs {
 
 #[derive(Debug, Args)]
 pub(super) struct RecordArgs {
-    /// Image to run, oci:DIR[:TAG]
+    /// Image to run, oci:DIR[:TAG] or an archive
     #[arg(value_name = "SRC")]
     pub(super) source: ImageRef,
     /// Write the profile there
@@ -142,10 +143,66 @@ pub(super) struct RecordArgs {
     #[command(flatten)]
     pub(super) workload: WorkloadArgs,
     #[command(flatten)]
+    pub(super) platforms: PlatformArgs,
+    #[command(flatten)]
     pub(super) reading: ReadingArgs,
     /// Print the result as JSON on stdout
     #[arg(long)]
     pub(super) json: bool,
+}
+
+/// Which platforms of an image are meant.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Platforms")]
+pub(super) struct PlatformArgs {
+    /// A platform of the image, OS/ARCHITECTURE[/VARIANT] or one of the first two; may be repeated
+    #[arg(long, value_name = "PLATFORM", conflicts_with = "all_platforms")]
+    pub(super) platform: Vec<Platform>,
+    /// All platforms of the image
+    #[arg(long)]
+    pub(super) all_platforms: bool,
+}
+
+/// What is written besides layers.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Output")]
+pub(super) struct OutputArgs {
+    /// Write OCI media types; --oci=false writes Docker's, with which lazy pulling fails
+    #[arg(
+        long,
+        value_name = "BOOL",
+        default_value_t = true,
+        default_missing_value = "true",
+        num_args = 0..=1,
+        require_equals = true,
+        action = clap::ArgAction::Set
+    )]
+    pub(super) oci: bool,
+    /// Annotation of every image's manifest, or with index: of the index; may be repeated
+    #[arg(long, value_name = "[index:]KEY=VALUE", value_parser = parse_annotation)]
+    pub(super) annotation: Vec<Annotation>,
+    /// When the image was created: RFC 3339, or seconds since 1970 [default: $SOURCE_DATE_EPOCH, or
+    /// as in the source]
+    #[arg(long, value_name = "TIME")]
+    pub(super) created: Option<Created>,
+    /// Prefetch the profile's paths on the other platforms, too
+    #[arg(long)]
+    pub(super) profile_other_platforms: bool,
+}
+
+/// `KEY=VALUE`, and what it is said of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Annotation {
+    pub(super) of: Annotated,
+    pub(super) key: String,
+    pub(super) value: String,
+}
+
+/// What an annotation is said of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Annotated {
+    Manifest,
+    Index,
 }
 
 /// How layers are read.
@@ -155,12 +212,17 @@ pub(super) struct ReadingArgs {
     /// Worker threads; the output does not depend on it [default: all cores]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     pub(super) threads: Option<u16>,
-    /// Directory for uncompressed layers; needs room for all of them [default: $TMPDIR or /var/tmp]
+    /// Directory for uncompressed layers and archives; needs room for all of them [default: $TMPDIR or
+    /// /var/tmp]
     #[arg(long, value_name = "DIR")]
     pub(super) scratch: Option<PathBuf>,
-    /// Refuse layers that are larger than this when decompressed
+    /// Refuse layers, and archives, that are larger than this when decompressed
     #[arg(long, default_value = "256GiB", value_name = "SIZE", value_parser = parse_size)]
     pub(super) max_layer_size: u64,
+    /// Memory, with a suffix KiB, MiB or GiB: half for buffers, half for entries and TOCs; layers that
+    /// have too many entries for it are refused
+    #[arg(long, default_value = "512MiB", value_name = "SIZE", value_parser = parse_size)]
+    pub(super) memory: u64,
 }
 
 /// How layers are converted.
@@ -168,10 +230,24 @@ pub(super) struct ReadingArgs {
 #[command(next_help_heading = "Conversion")]
 pub(super) struct ConversionArgs {
     #[command(flatten)]
+    pub(super) platforms: PlatformArgs,
+    #[command(flatten)]
     pub(super) reading: ReadingArgs,
-    /// Compression level, 0 (store) to 12
-    #[arg(long, default_value = "6", value_name = "LEVEL", value_parser = parse_level)]
-    pub(super) estargz_compression_level: Level,
+    #[command(flatten)]
+    pub(super) output: OutputArgs,
+    /// Compression level, 0 (store) to 12 [default: a gzip source's compressed data is copied, anything
+    /// else is compressed at 6]
+    #[arg(long, value_name = "LEVEL", value_parser = parse_level)]
+    pub(super) estargz_compression_level: Option<Level>,
+    /// Compress a layer again if copying its compressed data would make it larger by more than this
+    #[arg(
+        long,
+        default_value = "1",
+        value_name = "PERCENT",
+        value_parser = parse_percent,
+        conflicts_with = "estargz_compression_level"
+    )]
+    pub(super) transcode_overhead: f64,
     /// Uncompressed bytes in a chunk, the unit that a lazy-pulling runtime fetches; 1 KiB to 128 MiB,
     /// 0 means 4 MiB
     #[arg(long, default_value = "0", value_name = "SIZE", value_parser = parse_chunk_size)]
@@ -183,9 +259,6 @@ pub(super) struct ConversionArgs {
     /// Carry a layer over as it is where it is valid eStargz and prefetches nothing else than wanted
     #[arg(long)]
     pub(super) reuse: bool,
-    /// Memory for buffers, with a suffix KiB, MiB or GiB
-    #[arg(long, default_value = "512MiB", value_name = "SIZE", value_parser = parse_size)]
-    pub(super) memory: u64,
     /// Do not read the written layers back
     #[arg(long)]
     pub(super) no_verify: bool,
@@ -196,10 +269,10 @@ pub(super) struct ConversionArgs {
 
 #[derive(Debug, Args)]
 pub(super) struct ConvertArgs {
-    /// Image to read, oci:DIR[:TAG]
+    /// Image to read, oci:DIR[:TAG] or an archive
     #[arg(value_name = "SRC")]
     pub(super) source: ImageRef,
-    /// Image to write, oci:DIR[:TAG]
+    /// Image to write, oci:DIR[:TAG] or an archive
     #[arg(value_name = "DST")]
     pub(super) destination: ImageRef,
     /// Prefetch what this profile says was touched
@@ -221,9 +294,11 @@ pub(super) struct ConvertArgs {
 
 #[derive(Debug, Args)]
 pub(super) struct InspectArgs {
-    /// Image to read, oci:DIR[:TAG]
+    /// Image to read, oci:DIR[:TAG] or an archive
     #[arg(value_name = "IMAGE")]
     pub(super) image: ImageRef,
+    #[command(flatten)]
+    pub(super) platforms: PlatformArgs,
     /// Show the rows of this layer's TOC, 0 is the base
     #[arg(long, value_name = "N")]
     pub(super) layer: Option<usize>,
@@ -234,15 +309,28 @@ pub(super) struct InspectArgs {
 
 #[derive(Debug, Args)]
 pub(super) struct VerifyArgs {
-    /// Image to check, oci:DIR[:TAG]
+    /// Image to check, oci:DIR[:TAG] or an archive
     #[arg(value_name = "IMAGE")]
     pub(super) image: ImageRef,
-    /// Worker threads [default: all cores]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
-    pub(super) threads: Option<u16>,
+    /// Compare the file systems with those of this image, entry by entry
+    #[arg(long, value_name = "SRC")]
+    pub(super) source: Option<ImageRef>,
+    #[command(flatten)]
+    pub(super) platforms: PlatformArgs,
+    #[command(flatten)]
+    pub(super) reading: ReadingArgs,
     /// Print the result as JSON on stdout
     #[arg(long)]
     pub(super) json: bool,
+}
+
+fn parse_percent(text: &str) -> Result<f64, String> {
+    let percent: f64 = text.parse().map_err(|_| "not a number".to_owned())?;
+    if percent.is_finite() && percent >= 0.0 {
+        Ok(percent / 100.0)
+    } else {
+        Err("not 0 or more".to_owned())
+    }
 }
 
 fn parse_level(text: &str) -> Result<Level, String> {
@@ -265,6 +353,21 @@ fn parse_min_chunk_size(text: &str) -> Result<u32, String> {
     let size = u32::try_from(parse_size(text)?).ok();
     size.filter(|&size| size <= PlanOptions::MAX_MIN_CHUNK_BYTES)
         .ok_or_else(|| "larger than 4MiB".to_owned())
+}
+
+fn parse_annotation(text: &str) -> Result<Annotation, String> {
+    let (of, pair) = match text.strip_prefix("index:") {
+        Some(pair) => (Annotated::Index, pair),
+        None => (Annotated::Manifest, text),
+    };
+    match pair.split_once('=') {
+        Some((key, value)) if !key.is_empty() => Ok(Annotation {
+            of,
+            key: key.to_owned(),
+            value: value.to_owned(),
+        }),
+        _ => Err("expected KEY=VALUE".to_owned()),
+    }
 }
 
 fn parse_list(text: &str) -> Result<List, String> {
@@ -330,6 +433,24 @@ mod tests {
         assert_eq!(parse_min_chunk_size("50000"), Ok(50_000));
         for bad in ["4194305", "1GiB", "99999999999", "-1"] {
             assert!(parse_min_chunk_size(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn annotations_are_of_manifests_or_of_the_index() {
+        let check = |text: &str, of, key: &str, value: &str| {
+            let expected = Annotation {
+                of,
+                key: key.to_owned(),
+                value: value.to_owned(),
+            };
+            assert_eq!(parse_annotation(text), Ok(expected));
+        };
+        check("a=b", Annotated::Manifest, "a", "b");
+        check("a=", Annotated::Manifest, "a", "");
+        check("index:a.b=c=d", Annotated::Index, "a.b", "c=d");
+        for bad in ["", "a", "=b", "index:", "index:=b"] {
+            assert!(parse_annotation(bad).is_err(), "{bad}");
         }
     }
 

@@ -10,6 +10,7 @@ use crate::rootfs::RootfsError;
 use crate::runtime::RuntimeError;
 use crate::sink::SinkError;
 use crate::source::SourceError;
+use crate::verify::ImageFault;
 
 /// Wrong arguments.
 pub(super) const USAGE: u8 = 2;
@@ -90,7 +91,13 @@ impl From<Cancelled> for Failure {
 
 impl From<SourceError> for Failure {
     fn from(error: SourceError) -> Self {
-        Self::new(IMAGE, error)
+        let code = match error {
+            SourceError::Cancelled(_) => INTERRUPTED,
+            // The scratch directory is neither source nor destination.
+            SourceError::Unpack { .. } => OTHER,
+            _ => IMAGE,
+        };
+        Self::coded(code, error)
     }
 }
 
@@ -106,6 +113,28 @@ impl From<VerifyError> for Failure {
             VerifyError::Read { .. } => IMAGE,
             VerifyError::Cancelled(_) => INTERRUPTED,
             _ => VERIFICATION,
+        };
+        Self::coded(code, error)
+    }
+}
+
+impl From<ImageFault> for Failure {
+    fn from(error: ImageFault) -> Self {
+        let code = match &error {
+            ImageFault::Cancelled(_) => INTERRUPTED,
+            ImageFault::Source { source, .. } if matches!(**source, ScanError::Spool { .. }) => {
+                OTHER
+            }
+            ImageFault::Contents { .. } => OTHER,
+            ImageFault::Layer {
+                source: VerifyError::Read { .. },
+                ..
+            }
+            | ImageFault::Open(_)
+            | ImageFault::Source { .. } => IMAGE,
+            ImageFault::Layer { .. }
+            | ImageFault::History { .. }
+            | ImageFault::Different { .. } => VERIFICATION,
         };
         Self::coded(code, error)
     }
@@ -133,18 +162,24 @@ impl From<ImageError> for Failure {
     fn from(error: ImageError) -> Self {
         let code = match &error {
             ImageError::Cancelled(_)
+            | ImageError::Source(SourceError::Cancelled(_))
             | ImageError::Scan(ScanError::Cancelled(_))
             | ImageError::Convert(crate::layer::ConvertError::Cancelled(_))
             | ImageError::Verify {
                 source: VerifyError::Cancelled(_),
                 ..
             } => INTERRUPTED,
+            ImageError::Verify {
+                source: VerifyError::Read { .. },
+                ..
+            } => IMAGE,
             ImageError::Verify { .. }
             | ImageError::Convert(crate::layer::ConvertError::Encode {
                 source: EncodeError::Check { .. },
                 ..
             }) => VERIFICATION,
-            ImageError::Scan(ScanError::Spool { .. })
+            ImageError::Scratch(_)
+            | ImageError::Scan(ScanError::Spool { .. })
             | ImageError::Convert(crate::layer::ConvertError::Encode { .. }) => OTHER,
             ImageError::Source(_)
             | ImageError::Scan(_)

@@ -2,19 +2,22 @@
 
 use serde_json::{Value, json};
 
+use crate::cancel::Cancel;
 use crate::cli::args::InspectArgs;
 use crate::cli::failure::{Failure, USAGE};
 use crate::cli::output::{self, Size};
-use crate::convert::platform_name;
+use crate::cli::reading;
 use crate::layer::plan::LANDMARK_NAMES;
 use crate::layer::toc::Toc;
 use crate::layer::verify::{VerifyError, parse_toc, read_toc};
-use crate::source::{self, SourceImage, SourceLayer};
+use crate::source::{Selection, SourceImage, SourceLayer};
 
 /// Runs `esgz inspect`.
-pub(super) fn inspect(args: &InspectArgs) -> Result<(), Failure> {
-    let image = source::open(&args.image)?;
+pub(super) fn inspect(args: &InspectArgs, cancel: &Cancel) -> Result<(), Failure> {
+    let unless = Selection::ThisMachine;
+    let source = reading::open_to_look(&args.image, &args.platforms, unless, cancel)?;
     if let Some(number) = args.layer {
+        let image = source.into_image()?;
         let layer = image.layers.get(number).ok_or_else(|| {
             let message = format!(
                 "{} has layers 0 to {}",
@@ -25,30 +28,43 @@ pub(super) fn inspect(args: &InspectArgs) -> Result<(), Failure> {
         })?;
         return inspect_layer(&image, layer, args);
     }
-    let summaries = image
-        .layers
-        .iter()
-        .map(|layer| summarize(&image, layer))
-        .collect::<Result<Vec<_>, _>>()?;
-    if args.json {
-        let layers: Vec<Value> = image
-            .layers
-            .iter()
-            .zip(&summaries)
-            .map(|(layer, s)| layer_json(layer, s.as_ref()))
-            .collect();
-        return output::json(&json!({
-            "reference": args.image.to_string(),
-            "manifest": image.manifest.id.digest,
-            "platform": platform_name(&image),
-            "layers": layers,
-        }));
+    if !args.json {
+        return source.images.iter().try_for_each(print);
     }
+    let images = source.images.iter().map(image_json);
+    let mut images = images.collect::<Result<Vec<Value>, Failure>>()?;
+    match images.len() {
+        1 => output::json(&images.remove(0)),
+        _ => output::json(&json!({ "reference": args.image.to_string(), "images": images })),
+    }
+}
+
+fn summaries(image: &SourceImage) -> Result<Vec<Option<Summary>>, Failure> {
+    let layers = image.layers.iter();
+    layers.map(|layer| summarize(image, layer)).collect()
+}
+
+fn image_json(image: &SourceImage) -> Result<Value, Failure> {
+    let summaries = summaries(image)?;
+    let layers = image.layers.iter().zip(&summaries);
+    let layers: Vec<Value> = layers
+        .map(|(layer, s)| layer_json(layer, s.as_ref()))
+        .collect();
+    Ok(json!({
+        "reference": image.reference.to_string(),
+        "manifest": image.manifest.id.digest,
+        "platform": image.platform.to_string(),
+        "layers": layers,
+    }))
+}
+
+fn print(image: &SourceImage) -> Result<(), Failure> {
+    let summaries = summaries(image)?;
     output::line(format_args!(
         "image      {} {}",
-        args.image, image.manifest.id.digest
+        image.reference, image.manifest.id.digest
     ))?;
-    output::line(format_args!("platform   {}", platform_name(&image)))?;
+    output::line(format_args!("platform   {}", image.platform))?;
     output::line(format_args!(
         "\n{:>5}  {:<20} {:>10} {:>7} {:>7}  prefetched",
         "layer", "digest", "size", "files", "chunks"

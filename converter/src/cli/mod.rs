@@ -4,10 +4,13 @@
 
 mod args;
 mod conversion;
+mod created;
 mod failure;
 mod inspect;
 mod optimize;
 mod output;
+mod reading;
+mod report;
 mod verify;
 
 use std::process::ExitCode;
@@ -57,7 +60,7 @@ fn run(cli: &Cli, cancel: &Cancel) -> Result<(), Failure> {
         Command::Optimize(args) => optimize::optimize(args, cancel),
         Command::Record(args) => optimize::record(args, cancel),
         Command::Convert(args) => conversion::convert(args, cancel),
-        Command::Inspect(args) => inspect::inspect(args),
+        Command::Inspect(args) => inspect::inspect(args, cancel),
         Command::Verify(args) => verify::verify(args, cancel),
     }
 }

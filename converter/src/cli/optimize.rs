@@ -9,11 +9,14 @@ use serde_json::json;
 use crate::cancel::Cancel;
 use crate::cli::args::{OptimizeArgs, RecordArgs, RootfsArg, WorkloadArgs};
 use crate::cli::conversion::{
-    Report, Wanted, image_options, print_profile, profile_json, scan_options, threads, warn_missed,
+    Others, Wanted, image_options, others, scan_options, threads, warn_missed, warn_of_output,
 };
-use crate::cli::failure::{Failure, INCOMPLETE, OTHER, WORKLOAD};
+use crate::cli::failure::{Failure, INCOMPLETE, OTHER, USAGE, WORKLOAD};
 use crate::cli::output::{self, Size};
-use crate::convert::{convert_image, open_sink, scan_image};
+use crate::cli::reading;
+use crate::cli::report::{Report, print_profile, profile_json};
+use crate::convert::{Conversion, Scanner, scan_image};
+use crate::image::Platform;
 use crate::layer::entry::ScannedLayer;
 use crate::layer::scan::ScanOptions;
 use crate::profile::{self, Ended, Profile};
@@ -21,42 +24,65 @@ use crate::profiler::Exactness;
 use crate::record::{RecordOptions, Recorded};
 use crate::rootfs::{RootfsMode, RootfsOptions};
 use crate::runtime::{Streams, WorkloadOptions};
-use crate::source::{self, SourceImage};
+use crate::sink::Sink;
+use crate::source::{Node, Source, SourceImage};
 
 /// Runs `esgz optimize`.
 pub(super) fn optimize(args: &OptimizeArgs, cancel: &Cancel) -> Result<(), Failure> {
     let clock = Instant::now();
-    let options = image_options(&args.conversion);
+    let options = image_options(&args.conversion)?;
     let record_options = record_options(&args.workload, &options.scan, args.conversion.json);
-    let source = source::open(&args.source)?;
-    let sink = open_sink(&args.destination)?;
+    let source = reading::open(
+        &args.source,
+        &args.conversion.platforms,
+        &options.scan,
+        cancel,
+    )?;
     let wanted = Wanted::instead_of_run(args)?;
-    let scanning = Instant::now();
-    let layers = scan_image(&source, &options.scan, options.parallel.threads, cancel)?;
-    let scan = scanning.elapsed();
-    let (recorded, prioritized) = match wanted {
-        Some(wanted) => (None, wanted.resolve(&layers)),
-        None => {
-            let recorded = record_for(args, &source, &layers, &record_options, cancel)?;
-            let prioritized = profile::from_profile(&recorded.profile, &layers);
-            (Some(recorded), prioritized)
+    let sink = Sink::open(&args.destination)?;
+    warn_of_output(&args.destination, &source, &options.documents);
+    let threads = options.parallel.threads;
+    let mut scanner = Scanner::new(&source, &options.scan, threads, cancel);
+    let mut conversion = Conversion::new(&source, &options, sink, cancel)?;
+    let mut recorded = None;
+    if wanted.is_none() {
+        let profiled = image_to_run(&source)?;
+        let image = &source.images[profiled];
+        let layers = scanner.scan(image)?;
+        let found = record_for(args, image, &layers, &record_options, cancel)?;
+        let prioritized = profile::from_profile(&found.profile, &layers);
+        warn_missed(&prioritized);
+        conversion.image(profiled, &layers, &prioritized)?;
+        recorded = Some((profiled, found));
+    }
+    for (number, image) in source.images.iter().enumerate() {
+        if recorded.as_ref().is_some_and(|(done, _)| *done == number) {
+            continue;
         }
-    };
-    warn_missed(&prioritized);
-    let converted = convert_image(&source, &layers, &prioritized, &options, sink, cancel)?;
-    let mut stages = vec![("scan", scan)];
-    if let Some(recorded) = &recorded {
+        let layers = scanner.scan(image)?;
+        let prioritized = match (&wanted, &recorded, others(&args.conversion.output)) {
+            (Some(wanted), _, _) => wanted.resolve(&layers),
+            (None, Some((_, recorded)), Others::Profiled) => {
+                profile::from_profile(&recorded.profile, &layers)
+            }
+            _ => profile::from_paths([], &layers),
+        };
+        warn_missed(&prioritized);
+        conversion.image(number, &layers, &prioritized)?;
+    }
+    let mut stages = vec![("scan", scanner.elapsed())];
+    if let Some((_, recorded)) = &recorded {
         stages.extend([("mount", recorded.mount), ("run", recorded.run)]);
     }
+    let converted = conversion.finish()?;
     let report = Report {
-        source: &source,
+        source: &args.source,
         destination: &args.destination,
-        layers: &layers,
         converted: &converted,
         stages,
         total: clock.elapsed(),
         verified: options.verify,
-        profile: recorded.as_ref().map(|recorded| &recorded.profile),
+        profile: recorded.as_ref().map(|(_, recorded)| &recorded.profile),
     };
     if args.conversion.json {
         output::json(&report.json())
@@ -68,12 +94,12 @@ pub(super) fn optimize(args: &OptimizeArgs, cancel: &Cancel) -> Result<(), Failu
 /// Runs the workload for [`optimize`], and writes what the user wants to keep of it.
 fn record_for(
     args: &OptimizeArgs,
-    source: &SourceImage,
+    image: &SourceImage,
     layers: &[ScannedLayer],
     options: &RecordOptions,
     cancel: &Cancel,
 ) -> Result<Recorded, Failure> {
-    let recorded = crate::record::record(source, layers, options, cancel)?;
+    let recorded = crate::record::record(image, layers, options, cancel)?;
     let profile = &recorded.profile;
     must_have_succeeded(profile, &args.workload)?;
     write_outputs(
@@ -85,20 +111,45 @@ fn record_for(
     Ok(recorded)
 }
 
+/// The image for this machine. One that no index lists is run whatever it says.
+fn image_to_run(source: &Source) -> Result<usize, Failure> {
+    let here = Platform::of_this_machine();
+    let images = || source.images.iter();
+    let exact = images().position(|image| image.platform == here);
+    let near = || images().position(|image| image.platform.has_machine_of(&here));
+    if let Some(found) = exact.or_else(near) {
+        return Ok(found);
+    }
+    let platforms: Vec<String> = images().map(|image| image.platform.to_string()).collect();
+    let platforms = platforms.join(", ");
+    if let Node::Image(only) = source.root
+        && source.images[only].descriptor.get("platform").is_none()
+    {
+        tracing::warn!("the image is for {platforms}, and this machine runs {here}");
+        return Ok(only);
+    }
+    let message = format!(
+        "{} has selected images for {platforms}, and this machine runs {here}; esgz convert needs no run",
+        source.reference
+    );
+    Err(Failure::message(USAGE, message))
+}
+
 /// Runs `esgz record`.
 pub(super) fn record(args: &RecordArgs, cancel: &Cancel) -> Result<(), Failure> {
     let clock = Instant::now();
     let scan = scan_options(&args.reading);
     let record_options = record_options(&args.workload, &scan, args.json);
-    let source = source::open(&args.source)?;
-    let layers = scan_image(&source, &scan, threads(&args.reading), cancel)?;
-    let recorded = crate::record::record(&source, &layers, &record_options, cancel)?;
+    let source = reading::open(&args.source, &args.platforms, &scan, cancel)?;
+    let image = &source.images[image_to_run(&source)?];
+    let layers = scan_image(image, &scan, threads(&args.reading), cancel)?;
+    let recorded = crate::record::record(image, &layers, &record_options, cancel)?;
     let profile = &recorded.profile;
     must_have_succeeded(profile, &args.workload)?;
     write_outputs(profile, Some(&args.output), args.record_out.as_deref())?;
     if args.json {
         output::json(&json!({
-            "source": { "reference": args.source.to_string(), "manifest": source.manifest.id.digest },
+            "source": { "reference": args.source.to_string(), "manifest": image.manifest.id.digest },
             "profile": profile_json(profile),
             "output": args.output,
             "seconds": clock.elapsed().as_secs_f64(),

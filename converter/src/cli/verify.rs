@@ -4,61 +4,81 @@ use serde_json::{Value, json};
 
 use crate::cancel::Cancel;
 use crate::cli::args::VerifyArgs;
-use crate::cli::conversion::all_cores;
-use crate::cli::failure::Failure;
+use crate::cli::failure::{Failure, IMAGE};
 use crate::cli::output::{self, Size};
+use crate::cli::reading::{self, scan_options, threads};
+use crate::cli::report::Usage;
 use crate::layer::Parallel;
-use crate::layer::verify::{VerifiedLayer, VerifyError, must_equal, verify_layer};
-use crate::source::{self, SourceLayer};
-
-/// Memory for buffers; verifying needs no flag for it.
-const MEMORY_BYTES: u64 = 256 << 20;
+use crate::layer::verify::{VerifiedLayer, VerifyOptions};
+use crate::source::{Selection, Source, SourceImage};
+use crate::verify::{compare_images, verify_image};
 
 /// Runs `esgz verify`.
 pub(super) fn verify(args: &VerifyArgs, cancel: &Cancel) -> Result<(), Failure> {
-    let threads = args.threads.map_or_else(all_cores, usize::from);
-    let parallel = Parallel {
-        threads,
-        memory_bytes: MEMORY_BYTES,
+    // With a source two layers' entries are in memory beside one's TOC.
+    let memory_bytes = args.reading.memory;
+    let buffers_bytes = memory_bytes / if args.source.is_some() { 8 } else { 4 };
+    let options = VerifyOptions {
+        parallel: Parallel {
+            threads: threads(&args.reading),
+            memory_bytes: buffers_bytes,
+        },
+        toc_memory_bytes: memory_bytes - buffers_bytes,
+        max_layer_bytes: args.reading.max_layer_size,
     };
-    let image = source::open(&args.image)?;
+    let source = reading::open_to_look(&args.image, &args.platforms, Selection::All, cancel)?;
     let mut verified = Vec::new();
-    for layer in &image.layers {
-        let blob = image.open_layer(layer)?;
-        let found = verify_layer(&blob, parallel, cancel)
-            .and_then(|found| as_described(layer, &found).map(|()| found))
-            .map_err(|error| {
-                Failure::from(error).context(format!("layer {}", layer.blob.digest))
-            })?;
-        verified.push(found);
+    match &args.source {
+        None => {
+            for image in &source.images {
+                verified.extend(verify_image(image, options, cancel)?);
+            }
+        }
+        Some(reference) => {
+            let scan = scan_options(&args.reading);
+            let expected =
+                reading::open_to_look(reference, &args.platforms, Selection::All, cancel)?;
+            for image in &source.images {
+                let expected = same_platform(image, &expected)?;
+                verified.extend(compare_images(image, expected, options, &scan, cancel)?);
+            }
+        }
     }
     let chunks: u64 = verified.iter().map(|layer| layer.chunks).sum();
+    let files: u64 = verified.iter().map(|layer| layer.files).sum();
     let bytes: u64 = verified.iter().map(|layer| layer.uncompressed_bytes).sum();
     if args.json {
         return output::json(&json!({
             "reference": args.image.to_string(),
-            "manifest": image.manifest.id.digest,
+            "manifest": source.images[0].manifest.id.digest,
             "verified": true,
+            "equal_to": args.source.as_ref().map(ToString::to_string),
+            "peak_memory_bytes": Usage::of_this_process().peak_memory_bytes,
             "layers": verified.iter().map(layer_json).collect::<Vec<_>>(),
         }));
     }
     output::line(format_args!(
-        "verified   {} layers, {chunks} chunks, {} uncompressed: all digests match",
+        "verified   {} layers, {files} files, {chunks} chunks, {} uncompressed: all digests match",
         verified.len(),
         Size(bytes)
-    ))
+    ))?;
+    if let Some(source) = &args.source {
+        output::line(format_args!("equal      every entry is as in {source}"))?;
+    }
+    Ok(())
 }
 
-/// Compares a blob with what manifest and configuration say of it.
-fn as_described(layer: &SourceLayer, found: &VerifiedLayer) -> Result<(), VerifyError> {
-    must_equal("size", &found.size_bytes, &layer.blob.size_bytes)?;
-    must_equal("digest", &found.digest, &layer.blob.digest)?;
-    must_equal("DiffID", &found.diff_id, &layer.diff_id)?;
-    let annotated = layer
-        .toc_digest
-        .clone()
-        .unwrap_or_else(|| "none".to_owned());
-    must_equal("TOC digest", &found.toc_digest.to_string(), &annotated)
+/// The image of `source` for the platform of `image`; the only one whatever its platform.
+fn same_platform<'a>(image: &SourceImage, source: &'a Source) -> Result<&'a SourceImage, Failure> {
+    let is_same = |other: &&SourceImage| other.platform == image.platform;
+    match (source.images.iter().find(is_same), source.images.as_slice()) {
+        (Some(found), _) => Ok(found),
+        (None, [only]) => Ok(only),
+        (None, _) => Err(Failure::message(
+            IMAGE,
+            format!("{} has no image for {}", source.reference, image.platform),
+        )),
+    }
 }
 
 fn layer_json(layer: &VerifiedLayer) -> Value {

@@ -1,12 +1,17 @@
-//! Names and types of images: references, digests, descriptors, manifests, configurations.
+//! Names and types of images: references, platforms, digests, descriptors, manifests,
+//! configurations.
 //!
 //! Pure values: nothing here reads a file or a socket.
 
 mod digest;
+mod docker_name;
 pub mod manifest;
+mod platform;
 mod reference;
 mod sha256;
 
 pub use digest::{Digest, DigestError, Hasher};
+pub use docker_name::{DockerName, DockerNameError};
 pub use manifest::{BlobId, Document, NewLayer};
-pub use reference::{ImageRef, ReferenceError};
+pub use platform::{Platform, PlatformError};
+pub use reference::{ArchiveName, ImageRef, ReferenceError};

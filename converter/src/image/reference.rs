@@ -1,8 +1,10 @@
-//! Image names as skopeo writes them: a transport, a place, and an optional tag.
+//! Image names as skopeo writes them: a transport, a place, and an optional name within it.
 
 use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
+
+use crate::image::DockerName;
 
 /// Where an image is, or is to be written.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -14,13 +16,39 @@ pub enum ImageRef {
         /// `org.opencontainers.image.ref.name` in the index; none selects the only image.
         tag: Option<String>,
     },
+    /// `oci-archive:FILE[:TAG]`, a tar of an OCI image layout.
+    OciArchive {
+        /// The archive.
+        file: PathBuf,
+        /// As for a layout.
+        tag: Option<String>,
+    },
+    /// `docker-archive:FILE[:NAME]` or `docker-archive:FILE:@N`, what `docker save` writes.
+    DockerArchive {
+        /// The archive.
+        file: PathBuf,
+        /// Which of its images; none selects the only one.
+        name: Option<ArchiveName>,
+    },
 }
+
+/// An image of a Docker archive.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ArchiveName {
+    /// One of its `RepoTags`.
+    Tagged(DockerName),
+    /// Its 0-based place in `manifest.json`; only for reading.
+    Index(usize),
+}
+
+/// The forms that a name may have.
+const FORMS: &str = "oci:DIR[:TAG], oci-archive:FILE[:TAG] or docker-archive:FILE[:NAME]";
 
 /// A text does not name an image.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ReferenceError {
     /// The transport is known but not built in.
-    #[error("\"{reference}\": the transport {transport}: is not supported; use oci:DIR[:TAG]")]
+    #[error("\"{reference}\": the transport {transport}: is not supported; use {FORMS}")]
     UnsupportedTransport {
         /// The whole text.
         reference: String,
@@ -28,10 +56,18 @@ pub enum ReferenceError {
         transport: String,
     },
     /// The text has no transport, or nothing behind it.
-    #[error("\"{reference}\" is not an image name; expected oci:DIR[:TAG]")]
+    #[error("\"{reference}\" is not an image name; expected {FORMS}")]
     Malformed {
         /// The whole text.
         reference: String,
+    },
+    /// What stands behind a Docker archive's file is no name.
+    #[error("\"{reference}\": \"{name}\" is not a Docker name; expected [HOST/]PATH[:TAG], or @N")]
+    Name {
+        /// The whole text.
+        reference: String,
+        /// The part of it.
+        name: String,
     },
 }
 
@@ -43,37 +79,68 @@ impl FromStr for ImageRef {
             reference: reference.to_owned(),
         };
         let (transport, rest) = reference.split_once(':').ok_or_else(malformed)?;
-        if transport != "oci" {
-            return Err(match transport {
-                "docker" | "oci-archive" | "docker-archive" | "containerd" => {
-                    ReferenceError::UnsupportedTransport {
-                        reference: reference.to_owned(),
-                        transport: transport.to_owned(),
-                    }
-                }
-                _ => malformed(),
-            });
-        }
-        // As skopeo does: the first colon ends the directory, so a tag may hold a colon.
-        let (dir, tag) = match rest.split_once(':') {
-            Some((dir, tag)) => (dir, Some(tag)),
+        // As skopeo does: the first colon ends the path, so a name may hold a colon.
+        let (path, name) = match rest.split_once(':') {
+            Some((path, name)) => (path, Some(name)),
             None => (rest, None),
         };
-        if dir.is_empty() || tag == Some("") {
+        let tag = name.map(str::to_owned);
+        let place = PathBuf::from(path);
+        let parsed = match transport {
+            "oci" => Self::OciLayout { dir: place, tag },
+            "oci-archive" => Self::OciArchive { file: place, tag },
+            "docker-archive" => Self::DockerArchive {
+                file: place,
+                name: name.map(|name| archive_name(reference, name)).transpose()?,
+            },
+            "docker" | "containerd" => {
+                return Err(ReferenceError::UnsupportedTransport {
+                    reference: reference.to_owned(),
+                    transport: transport.to_owned(),
+                });
+            }
+            _ => return Err(malformed()),
+        };
+        if path.is_empty() || name == Some("") {
             return Err(malformed());
         }
-        Ok(Self::OciLayout {
-            dir: dir.into(),
-            tag: tag.map(str::to_owned),
-        })
+        Ok(parsed)
+    }
+}
+
+fn archive_name(reference: &str, name: &str) -> Result<ArchiveName, ReferenceError> {
+    let parsed = match name.strip_prefix('@') {
+        Some(number) => number.parse().ok().map(ArchiveName::Index),
+        None => name.parse().ok().map(ArchiveName::Tagged),
+    };
+    parsed.ok_or_else(|| ReferenceError::Name {
+        reference: reference.to_owned(),
+        name: name.to_owned(),
+    })
+}
+
+impl fmt::Display for ArchiveName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tagged(name) => fmt::Display::fmt(name, f),
+            Self::Index(number) => write!(f, "@{number}"),
+        }
     }
 }
 
 impl fmt::Display for ImageRef {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self::OciLayout { dir, tag } = self;
-        write!(f, "oci:{}", dir.display())?;
-        tag.as_ref().map_or(Ok(()), |tag| write!(f, ":{tag}"))
+        let (transport, place, name) = match self {
+            Self::OciLayout { dir, tag } => ("oci", dir, tag.clone()),
+            Self::OciArchive { file, tag } => ("oci-archive", file, tag.clone()),
+            Self::DockerArchive { file, name } => (
+                "docker-archive",
+                file,
+                name.as_ref().map(ArchiveName::to_string),
+            ),
+        };
+        write!(f, "{transport}:{}", place.display())?;
+        name.map_or(Ok(()), |name| write!(f, ":{name}"))
     }
 }
 
@@ -81,29 +148,64 @@ impl fmt::Display for ImageRef {
 mod tests {
     use super::*;
 
-    fn check(text: &str, dir: &str, tag: Option<&str>) {
+    fn check(text: &str, expected: &ImageRef, displayed: &str) {
         let parsed: ImageRef = text.parse().unwrap();
-        assert_eq!(
-            parsed,
-            ImageRef::OciLayout {
-                dir: dir.into(),
-                tag: tag.map(str::to_owned)
-            }
-        );
-        assert_eq!(parsed.to_string(), text);
+        assert_eq!(parsed, *expected);
+        assert_eq!(parsed.to_string(), displayed);
+    }
+
+    fn oci(text: &str, dir: &str, tag: Option<&str>) {
+        let tag = tag.map(str::to_owned);
+        let archive = ImageRef::OciArchive {
+            file: dir.into(),
+            tag: tag.clone(),
+        };
+        let layout = ImageRef::OciLayout {
+            dir: dir.into(),
+            tag,
+        };
+        check(&format!("oci:{text}"), &layout, &format!("oci:{text}"));
+        let text = format!("oci-archive:{text}");
+        check(&text, &archive, &text);
     }
 
     #[test]
     fn names_are_parsed_as_skopeo_does() {
-        check("oci:dir", "dir", None);
-        check("oci:/a/b:latest", "/a/b", Some("latest"));
-        check("oci:x:host:5000/y:z", "x", Some("host:5000/y:z"));
+        oci("dir", "dir", None);
+        oci("/a/b:latest", "/a/b", Some("latest"));
+        oci("x:host:5000/y:z", "x", Some("host:5000/y:z"));
+        let docker = |name| ImageRef::DockerArchive {
+            file: "f.tar".into(),
+            name,
+        };
+        let text = "docker-archive:f.tar";
+        check(text, &docker(None), text);
+        let name = "docker.io/library/x:1".parse().unwrap();
+        check(
+            "docker-archive:f.tar:x:1",
+            &docker(Some(ArchiveName::Tagged(name))),
+            "docker-archive:f.tar:docker.io/library/x:1",
+        );
+        let text = "docker-archive:f.tar:@2";
+        check(text, &docker(Some(ArchiveName::Index(2))), text);
+    }
+
+    #[test]
+    fn what_is_no_name_is_refused() {
         for bad in [
             "",
             "oci",
             "oci:",
             "oci::tag",
             "oci:dir:",
+            "oci-archive:",
+            "oci-archive:f:",
+            "docker-archive:",
+            "docker-archive:f:",
+            "docker-archive:f:@",
+            "docker-archive:f:@-1",
+            "docker-archive:f:UPPER",
+            "docker-archive:f:a@sha256:00",
             "ghcr.io/a/b:c",
             "docker://a/b",
         ] {

@@ -33,6 +33,8 @@ pub struct FinishedLayer {
     pub prefetch_bytes: u64,
     /// Gzip members, without TOC and footer.
     pub members: u64,
+    /// Uncompressed bytes whose compressed form was copied from the source.
+    pub copied_bytes: u64,
 }
 
 /// Where a member came to lie.
@@ -51,6 +53,7 @@ pub struct Assembler {
     offset_bytes: u64,
     placed: Vec<Placed>,
     gzip_members: u64,
+    copied_bytes: u64,
     /// The file whose chunks are coming.
     file: Hasher,
     /// Digests of the files that have more than one chunk, in order.
@@ -91,6 +94,7 @@ impl Assembler {
             self.gzip_members += u64::from(part.inner_bytes == 0);
         }
         self.offset_bytes += encoded.gzip_bytes as u64;
+        self.copied_bytes += encoded.emitted.copied_bytes;
     }
 
     /// Adds a member to the digests that it counts for, and gives its chunk's.
@@ -122,12 +126,12 @@ impl Assembler {
     ) -> Assembled {
         debug_assert_eq!(self.placed.len(), plan.members.len());
         let toc_offset_bytes = self.offset_bytes;
-        let json = self.toc_json(layer, plan);
-        let toc_digest = Digest::of(&json);
-
-        let mut raw = header::plain_file(TOC_NAME, json.len() as u64);
-        raw.extend_from_slice(&json);
-        drop(json);
+        // The header comes first and is known last: the JSON is in memory once.
+        let mut raw = vec![0; BLOCK_BYTES as usize];
+        self.toc_json(layer, plan, &mut raw);
+        let (header, json) = raw.split_at_mut(BLOCK_BYTES as usize);
+        let toc_digest = Digest::of(json);
+        header.copy_from_slice(&header::plain_file(TOC_NAME, json.len() as u64));
         let padded = raw.len().next_multiple_of(BLOCK_BYTES as usize);
         raw.resize(padded + 2 * BLOCK_BYTES as usize, 0);
         self.diff_id.update(&raw);
@@ -152,13 +156,14 @@ impl Assembler {
             toc_offset_bytes,
             prefetch_bytes: landmark.map_or(0, |member| self.placed[member].offset_bytes),
             members: self.gzip_members,
+            copied_bytes: self.copied_bytes,
         };
         Assembled { tail, layer }
     }
 
     /// Written row by row: the rows of a large layer are never in memory together.
-    fn toc_json(&self, layer: &ScannedLayer, plan: &LayerPlan) -> Vec<u8> {
-        let mut json = br#"{"version":1,"entries":["#.to_vec();
+    fn toc_json(&self, layer: &ScannedLayer, plan: &LayerPlan, json: &mut Vec<u8>) {
+        json.extend_from_slice(br#"{"version":1,"entries":["#);
         let mut names = OwnerNames::default();
         let mut file_digests = self.file_digests.iter().copied();
         for row in &plan.rows {
@@ -191,7 +196,7 @@ impl Assembler {
             let mut next = first;
             let mut chunk_offset = 0;
             if members.is_empty() {
-                push_row(&mut json, &next);
+                push_row(json, &next);
                 continue;
             }
             for member in members.clone() {
@@ -207,7 +212,7 @@ impl Assembler {
                     0
                 };
                 next.chunk_digest = placed.chunk_digest;
-                push_row(&mut json, &next);
+                push_row(json, &next);
                 chunk_offset += len;
                 next = TocEntry {
                     name: name.clone(),
@@ -218,7 +223,6 @@ impl Assembler {
             debug_assert_eq!(chunk_offset, size);
         }
         json.extend_from_slice(b"]}");
-        json
     }
 }
 

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use crate::image::Digest;
+use crate::layer::deflate::Index;
 use crate::layer::spool::{Extent, Spool};
 
 /// What kind of file an entry makes (POSIX `ustar` typeflag).
@@ -126,8 +127,8 @@ pub fn clean_path(name: &[u8]) -> Option<Vec<u8>> {
     Some(path)
 }
 
-/// A layer after its one read: entries in archive order, contents in the spool.
-#[derive(Debug)]
+/// A layer after its one read: entries in archive order, contents in the spool, which clones share.
+#[derive(Clone, Debug)]
 pub struct ScannedLayer {
     /// Digest of the compressed blob.
     pub digest: Digest,
@@ -137,6 +138,8 @@ pub struct ScannedLayer {
     pub diff_id: Digest,
     /// The uncompressed tar.
     pub spool: Spool,
+    /// Where the blocks of a gzip blob lie; none for other blobs. Clones share it.
+    pub deflate: Option<Arc<Index>>,
     /// Entries in archive order. Duplicates of a name are kept; the last one wins.
     pub entries: Vec<Entry>,
     /// Index of the first entry to which a PAX global header applies; its header blocks, and those of

@@ -38,7 +38,24 @@ pub fn parse(end: &[u8; FOOTER_BYTES]) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    proptest! {
+        /// Any offset comes back; what parses has our bytes, but for the digits' case.
+        #[test]
+        fn nothing_else_parses(offset: u64, at in 0..FOOTER_BYTES, byte: u8) {
+            let bytes = footer(offset);
+            prop_assert_eq!(parse(&bytes), Some(offset));
+            let mut changed = bytes;
+            changed[at] = byte;
+            if let Some(other) = parse(&changed) {
+                changed[16..32].make_ascii_lowercase();
+                prop_assert_eq!(footer(other), changed);
+            }
+        }
+    }
 
     #[test]
     fn footers_round_trip_and_every_byte_matters() {

@@ -6,11 +6,14 @@
 pub mod assemble;
 mod blob;
 mod buffers;
+pub mod choice;
+pub mod contents;
 pub mod deflate;
 pub mod encode;
 pub mod entry;
 pub mod footer;
 pub mod header;
+mod inflated;
 mod in_order;
 pub mod plan;
 pub mod reuse;
@@ -22,5 +25,5 @@ pub mod verify;
 
 mod convert;
 
-pub use convert::{ConvertError, ConvertOptions, convert_layer};
+pub use convert::{ConvertError, ConvertOptions, Encoding, convert_layer};
 pub use in_order::Parallel;

@@ -5,6 +5,9 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
+use std::sync::Arc;
+
+pub use crate::blob::ReadAt;
 
 /// A stretch of the spool, in uncompressed bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -22,38 +25,11 @@ impl Extent {
     }
 }
 
-/// Bytes that can be read at any offset: a spool, or a buffer in tests.
-pub trait ReadAt {
-    /// Length in bytes.
-    fn len_bytes(&self) -> u64;
-
-    /// Reads exactly `buffer.len()` bytes at `offset_bytes`.
-    ///
-    /// # Errors
-    /// As `pread(2)`; `UnexpectedEof` past the end.
-    fn read_exact_at(&self, buffer: &mut [u8], offset_bytes: u64) -> io::Result<()>;
-}
-
-impl ReadAt for [u8] {
-    fn len_bytes(&self) -> u64 {
-        self.len() as u64
-    }
-
-    fn read_exact_at(&self, buffer: &mut [u8], offset_bytes: u64) -> io::Result<()> {
-        let source = usize::try_from(offset_bytes)
-            .ok()
-            .and_then(|start| self.get(start..start.checked_add(buffer.len())?))
-            .ok_or(io::ErrorKind::UnexpectedEof)?;
-        buffer.copy_from_slice(source);
-        Ok(())
-    }
-}
-
-/// A layer's uncompressed tar on disk. The file has no name: it is gone when the spool is dropped,
-/// or when the process ends in any way.
-#[derive(Debug)]
+/// A layer's uncompressed tar on disk. The file has no name: it is gone when the last clone of the
+/// spool is dropped, or when the process ends in any way.
+#[derive(Clone, Debug)]
 pub struct Spool {
-    file: File,
+    file: Arc<File>,
     len_bytes: u64,
 }
 
@@ -69,7 +45,10 @@ impl Spool {
 
     /// Takes over a completely written file of `len_bytes`.
     pub fn new(file: File, len_bytes: u64) -> Self {
-        Self { file, len_bytes }
+        Self {
+            file: Arc::new(file),
+            len_bytes,
+        }
     }
 }
 

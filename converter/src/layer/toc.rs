@@ -175,7 +175,82 @@ fn civil(days: i64) -> (i64, i64, i64) {
 
 #[cfg(test)]
 mod tests {
+    use proptest::collection::{btree_map, vec};
+    use proptest::prelude::*;
+
     use super::*;
+
+    fn row() -> impl Strategy<Value = TocEntry<'static>> {
+        let text = || ".{0,12}".prop_map(Cow::<str>::Owned);
+        let digest = || prop::option::of(any::<u64>().prop_map(|n| Digest::of(&n.to_le_bytes())));
+        let numbers = vec(prop_oneof![Just(0), any::<u64>()], 10);
+        let xattrs = btree_map(".{1,6}", "[A-Za-z0-9+/]{0,8}", 0..3);
+        (vec(text(), 6), numbers, xattrs, digest(), digest()).prop_map(
+            |(texts, numbers, xattrs, digest, chunk_digest)| {
+                let mut texts = texts.into_iter();
+                let mut text = || texts.next().unwrap_or_default();
+                TocEntry {
+                    name: text(),
+                    kind: text(),
+                    size: numbers[0],
+                    modtime: text(),
+                    link_name: text(),
+                    mode: numbers[1],
+                    uid: numbers[2],
+                    gid: numbers[3],
+                    user_name: text(),
+                    group_name: text(),
+                    offset: numbers[4],
+                    inner_offset: numbers[5],
+                    dev_major: numbers[6],
+                    dev_minor: numbers[7],
+                    xattrs,
+                    digest,
+                    chunk_offset: numbers[8],
+                    chunk_size: numbers[9],
+                    chunk_digest,
+                }
+            },
+        )
+    }
+
+    proptest! {
+        #[test]
+        fn documents_round_trip(entries in vec(row(), 0..5)) {
+            let toc = Toc { version: 1, entries };
+            let json = serde_json::to_vec(&toc).unwrap();
+            let again: Toc<'_> = serde_json::from_slice(&json).unwrap();
+            prop_assert_eq!(again.version, 1);
+            prop_assert_eq!(again.entries, toc.entries);
+        }
+
+        /// As Go decodes what it encoded: never fewer characters than bytes that are no text.
+        #[test]
+        fn any_bytes_become_text(bytes: Vec<u8>) {
+            let text = go_string(&bytes);
+            match std::str::from_utf8(&bytes) {
+                Ok(same) => prop_assert_eq!(text, same),
+                Err(_) => prop_assert!(text.contains(char::REPLACEMENT_CHARACTER)),
+            }
+        }
+
+        /// The date is the one from which the seconds are counted back.
+        #[test]
+        fn dates_count_back(secs in -60_000_000_000_i64..200_000_000_000) {
+            prop_assume!(secs != 0);
+            let text = rfc3339(Timestamp { secs, nanos: 0 });
+            let number = |range: std::ops::Range<usize>| text[range].parse::<i64>().unwrap();
+            let (year, month, day) = (number(0..4), number(5..7), number(8..10));
+            let leap = |year: i64| year % 4 == 0 && year % 100 != 0 || year % 400 == 0;
+            let lengths = [31, 28 + i64::from(leap(year)), 31, 30, 31, 30, 31, 31, 30, 31, 30, 31];
+            let before = lengths[..usize::try_from(month).unwrap() - 1].iter().sum::<i64>();
+            prop_assert!(day >= 1 && day <= lengths[usize::try_from(month).unwrap() - 1]);
+            let leaps = |year: i64| year.div_euclid(4) - year.div_euclid(100) + year.div_euclid(400);
+            let days = (year - 1970) * 365 + leaps(year - 1) - leaps(1969) + before + day - 1;
+            let clock = number(11..13) * 3600 + number(14..16) * 60 + number(17..19);
+            prop_assert_eq!(days * 86_400 + clock, secs);
+        }
+    }
 
     #[test]
     fn times_are_written_as_go_does() {

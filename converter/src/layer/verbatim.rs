@@ -1,10 +1,9 @@
 //! Layers that are written without a plan: the source's tar as it is (`--uncompress`), or the source's
 //! blob as it is (`--reuse`).
 
-use std::fs::File;
 use std::io::Write;
-use std::os::unix::fs::FileExt as _;
 
+use crate::blob::ReadAt;
 use crate::cancel::Cancel;
 use crate::image::{Digest, Hasher};
 use crate::layer::ConvertError;
@@ -12,7 +11,6 @@ use crate::layer::assemble::FinishedLayer;
 use crate::layer::blob::WriteError;
 use crate::layer::encode::EncodeError;
 use crate::layer::entry::ScannedLayer;
-use crate::layer::spool::ReadAt as _;
 use crate::layer::verify::{VerifyError, must_equal};
 
 /// Bytes that are copied at once.
@@ -65,29 +63,33 @@ pub fn copy_tar(
         toc_offset_bytes: 0,
         prefetch_bytes: 0,
         members: 0,
+        copied_bytes: 0,
     })
 }
 
 /// Reads what was written back.
 ///
 /// # Errors
-/// When the bytes in `file` do not have the digest that they should.
-pub fn verify_copy(file: &File, expected: Digest, cancel: &Cancel) -> Result<(), VerifyError> {
+/// When the bytes in `blob` do not have the digest that they should.
+pub fn verify_copy<R: ReadAt>(
+    blob: &R,
+    expected: Digest,
+    cancel: &Cancel,
+) -> Result<(), VerifyError> {
     let mut hasher = Hasher::default();
-    let mut buffer = vec![0; usize::try_from(BLOCK_BYTES).unwrap_or(0)];
+    let mut buffer = Vec::new();
     let mut offset_bytes = 0;
-    loop {
+    while offset_bytes < blob.len_bytes() {
         cancel.check()?;
-        let len = file
-            .read_at(&mut buffer, offset_bytes)
+        let len = (blob.len_bytes() - offset_bytes).min(BLOCK_BYTES);
+        buffer.resize(usize::try_from(len).unwrap_or(0), 0);
+        blob.read_exact_at(&mut buffer, offset_bytes)
             .map_err(|source| VerifyError::Read {
                 offset_bytes,
                 source,
             })?;
-        if len == 0 {
-            return must_equal("digest", &hasher.finish(), &expected);
-        }
-        hasher.update(&buffer[..len]);
-        offset_bytes += len as u64;
+        hasher.update(&buffer);
+        offset_bytes += len;
     }
+    must_equal("digest", &hasher.finish(), &expected)
 }

@@ -1,15 +1,44 @@
 //! Sinks: where images are written, whole or not at all.
 //!
-//! Enters: blobs as they are made, then the manifest. Leaves: an image under its name. Until
-//! [`OciLayoutSink::commit`] nothing of it can be seen, and nothing is left if the process ends in
-//! any way before.
+//! Enters: blobs as they are made, then the descriptor of the whole. Leaves: an image under its name.
+//! Until [`Sink::commit`] nothing of it can be seen, and nothing is left if the process ends in any
+//! way before.
 
+mod archive;
+mod index;
 mod oci_layout;
+mod staged;
 
-use std::io;
-use std::path::PathBuf;
+use std::fs::File;
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
 
-pub use oci_layout::{OciLayoutSink, StagedBlob};
+use serde_json::{Map, Value};
+
+use crate::image::{ArchiveName, BlobId, ImageRef};
+use archive::{ArchiveKind, ArchiveSink};
+use oci_layout::OciLayoutSink;
+
+pub use staged::StagedBlob;
+
+/// A destination that is being written.
+#[derive(Debug)]
+pub struct Sink(Kind);
+
+#[derive(Debug)]
+enum Kind {
+    Layout(OciLayoutSink),
+    Archive(ArchiveSink),
+}
+
+/// The blobs of one image.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ImageBlobs {
+    /// Its configuration.
+    pub config: BlobId,
+    /// Its layers, base first.
+    pub layers: Vec<BlobId>,
+}
 
 /// Why a destination cannot be written.
 #[derive(Debug, thiserror::Error)]
@@ -31,6 +60,12 @@ pub enum SinkError {
         /// The destination.
         path: PathBuf,
     },
+    /// The destination exists and is something else.
+    #[error("{} exists and is not a tar archive; it is left as it is", path.display())]
+    NotAnArchive {
+        /// The destination.
+        path: PathBuf,
+    },
     /// The destination's index cannot be extended.
     #[error("{} is not valid: {reason}; it is left as it is", path.display())]
     Index {
@@ -39,4 +74,134 @@ pub enum SinkError {
         /// What is wrong with it.
         reason: String,
     },
+    /// A Docker archive has no index of platforms.
+    #[error("{}: a Docker archive holds one image, not {images}; choose one with --platform", path.display())]
+    OneImage {
+        /// The destination.
+        path: PathBuf,
+        /// How many there would be.
+        images: usize,
+    },
+    /// The name selects something that exists; a new image has none yet.
+    #[error("{reference}: an image is written under a name, not under a number")]
+    Numbered {
+        /// The destination.
+        reference: String,
+    },
+}
+
+impl Sink {
+    /// Opens the place where an image is to be written; changes nothing there.
+    ///
+    /// # Errors
+    /// When it cannot be written to, or is something else.
+    pub fn open(reference: &ImageRef) -> Result<Self, SinkError> {
+        let kind = match reference {
+            ImageRef::OciLayout { dir, tag } => {
+                Kind::Layout(OciLayoutSink::open(dir, tag.as_deref())?)
+            }
+            ImageRef::OciArchive { file, tag } => {
+                let kind = ArchiveKind::Oci { tag: tag.clone() };
+                Kind::Archive(ArchiveSink::open(file, kind)?)
+            }
+            ImageRef::DockerArchive { file, name } => {
+                let name = match name {
+                    Some(ArchiveName::Tagged(name)) => Some(name.clone()),
+                    Some(ArchiveName::Index(_)) => {
+                        return Err(SinkError::Numbered {
+                            reference: reference.to_string(),
+                        });
+                    }
+                    None => None,
+                };
+                Kind::Archive(ArchiveSink::open(file, ArchiveKind::Docker { name })?)
+            }
+        };
+        Ok(Self(kind))
+    }
+
+    /// The layout's directory or the archive, which may not exist yet.
+    pub fn place(&self) -> &Path {
+        match &self.0 {
+            Kind::Layout(sink) => sink.directory(),
+            Kind::Archive(sink) => sink.path(),
+        }
+    }
+
+    /// Asks before the work begins.
+    ///
+    /// # Errors
+    /// When the destination cannot hold so many images.
+    pub fn must_hold(&self, images: usize) -> Result<(), SinkError> {
+        match &self.0 {
+            Kind::Layout(_) => Ok(()),
+            Kind::Archive(sink) => sink.must_hold(images),
+        }
+    }
+
+    /// A blob whose digest is not known yet. It must be added, or dropped, before the next is staged.
+    ///
+    /// # Errors
+    /// When none can be made in the destination's file system.
+    pub fn stage(&mut self) -> Result<StagedBlob, SinkError> {
+        match &mut self.0 {
+            Kind::Layout(sink) => sink.stage(),
+            Kind::Archive(sink) => sink.stage(),
+        }
+    }
+
+    /// Takes over a completely written blob. One that is there already is dropped.
+    ///
+    /// # Errors
+    /// When it cannot be written or synced.
+    pub fn add(&mut self, id: BlobId, blob: StagedBlob) -> Result<(), SinkError> {
+        match &mut self.0 {
+            Kind::Layout(sink) => sink.add(id, blob),
+            Kind::Archive(sink) => sink.add(id, &blob),
+        }
+    }
+
+    /// Adds a small blob.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn add_bytes(&mut self, bytes: &[u8]) -> Result<BlobId, SinkError> {
+        let id = BlobId::of(bytes);
+        let mut blob = self.stage()?;
+        blob.write_all(bytes).map_err(|source| SinkError::Write {
+            operation: "writing a blob in",
+            path: self.place().to_owned(),
+            source,
+        })?;
+        self.add(id, blob)?;
+        Ok(id)
+    }
+
+    /// Makes the image visible. `descriptor` is that of its manifest or index, which was added;
+    /// `images` are all images below it.
+    ///
+    /// # Errors
+    /// When a step fails; the destination is as it was then.
+    pub fn commit(
+        self,
+        descriptor: Map<String, Value>,
+        images: &[ImageBlobs],
+    ) -> Result<(), SinkError> {
+        match self.0 {
+            Kind::Layout(sink) => sink.commit(descriptor),
+            Kind::Archive(sink) => sink.commit(descriptor, images),
+        }
+    }
+}
+
+fn sync_dir(dir: &Path) -> io::Result<()> {
+    File::open(dir)?.sync_all()
+}
+
+/// The directory that holds `path`.
+fn parent(path: &Path) -> PathBuf {
+    match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
+        _ => PathBuf::from("."),
+    }
 }

@@ -4,20 +4,21 @@
 //! and get their names only at the end; the index is renamed into place last. A new layout is
 //! made beside its place and renamed there as a whole.
 
-use std::fs::File;
-use std::io::{self, Write};
+use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use rustix::fs::{AtFlags, CWD, Mode, OFlags};
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 
 use crate::image::BlobId;
-use crate::image::manifest::{INDEX, MANIFEST, REF_NAME, to_json};
-use crate::sink::SinkError;
+use crate::image::manifest::to_json;
+use crate::sink::index::{LAYOUT, extend_index};
+use crate::sink::staged::{StagedBlob, give_name, unnamed_file};
+use crate::sink::{SinkError, parent, sync_dir};
 
 /// A layout to which one image is being added.
 #[derive(Debug)]
-pub struct OciLayoutSink {
+pub(super) struct OciLayoutSink {
     dir: PathBuf,
     tag: Option<String>,
     /// The existing index, or none for a new layout.
@@ -27,37 +28,12 @@ pub struct OciLayoutSink {
     blobs: Vec<(BlobId, StagedBlob)>,
 }
 
-/// A blob that has no name yet.
-#[derive(Debug)]
-pub struct StagedBlob {
-    file: File,
-    /// Where `O_TMPFILE` is missing: a file with a name, removed when dropped.
-    named: Option<tempfile::TempPath>,
-}
-
-impl StagedBlob {
-    /// The file, for reading back.
-    pub fn file(&self) -> &File {
-        &self.file
-    }
-}
-
-impl Write for &StagedBlob {
-    fn write(&mut self, buffer: &[u8]) -> io::Result<usize> {
-        (&self.file).write(buffer)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
 impl OciLayoutSink {
     /// Looks at the destination; changes nothing.
     ///
     /// # Errors
     /// When it is something else than a layout, or its parent directory does not exist.
-    pub fn open(dir: &Path, tag: Option<&str>) -> Result<Self, SinkError> {
+    pub(super) fn open(dir: &Path, tag: Option<&str>) -> Result<Self, SinkError> {
         let index_path = dir.join("index.json");
         let index = match std::fs::read(&index_path) {
             Ok(bytes) => Some(parse_index(&index_path, &bytes)?),
@@ -117,7 +93,7 @@ impl OciLayoutSink {
     }
 
     /// The layout's directory, which may not exist yet.
-    pub fn directory(&self) -> &Path {
+    pub(super) fn directory(&self) -> &Path {
         &self.dir
     }
 
@@ -125,28 +101,14 @@ impl OciLayoutSink {
     ///
     /// # Errors
     /// When none can be made in the destination's file system.
-    pub fn stage(&self) -> Result<StagedBlob, SinkError> {
-        let mode = Mode::from_raw_mode(0o644);
-        let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
-        match rustix::fs::open(&self.staging, flags, mode) {
-            Ok(fd) => Ok(StagedBlob {
-                file: fd.into(),
-                named: None,
-            }),
-            Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::ISDIR) => self.stage_named(),
-            Err(error) => Err(self.error("creating a blob in", &self.staging, error.into())),
-        }
-    }
-
-    fn stage_named(&self) -> Result<StagedBlob, SinkError> {
-        let named = tempfile::Builder::new()
-            .prefix(".esgz-blob-")
-            .tempfile_in(&self.staging)
+    pub(super) fn stage(&self) -> Result<StagedBlob, SinkError> {
+        let (file, named) = unnamed_file(&self.staging)
             .map_err(|source| self.error("creating a blob in", &self.staging, source))?;
-        let (file, path) = named.into_parts();
         Ok(StagedBlob {
-            file,
-            named: Some(path),
+            file: Arc::new(file),
+            start_bytes: 0,
+            len_bytes: 0,
+            named,
         })
     }
 
@@ -154,7 +116,7 @@ impl OciLayoutSink {
     ///
     /// # Errors
     /// When it cannot be synced to disk.
-    pub fn add(&mut self, id: BlobId, blob: StagedBlob) -> Result<(), SinkError> {
+    pub(super) fn add(&mut self, id: BlobId, blob: StagedBlob) -> Result<(), SinkError> {
         blob.file
             .sync_data()
             .map_err(|source| self.error("syncing a blob in", &self.staging, source))?;
@@ -162,35 +124,15 @@ impl OciLayoutSink {
         Ok(())
     }
 
-    /// Adds a small blob.
-    ///
-    /// # Errors
-    /// When it cannot be written.
-    pub fn add_bytes(&mut self, bytes: &[u8]) -> Result<BlobId, SinkError> {
-        let id = BlobId::of(bytes);
-        let blob = self.stage()?;
-        (&blob)
-            .write_all(bytes)
-            .map_err(|source| self.error("writing a blob in", &self.staging, source))?;
-        self.add(id, blob)?;
-        Ok(id)
-    }
-
-    /// Makes the image visible: names the blobs, then the index. Gives the path of the layout.
+    /// Makes the image visible: names the blobs, then the index.
     ///
     /// # Errors
     /// When a step fails; the destination has its old index then, or does not exist.
-    pub fn commit(mut self, manifest: &[u8], platform: &Value) -> Result<PathBuf, SinkError> {
-        let id = self.add_bytes(manifest)?;
-        let index = to_json(&extend_index(
-            self.index.take(),
-            id,
-            self.tag.as_deref(),
-            platform,
-        ));
+    pub(super) fn commit(mut self, descriptor: Map<String, Value>) -> Result<(), SinkError> {
+        let index = extend_index(self.index.take(), descriptor, self.tag.as_deref());
+        let index = to_json(&index);
         if self.staging == self.dir {
-            self.fill(&self.dir.clone(), &index)?;
-            return Ok(self.dir);
+            return self.fill(&self.dir.clone(), &index);
         }
         let staging = tempfile::Builder::new()
             .prefix(".esgz-layout-")
@@ -201,25 +143,37 @@ impl OciLayoutSink {
         std::fs::rename(staging.path(), &self.dir)
             .map_err(|source| self.error("renaming to", &self.dir, source))?;
         let _moved = staging.keep();
-        sync_dir(&self.staging).map_err(|source| self.error("syncing", &self.staging, source))?;
-        Ok(self.dir)
+        sync_dir(&self.staging).map_err(|source| self.error("syncing", &self.staging, source))
     }
 
     /// Puts everything into the layout at `root`, the index last.
     fn fill(&mut self, root: &Path, index: &[u8]) -> Result<(), SinkError> {
+        let mut made = MadeNames::default();
+        for dir in ["blobs", "blobs/sha256"].map(|dir| root.join(dir)) {
+            match std::fs::create_dir(&dir) {
+                Ok(()) => made.directories.push(dir),
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                Err(source) => return Err(self.error("creating", &dir, source)),
+            }
+        }
         let blobs_dir = root.join("blobs/sha256");
-        std::fs::create_dir_all(&blobs_dir)
-            .map_err(|source| self.error("creating", &blobs_dir, source))?;
         for (id, blob) in std::mem::take(&mut self.blobs) {
             let path = blobs_dir.join(id.digest.hex());
-            name_blob(blob, &path).map_err(|source| self.error("naming", &path, source))?;
+            match name_blob(blob, &path) {
+                Ok(()) => made.files.push(path),
+                // A blob that is there already has the same contents.
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                Err(source) => return Err(self.error("naming", &path, source)),
+            }
         }
         sync_dir(&blobs_dir).map_err(|source| self.error("syncing", &blobs_dir, source))?;
         let marker = root.join("oci-layout");
         if !marker.exists() {
-            self.replace(&marker, br#"{"imageLayoutVersion":"1.0.0"}"#)?;
+            self.replace(&marker, LAYOUT)?;
+            made.files.push(marker);
         }
         self.replace(&root.join("index.json"), index)?;
+        made.keep();
         sync_dir(root).map_err(|source| self.error("syncing", root, source))
     }
 
@@ -251,29 +205,42 @@ impl OciLayoutSink {
     }
 }
 
-/// Gives a staged blob its name. A blob that is there already has the same contents.
+/// What an image added to a layout before the index names it; taken back when dropped.
+#[derive(Debug, Default)]
+struct MadeNames {
+    files: Vec<PathBuf>,
+    directories: Vec<PathBuf>,
+}
+
+impl MadeNames {
+    fn keep(&mut self) {
+        self.files.clear();
+        self.directories.clear();
+    }
+}
+
+impl Drop for MadeNames {
+    fn drop(&mut self) {
+        // A failure is being reported already; what cannot be removed harms nobody.
+        for file in &self.files {
+            let _ = std::fs::remove_file(file);
+        }
+        for directory in self.directories.iter().rev() {
+            let _ = std::fs::remove_dir(directory);
+        }
+    }
+}
+
+/// Gives a staged blob its name.
+///
+/// # Errors
+/// `AlreadyExists` if the name is taken.
 fn name_blob(blob: StagedBlob, path: &Path) -> io::Result<()> {
-    if let Some(named) = blob.named {
-        return named.persist(path).map_err(|error| error.error);
+    // A file with a name would be renamed over it.
+    if blob.named.is_some() && path.exists() {
+        return Err(io::ErrorKind::AlreadyExists.into());
     }
-    let fd = std::os::fd::AsRawFd::as_raw_fd(&blob.file);
-    let from = format!("/proc/self/fd/{fd}");
-    match rustix::fs::linkat(CWD, from, CWD, path, AtFlags::SYMLINK_FOLLOW) {
-        Ok(()) | Err(rustix::io::Errno::EXIST) => Ok(()),
-        Err(error) => Err(error.into()),
-    }
-}
-
-fn sync_dir(dir: &Path) -> io::Result<()> {
-    File::open(dir)?.sync_all()
-}
-
-/// The directory that holds `path`.
-fn parent(path: &Path) -> PathBuf {
-    match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
-        _ => PathBuf::from("."),
-    }
+    give_name(&blob.file, blob.named, path)
 }
 
 fn parse_index(path: &Path, bytes: &[u8]) -> Result<Map<String, Value>, SinkError> {
@@ -287,42 +254,4 @@ fn parse_index(path: &Path, bytes: &[u8]) -> Result<Map<String, Value>, SinkErro
         Some(Value::Array(_)) => Ok(index),
         _ => Err(invalid("it has no list of manifests".to_owned())),
     }
-}
-
-/// The index with the image added; an entry of the same name is replaced.
-fn extend_index(
-    index: Option<Map<String, Value>>,
-    manifest: BlobId,
-    tag: Option<&str>,
-    platform: &Value,
-) -> Map<String, Value> {
-    let mut index = index.unwrap_or_else(|| {
-        let mut index = Map::new();
-        index.insert("schemaVersion".to_owned(), json!(2));
-        index.insert("mediaType".to_owned(), json!(INDEX));
-        index.insert("manifests".to_owned(), json!([]));
-        index
-    });
-    let mut descriptor = json!({
-        "mediaType": MANIFEST,
-        "digest": manifest.digest,
-        "size": manifest.size_bytes,
-    });
-    if !platform.is_null() {
-        descriptor["platform"] = platform.clone();
-    }
-    if let Some(tag) = tag {
-        descriptor["annotations"] = json!({ REF_NAME: tag });
-    }
-    if let Some(Value::Array(manifests)) = index.get_mut("manifests") {
-        let name = |entry: &Value| entry["annotations"][REF_NAME].as_str().map(str::to_owned);
-        let digest = json!(manifest.digest);
-        manifests.retain(|entry| match tag {
-            Some(tag) => name(entry).as_deref() != Some(tag),
-            // Without a name the image takes the place of the unnamed one, as skopeo has it.
-            None => name(entry).is_some() && entry["digest"] != digest,
-        });
-        manifests.push(descriptor);
-    }
-    index
 }

@@ -1,180 +1,113 @@
 //! Sources: where images are read.
 //!
-//! Enters: an image reference. Leaves: a [`SourceImage`]: manifest and configuration, checked
-//! against their digests, and the layers' blobs as files. Layers themselves are checked by `scan`.
+//! Enters: an image reference. Leaves: a [`Source`]: the manifests that were selected, checked
+//! against their digests, and the layers' blobs, opened. Layers themselves are checked by `scan`.
 
+mod archive;
+mod docker_archive;
+mod error;
+mod image;
 mod oci_layout;
+mod select;
+mod store;
+mod tree;
 
-use std::fs::File;
-use std::io;
 use std::path::PathBuf;
+use std::sync::Arc;
 
-use oci_spec::image::{ImageConfiguration, ImageManifest};
+use crate::blob::Blob;
+use crate::cancel::Cancel;
+use crate::image::{BlobId, ImageRef};
+use archive::Archive;
+use store::{Files, Store};
 
-use crate::image::{BlobId, Digest, DigestError, Document, ImageRef};
+pub use error::SourceError;
+pub use image::{SourceImage, SourceLayer};
+pub use select::Selection;
+pub use tree::{Carried, IndexNode, Node};
 
-/// An image whose manifest and configuration have been read.
+/// Where and how far archives may be unpacked.
+#[derive(Clone, Debug)]
+pub struct OpenOptions {
+    /// Directory for archives that are compressed.
+    pub scratch: PathBuf,
+    /// An archive that is longer when decompressed is refused.
+    pub max_unpacked_bytes: u64,
+}
+
+/// What was selected of an image.
 #[derive(Debug)]
-pub struct SourceImage {
+pub struct Source {
     /// How the user named it.
     pub reference: ImageRef,
-    /// The platform's manifest.
-    pub manifest: Document<ImageManifest>,
-    /// The image's configuration.
-    pub config: Document<ImageConfiguration>,
-    /// The layers, base first.
-    pub layers: Vec<SourceLayer>,
-    store: oci_layout::Store,
+    /// The images, in the order of their indexes; at least one.
+    pub images: Vec<SourceImage>,
+    /// What was selected, in its shape: a single image without its index, unless all platforms were.
+    pub root: Node,
+    store: Arc<Store>,
 }
 
-/// A layer that has not been read yet.
-#[derive(Clone, Debug)]
-pub struct SourceLayer {
-    /// The blob.
-    pub blob: BlobId,
-    /// Digest of its uncompressed tar, from the configuration.
-    pub diff_id: Digest,
-    /// Media type, from the manifest.
-    pub media_type: String,
-    /// The TOC digest that the manifest gives, if the layer is eStargz already.
-    pub toc_digest: Option<String>,
-}
+impl Source {
+    /// Opens a blob of something that is carried over.
+    ///
+    /// # Errors
+    /// When it is missing.
+    pub fn open_blob(&self, id: BlobId) -> Result<Blob, SourceError> {
+        self.store.open_blob("blob", id)
+    }
 
-/// Why a source cannot be read.
-#[derive(Debug, thiserror::Error)]
-pub enum SourceError {
-    /// There is no OCI layout at the place.
-    #[error("{} is not an OCI image layout", dir.display())]
-    NoLayout {
-        /// The directory that was named.
-        dir: PathBuf,
-        /// What was missing.
-        #[source]
-        source: io::Error,
-    },
-    /// A file of the source cannot be read.
-    #[error("reading {}", path.display())]
-    Read {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        #[source]
-        source: io::Error,
-    },
-    /// The index lists no image of this name.
-    #[error("{} has no image tagged \"{tag}\"; it has {}", dir.display(), list(known))]
-    UnknownTag {
-        /// The layout.
-        dir: PathBuf,
-        /// What was asked for.
-        tag: String,
-        /// What there is.
-        known: Vec<String>,
-    },
-    /// Which image is meant is not clear.
-    #[error("{} has {} images, name one of {}", dir.display(), known.len(), list(known))]
-    Ambiguous {
-        /// The layout.
-        dir: PathBuf,
-        /// What there is.
-        known: Vec<String>,
-    },
-    /// The image has no manifest for the platform.
-    #[error("{reference} has no image for {platform}; it has {}", list(known))]
-    NoPlatform {
-        /// The image.
-        reference: String,
-        /// What was asked for.
-        platform: String,
-        /// What there is.
-        known: Vec<String>,
-    },
-    /// A blob is missing.
-    #[error("{what} {digest} is missing: {}", path.display())]
-    MissingBlob {
-        /// `manifest`, `configuration`, `layer`.
-        what: &'static str,
-        /// Which blob.
-        digest: Digest,
-        /// Where it was looked for.
-        path: PathBuf,
-    },
-    /// A blob is not what its descriptor says.
-    #[error("{what} {digest} is damaged: found {} bytes with digest {}, expected {expected_bytes} bytes", found.size_bytes, found.digest)]
-    Damaged {
-        /// `manifest`, `configuration`.
-        what: &'static str,
-        /// Which blob.
-        digest: Digest,
-        /// Size in its descriptor.
-        expected_bytes: u64,
-        /// What was read.
-        found: BlobId,
-    },
-    /// A document is larger than any real one.
-    #[error("{what} is {size_bytes} bytes long; at most {limit_bytes} are read")]
-    TooLarge {
-        /// Which document.
-        what: String,
-        /// Its size.
-        size_bytes: u64,
-        /// The limit.
-        limit_bytes: u64,
-    },
-    /// A document is not the JSON that the specification asks for.
-    #[error("{what} is not valid: {reason}")]
-    Invalid {
-        /// Which document, with path or digest.
-        what: String,
-        /// What is wrong with it.
-        reason: String,
-    },
-    /// A digest in a document cannot be used.
-    #[error("{what}")]
-    Digest {
-        /// Which document, with path or digest.
-        what: String,
-        /// The digest.
-        #[source]
-        source: DigestError,
-    },
-    /// The manifest is of a kind that esgz cannot convert.
-    #[error("{what} has the unsupported media type \"{media_type}\"")]
-    MediaType {
-        /// Which document or layer.
-        what: String,
-        /// Its media type.
-        media_type: String,
-    },
-}
-
-/// For messages: names in quotes.
-fn list(names: &[String]) -> String {
-    match names {
-        [] => "none".to_owned(),
-        names => names
-            .iter()
-            .map(|name| format!("\"{name}\""))
-            .collect::<Vec<_>>()
-            .join(", "),
+    /// The image, if it is the only one.
+    ///
+    /// # Errors
+    /// When there are several.
+    pub fn into_image(mut self) -> Result<SourceImage, SourceError> {
+        match self.images.pop() {
+            Some(image) if self.images.is_empty() => Ok(image),
+            last => Err(SourceError::SeveralPlatforms {
+                reference: self.reference.to_string(),
+                known: self
+                    .images
+                    .iter()
+                    .chain(&last)
+                    .map(|image| image.platform.to_string())
+                    .collect(),
+            }),
+        }
     }
 }
 
-/// Opens an image: reads index, manifest and configuration.
+/// Opens an image: reads indexes, manifests and configurations of what is selected.
 ///
 /// # Errors
 /// [`SourceError`] names the file or digest that is missing or wrong.
-pub fn open(reference: &ImageRef) -> Result<SourceImage, SourceError> {
-    let ImageRef::OciLayout { dir, tag } = reference;
-    oci_layout::open(reference, dir, tag.as_deref())
-}
-
-impl SourceImage {
-    /// Opens a layer's blob.
-    ///
-    /// # Errors
-    /// When it is missing, or its size is not the descriptor's.
-    pub fn open_layer(&self, layer: &SourceLayer) -> Result<File, SourceError> {
-        self.store.open_blob("layer", layer.blob)
-    }
+pub fn open(
+    reference: &ImageRef,
+    selection: &Selection,
+    options: &OpenOptions,
+    cancel: &Cancel,
+) -> Result<Source, SourceError> {
+    let (store, descriptor) = match reference {
+        ImageRef::OciLayout { dir, tag } => {
+            let files = Files::Directory(dir.clone());
+            let descriptor = oci_layout::find(&files, tag.as_deref())?;
+            (Store::new(files), descriptor)
+        }
+        ImageRef::OciArchive { file, tag } => {
+            let files = Files::Archive(Archive::open(file, options, cancel)?);
+            let descriptor = oci_layout::find(&files, tag.as_deref())?;
+            (Store::new(files), descriptor)
+        }
+        ImageRef::DockerArchive { file, name } => {
+            let archive = Archive::open(file, options, cancel)?;
+            docker_archive::open(archive, name.as_ref(), cancel)?
+        }
+    };
+    let store = Arc::new(store);
+    let (images, root) = select::open(reference, &store, descriptor, selection)?;
+    Ok(Source {
+        reference: reference.clone(),
+        images,
+        root,
+        store,
+    })
 }

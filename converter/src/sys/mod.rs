@@ -1,5 +1,6 @@
-//! System calls that no dependency wraps. The only module of this crate, besides the ones named in
+//! System and library calls that no dependency wraps. The only module of this crate, besides the ones named in
 //! ARCHITECTURE.md, that may hold unsafe code.
 
+pub mod gzip;
 pub mod loopdev;
 pub mod writeback;

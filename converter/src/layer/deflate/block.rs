@@ -58,6 +58,12 @@ enum Holds {
 const LITLEN_SYMBOLS: usize = 288;
 const DISTANCE_SYMBOLS: usize = 32;
 
+impl Default for Tables {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl Tables {
     pub(super) fn new() -> Self {
         Self {

@@ -4,14 +4,15 @@
 
 use std::io::{self, Read};
 
-use super::bits::Bits;
+use super::bits::{Bits, PADDING_BYTES};
 use super::block::{Body, MAX_HEADER_BYTES, Tables};
 use super::error::{DecodeError, Fault};
 use super::gzip::{TRAILER_BYTES, read_header};
 use super::index::{Checkpoint, Index, Span, SpanKind};
 use super::input::Input;
-use super::output::{Output, Sink};
+use super::output::{Output, Resume, Sink, WINDOW_BYTES};
 use super::tokens::{self, Cursor, Limits, Stop};
+use crate::blob::ReadAt;
 
 /// What the deflate stream is wrapped in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,19 +48,108 @@ pub fn decode(
         input: Input::new(source),
         bits: Bits::default(),
         tables: Tables::new(),
-        output: Output::new(limit_bytes),
+        output: Output::empty(limit_bytes),
         sink,
         index: Index::default(),
     };
     let members = decoder
         .stream(container)
-        .and_then(|members| decoder.output.flush(decoder.sink).map(|()| members))
+        .and_then(|members| decoder.output.flush(decoder.sink, None).map(|()| members))
         .map_err(|failure| decoder.error(failure))?;
     Ok(Decoded {
         compressed_bytes: decoder.position_bits().div_ceil(8),
         index: decoder.index,
         members,
     })
+}
+
+/// Buffers and tables of a decoder that is used again.
+#[derive(Default)]
+pub struct Scratch {
+    tables: Tables,
+    output: Vec<u8>,
+    header: Vec<u8>,
+}
+
+/// Decodes a gzip stream from `resume` on, where `history` stands before, until `sink` wants no more or
+/// the stream ends.
+///
+/// # Errors
+/// [`DecodeError`]; that the sink has enough is none.
+pub fn decode_from<R: ReadAt + ?Sized>(
+    compressed: &R,
+    resume: &Resume,
+    history: &[u8],
+    scratch: &mut Scratch,
+    sink: &mut impl Sink,
+) -> Result<(), DecodeError> {
+    let read_error = |offset_bytes, source| DecodeError::Read {
+        offset_bytes,
+        source,
+    };
+    let header_bytes = resume.header_bits / 8;
+    let len = compressed.len_bytes().saturating_sub(header_bytes);
+    let len = usize::try_from(len).unwrap_or(usize::MAX).min(MAX_HEADER_BYTES + 8);
+    scratch.header.resize(len, 0);
+    compressed
+        .read_exact_at(&mut scratch.header, header_bytes)
+        .map_err(|error| read_error(header_bytes, error))?;
+    scratch.header.resize(len + PADDING_BYTES, 0);
+    let mut bits = Bits::at_bit(&scratch.header, resume.header_bits % 8);
+    let header = scratch.tables.read_header(&mut bits, &scratch.header);
+    let is_last = header
+        .map_err(|fault| DecodeError::Corrupt {
+            fault,
+            position_bits: resume.header_bits,
+            output_bytes: resume.output_bytes,
+        })?
+        .is_last;
+
+    let start_bytes = resume.position_bits / 8;
+    let mut decoder = Decoder {
+        input: Input::new(Tail {
+            compressed,
+            offset_bytes: start_bytes,
+        }),
+        bits: Bits::default(),
+        tables: std::mem::take(&mut scratch.tables),
+        output: Output::behind(std::mem::take(&mut scratch.output), resume, history),
+        sink,
+        index: Index::default(),
+    };
+    decoder.input.dropped_bytes = start_bytes;
+    let decoded = decoder
+        .input
+        .fill(&mut decoder.bits)
+        .and_then(|()| {
+            decoder.bits = Bits::at_bit(decoder.input.bytes(), resume.position_bits % 8);
+            decoder.rest(resume, is_last)
+        })
+        .and_then(|()| decoder.output.flush(decoder.sink, None));
+    let decoded = match decoded {
+        Err(Failure::SinkClosed) => Ok(()),
+        decoded => decoded.map_err(|failure| decoder.error(failure)),
+    };
+    scratch.tables = decoder.tables;
+    scratch.output = decoder.output.buffer;
+    decoded
+}
+
+/// Bytes from an offset on, as a stream.
+struct Tail<'a, R: ?Sized> {
+    compressed: &'a R,
+    offset_bytes: u64,
+}
+
+impl<R: ReadAt + ?Sized> Read for Tail<'_, R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let left = self.compressed.len_bytes().saturating_sub(self.offset_bytes);
+        let len = usize::try_from(left).unwrap_or(usize::MAX).min(buffer.len());
+        self.compressed
+            .read_exact_at(&mut buffer[..len], self.offset_bytes)?;
+        self.offset_bytes += len as u64;
+        Ok(len)
+    }
 }
 
 /// Why decoding ends early, before places are known.
@@ -157,11 +247,11 @@ impl<R: Read, S: Sink> Decoder<'_, R, S> {
         let header = header?;
         let kind = match header.body {
             Body::Stored { len_bytes } => {
-                self.stored(usize::from(len_bytes))?;
+                self.stored(usize::from(len_bytes), header_bits)?;
                 SpanKind::Stored
             }
             Body::Coded => {
-                self.coded(output_bytes)?;
+                self.coded(output_bytes, header_bits)?;
                 SpanKind::Coded
             }
         };
@@ -175,7 +265,7 @@ impl<R: Read, S: Sink> Decoder<'_, R, S> {
         Ok(header.is_last)
     }
 
-    fn coded(&mut self, block_bytes: u64) -> Result<(), Failure> {
+    fn coded(&mut self, block_bytes: u64, header_bits: u64) -> Result<(), Failure> {
         loop {
             let mut cursor = Cursor {
                 bits: self.bits,
@@ -204,7 +294,8 @@ impl<R: Read, S: Sink> Decoder<'_, R, S> {
                     output_bytes: self.output.offset_bytes(),
                 };
                 self.index.checkpoint(checkpoint, block_bytes);
-                self.output.flush(self.sink)?;
+                let resume = self.resume(header_bits, 0);
+                self.output.flush(self.sink, Some(resume))?;
             }
             if self.bits.next() >= limits.input {
                 self.input.fill(&mut self.bits)?;
@@ -212,10 +303,12 @@ impl<R: Read, S: Sink> Decoder<'_, R, S> {
         }
     }
 
-    fn stored(&mut self, mut left: usize) -> Result<(), Failure> {
+    fn stored(&mut self, mut left: usize, header_bits: u64) -> Result<(), Failure> {
+        self.bits.align();
         while left > 0 {
             if self.output.is_full() {
-                self.output.flush(self.sink)?;
+                let resume = self.resume(header_bits, left as u32);
+                self.output.flush(self.sink, Some(resume))?;
             }
             let bytes = self.input.rest(&mut self.bits, left)?;
             if bytes.is_empty() {
@@ -224,6 +317,38 @@ impl<R: Read, S: Sink> Decoder<'_, R, S> {
             let copied = self.output.append(bytes);
             self.bits = Bits::at_byte(self.bits.next() + copied);
             left -= copied;
+        }
+        Ok(())
+    }
+
+    /// Here, in the block whose header is at `header_bits`.
+    fn resume(&self, header_bits: u64, stored_bytes: u32) -> Resume {
+        let history_bytes = self.output.written - self.output.history;
+        Resume {
+            output_bytes: self.output.offset_bytes(),
+            history_bytes: history_bytes.min(WINDOW_BYTES) as u32,
+            header_bits,
+            position_bits: self.position_bits(),
+            stored_bytes,
+        }
+    }
+
+    /// The rest of a stream from the middle of a block on. What went before is not known, so the
+    /// checksum of the first member is not compared.
+    fn rest(&mut self, resume: &Resume, is_last: bool) -> Result<(), Failure> {
+        match resume.stored_bytes {
+            0 => self.coded(resume.output_bytes, resume.header_bits)?,
+            left => self.stored(left as usize, resume.header_bits)?,
+        }
+        if !is_last {
+            while !self.block()? {}
+        }
+        self.bits.align();
+        for _ in 0..TRAILER_BYTES {
+            self.input.byte(&mut self.bits)?.ok_or(Fault::Truncated)?;
+        }
+        if self.input.peek_byte(&mut self.bits)? == Some(0x1f) {
+            self.stream(Container::Gzip)?;
         }
         Ok(())
     }

@@ -23,12 +23,12 @@ mod output;
 mod tokens;
 mod walk;
 
-pub use decode::{Container, Decoded, decode};
+pub use decode::{Container, Decoded, Scratch, decode, decode_from};
 pub use emit::{Emitted, MIN_RUN_BYTES, Run, Source, Transcoder};
 pub use error::{DecodeError, Fault, TranscodeError};
 pub use huffman::BadLengths;
 pub use index::Index;
-pub use output::{Block, Sink};
+pub use output::{Block, Resume, Sink};
 
 #[doc(hidden)]
 pub use fuzz::fuzz_one;

@@ -18,12 +18,45 @@ pub struct Block {
     buffer: Vec<u8>,
     start: usize,
     end: usize,
+    resume: Option<Resume>,
+}
+
+/// A place between two tokens of a stream where decoding can begin again, given the bytes before it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Resume {
+    /// Uncompressed offset of the next byte.
+    pub output_bytes: u64,
+    /// How many bytes before it matches may mean: at most 32 KiB.
+    pub history_bytes: u32,
+    /// Where the block that goes on there begins.
+    pub(super) header_bits: u64,
+    /// The next token, or the next byte of a stored block.
+    pub(super) position_bits: u64,
+    /// Bytes of a stored block that are left; 0 in any other.
+    pub(super) stored_bytes: u32,
 }
 
 impl Block {
+    /// All of `buffer`.
+    pub fn of(buffer: Vec<u8>) -> Self {
+        let end = buffer.len();
+        Self {
+            buffer,
+            start: 0,
+            end,
+            resume: None,
+        }
+    }
+
     /// The bytes.
     pub fn bytes(&self) -> &[u8] {
         self.buffer.get(self.start..self.end).unwrap_or_default()
+    }
+
+    /// Where decoding can begin again behind them: known but at a stream's end. Then the history is
+    /// at the end of [`Block::bytes`].
+    pub fn resume(&self) -> Option<Resume> {
+        self.resume
     }
 
     /// The buffer that holds them, to be given back.
@@ -59,9 +92,17 @@ pub(super) struct Output {
 }
 
 impl Output {
-    pub(super) fn new(limit_bytes: u64) -> Self {
+    /// An output at a stream's start.
+    pub(super) fn empty(limit_bytes: u64) -> Self {
         Self {
             buffer: vec![0; BUFFER_BYTES],
+            ..Self::new(limit_bytes)
+        }
+    }
+
+    fn new(limit_bytes: u64) -> Self {
+        Self {
+            buffer: Vec::new(),
             written: 0,
             given: 0,
             history: 0,
@@ -107,8 +148,28 @@ impl Output {
         len
     }
 
-    /// Gives the bytes away and keeps the history.
-    pub(super) fn flush(&mut self, sink: &mut impl Sink) -> Result<(), Failure> {
+    /// An output that goes on at `resume`, where `history` stands before. The checksum of the member
+    /// is not known then.
+    pub(super) fn behind(buffer: Vec<u8>, resume: &Resume, history: &[u8]) -> Self {
+        let mut output = Self {
+            buffer,
+            ..Self::new(u64::MAX)
+        };
+        output.buffer.resize(BUFFER_BYTES, 0);
+        output.buffer[..history.len()].copy_from_slice(history);
+        output.written = history.len();
+        output.given = history.len();
+        output.summed = history.len();
+        output.base_bytes = resume.output_bytes.saturating_sub(history.len() as u64);
+        output
+    }
+
+    /// Gives the bytes away and keeps the history. `resume` is where the stream goes on.
+    pub(super) fn flush(
+        &mut self,
+        sink: &mut impl Sink,
+        resume: Option<Resume>,
+    ) -> Result<(), Failure> {
         if self.offset_bytes() > self.limit_bytes {
             return Err(Failure::TooLarge);
         }
@@ -124,6 +185,7 @@ impl Output {
             buffer: std::mem::take(&mut self.buffer),
             start: self.given,
             end: self.written,
+            resume,
         };
         self.buffer = sink.block(block).ok_or(Failure::SinkClosed)?;
         self.buffer.resize(BUFFER_BYTES, 0);

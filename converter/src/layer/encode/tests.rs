@@ -1,11 +1,10 @@
-use std::io::Write as _;
-
+use crate::blob::Blob;
 use crate::cancel::Cancel;
 use crate::layer::encode::{Check, Level};
 use crate::layer::plan::{PlanOptions, plan_layer};
 use crate::layer::scan::tests::scan_bytes;
 use crate::layer::verify::{parse_toc, read_toc, verify_layer};
-use crate::layer::{ConvertOptions, Parallel, convert_layer};
+use crate::layer::{ConvertOptions, Encoding, Parallel, convert_layer};
 
 /// Files of up to 3 KB and one of three chunks, some of them prefetched.
 #[test]
@@ -38,20 +37,24 @@ fn small_chunks_share_members_whatever_the_threads() {
         let level = Level::default();
         let mut blob = Vec::new();
         let options = ConvertOptions {
-            level,
             check: Check::Inflate,
             parallel,
         };
-        let finished =
-            convert_layer(&layer, &plan, options, &mut blob, &Cancel::default()).unwrap();
-        let mut file = tempfile::tempfile().unwrap();
-        file.write_all(&blob).unwrap();
-        verify_layer(&file, parallel, &Cancel::default())
+        let finished = convert_layer(
+            &layer,
+            &plan,
+            &Encoding::Compress(level),
+            options,
+            &mut blob,
+            &Cancel::default(),
+        )
+        .unwrap();
+        verify_layer(&Blob::of_bytes(blob.clone()), parallel, &Cancel::default())
             .unwrap()
             .must_equal(&finished)
             .unwrap();
         if threads == 1 && min_chunk_bytes > 0 {
-            let (json, toc_offset) = read_toc(&file).unwrap();
+            let (json, toc_offset) = read_toc(&Blob::of_bytes(blob.clone())).unwrap();
             let toc = parse_toc(&json, toc_offset).unwrap();
             let landmark = toc.entries.iter().find(|row| row.name.contains("landmark"));
             assert_eq!(landmark.map(|row| row.inner_offset), Some(0));

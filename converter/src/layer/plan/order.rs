@@ -23,7 +23,7 @@ impl Order {
 }
 
 /// Orders the entries. Of a path that occurs more than once only the last entry is kept, as an
-/// extractor would leave it.
+/// extractor would leave it. Every hardlink follows its target, which readers of the TOC rely on.
 pub(super) fn order(layer: &ScannedLayer, prioritized: &[u32]) -> Result<Order, PlanError> {
     let mut by_path: HashMap<Vec<u8>, u32> = HashMap::with_capacity(layer.entries.len());
     let path_of = |index: u32| path_key(&layer.entries[index as usize].name);
@@ -42,13 +42,24 @@ pub(super) fn order(layer: &ScannedLayer, prioritized: &[u32]) -> Result<Order, 
     for &index in prioritized {
         picker.pick(&path_of(index))?;
     }
-    let (picked, order) = (picker.picked, picker.order);
-    let rest = indices(layer)
-        .filter(|&index| !picked[index as usize] && by_path.get(&path_of(index)) == Some(&index))
-        .collect();
+    let prioritized = std::mem::take(&mut picker.order);
+    for index in indices(layer) {
+        let path = path_of(index);
+        if by_path.get(&path) != Some(&index) {
+            continue;
+        }
+        if layer.entries[index as usize].kind == EntryKind::Hardlink {
+            // A target stands behind its link where it was replaced further on.
+            for path in picker.link_chain(&path)?.iter().rev() {
+                picker.pick_one(path);
+            }
+        } else {
+            picker.pick_one(&path);
+        }
+    }
     Ok(Order {
-        prioritized: order,
-        rest,
+        prioritized,
+        rest: picker.order,
     })
 }
 
@@ -76,27 +87,7 @@ struct Picker<'a> {
 impl Picker<'_> {
     /// Takes the entry at `path`, after its parents and, for a hardlink, its target.
     fn pick(&mut self, path: &[u8]) -> Result<(), PlanError> {
-        // A chain of hardlinks, each a link to the next: followed without recursion.
-        let mut chain = vec![path.to_vec()];
-        while let Some(link) = chain
-            .last()
-            .and_then(|path| self.by_path.get(path))
-            .copied()
-        {
-            let entry = &self.layer.entries[link as usize];
-            if entry.kind != EntryKind::Hardlink || self.picked[link as usize] {
-                break;
-            }
-            let target = path_key(&entry.link_name);
-            if !self.by_path.contains_key(&target) || chain.contains(&target) {
-                return Err(PlanError::MissingLinkTarget {
-                    layer: self.layer.digest,
-                    name: String::from_utf8_lossy(&entry.name).into_owned(),
-                    target: String::from_utf8_lossy(&entry.link_name).into_owned(),
-                });
-            }
-            chain.push(target);
-        }
+        let chain = self.link_chain(path)?;
         // The reference's order: all parents, the link's own first, then targets before links.
         for path in &chain {
             self.pick_one(b"");
@@ -109,6 +100,32 @@ impl Picker<'_> {
             self.pick_one(path);
         }
         Ok(())
+    }
+
+    /// `path`, what it is a hardlink to, and so on, as far as that is not picked yet.
+    fn link_chain(&self, path: &[u8]) -> Result<Vec<Vec<u8>>, PlanError> {
+        let mut chain = vec![path.to_vec()];
+        while let Some(link) = chain
+            .last()
+            .and_then(|path| self.by_path.get(path))
+            .copied()
+        {
+            let entry = &self.layer.entries[link as usize];
+            if entry.kind != EntryKind::Hardlink || self.picked[link as usize] {
+                break;
+            }
+            let target = path_key(&entry.link_name);
+            // Longer than there are paths: a circle.
+            if !self.by_path.contains_key(&target) || chain.len() > self.by_path.len() {
+                return Err(PlanError::MissingLinkTarget {
+                    layer: self.layer.digest,
+                    name: String::from_utf8_lossy(&entry.name).into_owned(),
+                    target: String::from_utf8_lossy(&entry.link_name).into_owned(),
+                });
+            }
+            chain.push(target);
+        }
+        Ok(chain)
     }
 
     fn pick_one(&mut self, path: &[u8]) {

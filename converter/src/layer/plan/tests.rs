@@ -139,7 +139,7 @@ fn what_a_global_header_says_moves_with_its_entries() {
         let plan = plan_layer(&layer, picks, PlanOptions::default()).unwrap();
         let mut tar = Vec::new();
         for member in &plan.members {
-            let mut raw = Vec::new();
+            let mut raw = vec![0; member.len_bytes as usize];
             crate::layer::encode::read_member(&plan, member, &layer.spool, &mut raw).unwrap();
             tar.extend(raw);
         }
@@ -174,8 +174,40 @@ fn links_in_a_circle_or_to_nothing_are_named() {
         special(&mut builder, tar::EntryType::Link, "a", target);
         special(&mut builder, tar::EntryType::Link, "b", other);
         let layer = scan_bytes(&builder.into_inner().unwrap()).unwrap();
-        let error = plan_layer(&layer, &[0], PlanOptions::default()).unwrap_err();
-        assert!(error.to_string().contains("hardlink \""), "{error}");
+        for picks in [&[0][..], &[]] {
+            let error = plan_layer(&layer, picks, PlanOptions::default()).unwrap_err();
+            assert!(error.to_string().contains("hardlink \""), "{error}");
+        }
+    }
+}
+
+#[test]
+fn a_link_follows_its_target_even_where_the_target_was_replaced() {
+    let mut builder = tar::Builder::new(Vec::new());
+    file(&mut builder, "target", b"old");
+    special(&mut builder, tar::EntryType::Link, "link", "target");
+    special(&mut builder, tar::EntryType::Link, "other", "link");
+    file(&mut builder, "between", b"1");
+    file(&mut builder, "target", b"new");
+    let layer = scan_bytes(&builder.into_inner().unwrap()).unwrap();
+    for (picks, expected) in [
+        (
+            &[][..],
+            [
+                ".no.prefetch.landmark",
+                "target",
+                "link",
+                "other",
+                "between",
+            ],
+        ),
+        (
+            &[2],
+            ["target", "link", "other", ".prefetch.landmark", "between"],
+        ),
+    ] {
+        let plan = plan_layer(&layer, picks, PlanOptions::default()).unwrap();
+        assert_eq!(names(&layer, &plan), expected);
     }
 }
 
@@ -258,6 +290,7 @@ proptest! {
         sizes in prop::collection::vec(0_usize..5000, 0..12),
         picks in prop::collection::vec(any::<prop::sample::Index>(), 0..4),
         chunk_bytes in prop_oneof![Just(1_u32), 1_u32..600, Just(4096), Just(4 << 20)],
+        min_chunk_bytes in prop_oneof![Just(0_u32), 1_u32..5000],
     ) {
         let mut builder = tar::Builder::new(Vec::new());
         for (n, size) in sizes.iter().enumerate() {
@@ -269,15 +302,14 @@ proptest! {
         let picks: Vec<u32> = if sizes.is_empty() { Vec::new() } else {
             picks.iter().map(|pick| pick.index(sizes.len()) as u32).collect()
         };
-        let plan = plan_layer(&layer, &picks, PlanOptions { chunk_bytes, ..PlanOptions::default() }).unwrap();
+        let plan = plan_layer(&layer, &picks, PlanOptions { chunk_bytes, min_chunk_bytes }).unwrap();
 
         let mut tar = Vec::new();
         let mut starts = Vec::new();
         for member in &plan.members {
             starts.push(tar.len());
-            let mut raw = Vec::new();
+            let mut raw = vec![0; member.len_bytes as usize];
             crate::layer::encode::read_member(&plan, member, &layer.spool, &mut raw).unwrap();
-            prop_assert_eq!(raw.len(), member.len_bytes as usize);
             tar.write_all(&raw).unwrap();
         }
         prop_assert_eq!(tar.len() as u64, plan.tar_bytes);
@@ -287,7 +319,8 @@ proptest! {
             groups.iter().flat_map(|group| group.members.clone()).collect::<Vec<_>>(),
             (0..plan.members.len()).collect::<Vec<_>>()
         );
-        prop_assert!(groups.iter().any(|g| g.members.start == plan.landmark_member as usize));
+        let begins = groups.iter().any(|g| g.members.start == plan.landmark_member as usize);
+        prop_assert!(min_chunk_bytes == 0 || begins);
         for row in &plan.rows {
             let RowSource::Entry(entry) = row.source else { continue };
             let mut contents = Vec::new();

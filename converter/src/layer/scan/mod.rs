@@ -5,6 +5,7 @@
 //! Three threads a layer: one reads and hashes the blob, one inflates, one hashes and spools.
 
 mod inflate;
+mod memory;
 mod pax;
 mod sparse;
 pub mod tar;
@@ -12,6 +13,7 @@ pub mod tar;
 use std::fs::File;
 use std::io::{self, BufRead, Read, Write};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::thread;
 
 use crossbeam::channel::{Receiver, Sender, bounded};
@@ -19,15 +21,20 @@ use crossbeam::channel::{Receiver, Sender, bounded};
 use crate::cancel::{Cancel, Cancelled};
 use crate::image::{Digest, Hasher};
 use crate::layer::buffers::{Buffers, REUSED_BUFFER_BYTES};
+use crate::layer::deflate::Block;
 use crate::layer::entry::ScannedLayer;
 use crate::layer::spool::Spool;
+use crate::sys::writeback;
 
 pub use inflate::InflateError;
+pub use memory::EntryMemory;
 pub use tar::TarError;
 
 /// Bytes that travel between the threads at once; eight such blocks are in flight a layer.
 const BLOCK_BYTES: usize = REUSED_BUFFER_BYTES;
 const QUEUE: usize = 4;
+/// So many spooled bytes are sent to the disk at once, while more are being made.
+const WRITE_BACK_BYTES: u64 = 32 << 20;
 
 /// What a layer's blob must be.
 #[derive(Clone, Debug)]
@@ -47,6 +54,8 @@ pub struct ScanOptions {
     pub scratch: PathBuf,
     /// A layer whose tar is longer is refused.
     pub max_layer_bytes: u64,
+    /// Memory for the entries of all layers; more are refused.
+    pub entry_memory: EntryMemory,
 }
 
 /// Why a layer cannot be used. Every variant but the last names the layer's digest.
@@ -115,13 +124,31 @@ pub enum ScanError {
         #[source]
         source: TarError,
     },
+    /// The entries take more memory than allowed.
+    #[error(
+        "layer {digest} has too many entries: after {entries} of them those of all layers need more \
+         than {limit_bytes} bytes of memory"
+    )]
+    EntryMemory {
+        /// Which layer.
+        digest: Digest,
+        /// Entries of this layer that did fit.
+        entries: u64,
+        /// The limit in force.
+        limit_bytes: u64,
+    },
     /// The uncompressed tar could not be written.
-    #[error("spooling layer {digest} to {}", scratch.display())]
+    #[error(
+        "spooling layer {digest} to {} after {written_bytes} of its uncompressed bytes",
+        scratch.display()
+    )]
     Spool {
         /// Which layer.
         digest: Digest,
         /// The scratch directory.
         scratch: PathBuf,
+        /// How much of the layer was written until then.
+        written_bytes: u64,
         /// Why.
         #[source]
         source: io::Error,
@@ -142,26 +169,28 @@ pub fn scan_layer(
     cancels: &[&Cancel],
 ) -> Result<ScannedLayer, ScanError> {
     let digest = expected.digest;
-    let spool_error = |source| ScanError::Spool {
+    let spool_error = |(written_bytes, source)| ScanError::Spool {
         digest,
         scratch: options.scratch.clone(),
+        written_bytes,
         source,
     };
-    let file = Spool::create(&options.scratch).map_err(spool_error)?;
+    let file = Spool::create(&options.scratch).map_err(|error| spool_error((0, error)))?;
 
-    let buffers = &Buffers::default();
+    // Of the two kinds of blocks each has its own: they differ in length.
+    let (buffers, tar_buffers) = (&Buffers::default(), &Buffers::default());
     let (blob_sender, blob_receiver) = bounded(QUEUE);
     let (tar_sender, tar_receiver) = bounded(QUEUE);
     let (read, inflated, spooled) = thread::scope(|scope| {
         // Each thread owns its ends: a channel is closed when either side is done.
         let reader = scope.spawn(move || read_blob(blob, &blob_sender, buffers, cancels));
-        let spooler = scope.spawn(move || write_spool(file, &tar_receiver, buffers));
+        let spooler = scope.spawn(move || write_spool(file, &tar_receiver, tar_buffers));
         // A panic in a scoped thread is passed on by `join` below.
         let inflated = {
             let mut stream = BlockReader::new(blob_receiver, buffers);
-            let result =
-                inflate::inflate(&mut stream, options.max_layer_bytes, &tar_sender, buffers);
-            if !matches!(result, Ok(()) | Err(InflateError::SinkClosed)) {
+            let limit_bytes = options.max_layer_bytes;
+            let result = inflate::inflate(&mut stream, limit_bytes, &tar_sender, tar_buffers);
+            if !matches!(result, Ok(_) | Err(InflateError::SinkClosed)) {
                 // The digest of the whole blob tells damage from a strange format.
                 let _ = io::copy(&mut stream, &mut io::sink());
             }
@@ -190,8 +219,8 @@ pub fn scan_layer(
             found,
         });
     }
-    match inflated {
-        Ok(()) => {}
+    let deflate = match inflated {
+        Ok(index) => index.map(Arc::new),
         Err(InflateError::TooLarge { limit_bytes }) => {
             return Err(ScanError::TooLarge {
                 digest,
@@ -199,7 +228,7 @@ pub fn scan_layer(
             });
         }
         Err(source) => return Err(ScanError::Inflate { digest, source }),
-    }
+    };
     if diff_id != expected.diff_id {
         let expected = expected.diff_id;
         return Err(ScanError::DiffIdMismatch {
@@ -209,12 +238,24 @@ pub fn scan_layer(
         });
     }
     let spool = Spool::new(file, len_bytes);
-    let archive = tar::read_entries(&spool).map_err(|source| ScanError::Tar { digest, source })?;
+    let archive =
+        tar::read_entries_within(&spool, &options.entry_memory).map_err(|source| match source {
+            TarError::EntryMemory {
+                entries,
+                limit_bytes,
+            } => ScanError::EntryMemory {
+                digest,
+                entries,
+                limit_bytes,
+            },
+            source => ScanError::Tar { digest, source },
+        })?;
     Ok(ScannedLayer {
         digest,
         size_bytes: found_bytes,
         diff_id,
         spool,
+        deflate,
         entries: archive.entries,
         first_under_global: archive.first_under_global,
         end_of_entries_bytes: archive.end_of_entries_bytes,
@@ -255,19 +296,27 @@ fn read_blob(
     Ok((hasher.finish(), size_bytes))
 }
 
-/// Hashes the uncompressed tar and writes it down.
+/// Hashes the uncompressed tar and writes it down. An error comes with the length until then.
 fn write_spool(
     mut file: File,
-    receiver: &Receiver<Vec<u8>>,
+    receiver: &Receiver<Block>,
     buffers: &Buffers,
-) -> io::Result<(Digest, File, u64)> {
+) -> Result<(Digest, File, u64), (u64, io::Error)> {
     let mut hasher = Hasher::default();
     let mut len_bytes = 0;
+    let mut started_bytes = 0;
     for block in receiver {
-        hasher.update(&block);
-        file.write_all(&block)?;
-        len_bytes += block.len() as u64;
-        buffers.give_back(block);
+        let bytes = block.bytes();
+        hasher.update(bytes);
+        file.write_all(bytes).map_err(|error| (len_bytes, error))?;
+        len_bytes += bytes.len() as u64;
+        buffers.give_back(block.into_buffer());
+        if len_bytes - started_bytes >= WRITE_BACK_BYTES {
+            // Left to itself the kernel starts late, and then makes the writer wait. Where this is
+            // not possible, that is what happens.
+            let _ = writeback::start_range(&file, started_bytes, len_bytes - started_bytes);
+            started_bytes = len_bytes;
+        }
     }
     Ok((hasher.finish(), file, len_bytes))
 }

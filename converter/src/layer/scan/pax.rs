@@ -20,6 +20,14 @@ impl Records {
         }
     }
 
+    /// Keys and values together.
+    pub(super) fn len_bytes(&self) -> u64 {
+        let records = self.values.iter();
+        records
+            .map(|(key, value)| (key.len() + value.len()) as u64)
+            .sum()
+    }
+
     pub(super) fn bytes(&self, key: &str) -> Option<&[u8]> {
         self.values
             .get(key.as_bytes())

@@ -4,14 +4,19 @@
 //! Reads ustar, PAX (POSIX.1-2001), GNU and star headers with the meaning that Go's `archive/tar`
 //! gives them, since that is what the runtimes extract with. Payloads are never read, only located.
 
+mod stream;
+
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
 
 use crate::layer::entry::{DataSegment, Entry, EntryKind, Timestamp, clean_path};
+use crate::layer::scan::memory::EntryMemory;
 use crate::layer::scan::pax::{self, Records};
 use crate::layer::scan::sparse;
 use crate::layer::spool::{Extent, ReadAt};
+
+pub(in crate::layer) use stream::{HeaderStream, Parsed};
 
 /// Size of a tar block; headers and payloads are padded to it.
 pub const BLOCK_BYTES: u64 = 512;
@@ -67,6 +72,17 @@ pub enum TarError {
         /// Where its header starts.
         offset_bytes: u64,
     },
+    /// The entries take more memory than allowed.
+    #[error(
+        "the entries of all layers need more than {limit_bytes} bytes of memory, \
+         {entries} of this layer have been read"
+    )]
+    EntryMemory {
+        /// Entries of this layer that did fit.
+        entries: u64,
+        /// The limit in force.
+        limit_bytes: u64,
+    },
     /// An entry is of a kind that no image layer holds.
     #[error("tar entry \"{name}\" at offset {offset_bytes} has the unsupported type '{typeflag}'")]
     UnsupportedType {
@@ -84,6 +100,17 @@ pub enum TarError {
 /// # Errors
 /// [`TarError`] names the offset of the first header that cannot be understood.
 pub fn read_entries<R: ReadAt + ?Sized>(source: &R) -> Result<Archive, TarError> {
+    read_entries_within(source, &EntryMemory::unlimited())
+}
+
+/// As [`read_entries`], as long as the entries fit into `memory`.
+///
+/// # Errors
+/// Also [`TarError::EntryMemory`].
+pub fn read_entries_within<R: ReadAt + ?Sized>(
+    source: &R,
+    memory: &EntryMemory,
+) -> Result<Archive, TarError> {
     let mut reader = Reader::new(source);
     let mut entries = Vec::new();
     let mut global = None;
@@ -103,6 +130,12 @@ pub fn read_entries<R: ReadAt + ?Sized>(source: &R) -> Result<Archive, TarError>
         }
         let entry = header.into_entry(&mut reader, start, &mut names)?;
         stays_inside(&entry, start)?;
+        if !memory.admit(&entry) {
+            return Err(TarError::EntryMemory {
+                entries: entries.len() as u64,
+                limit_bytes: memory.limit_bytes(),
+            });
+        }
         entries.push(entry);
     }
 }
@@ -182,9 +215,13 @@ fn next_header<R: ReadAt + ?Sized>(
                 match flag {
                     b'L' => long_name = Some(until_nul(&body).to_vec()),
                     b'K' => long_link = Some(until_nul(&body).to_vec()),
-                    b'g' => global
-                        .get_or_insert_default()
-                        .merge(pax::parse(&body).map_err(invalid)?),
+                    b'g' => {
+                        let global = global.get_or_insert_default();
+                        global.merge(pax::parse(&body).map_err(invalid)?);
+                        if global.len_bytes() > MAX_EXTENSION_BYTES {
+                            return Err(invalid("global headers are larger than 1 MiB together"));
+                        }
+                    }
                     _ => local = pax::parse(&body).map_err(invalid)?,
                 }
             }

@@ -16,6 +16,7 @@ fn scan(blob: &[u8], tar: &[u8], limit: u64) -> Result<ScannedLayer, ScanError> 
     let options = ScanOptions {
         scratch: dir.path().to_owned(),
         max_layer_bytes: limit,
+        entry_memory: EntryMemory::unlimited(),
     };
     let result = scan_layer(blob, &expected, &options, &[]);
     assert_eq!(
@@ -112,6 +113,7 @@ fn a_blob_that_is_not_the_described_one_is_refused() {
     let options = ScanOptions {
         scratch: dir.path().to_owned(),
         max_layer_bytes: u64::MAX,
+        entry_memory: EntryMemory::unlimited(),
     };
     let good = Expected {
         digest: Digest::of(&tar),
@@ -329,6 +331,7 @@ fn cancelling_stops_the_scan() {
     let options = ScanOptions {
         scratch: dir.path().to_owned(),
         max_layer_bytes: u64::MAX,
+        entry_memory: EntryMemory::unlimited(),
     };
     let expected = Expected {
         digest: Digest::of(b""),

@@ -1,0 +1,199 @@
+//! Where a source's blobs are, and the documents among them.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::{self, Read as _};
+use std::path::PathBuf;
+
+use oci_spec::image::Descriptor;
+use serde::de::DeserializeOwned;
+use serde_json::{Map, Value};
+
+use crate::blob::{Blob, ReadAt as _};
+use crate::image::{BlobId, Digest, Document};
+use crate::source::SourceError;
+use crate::source::archive::Archive;
+
+/// Indexes, manifests and configurations larger than this are refused; registries refuse
+/// manifests of more than 4 MiB.
+const MAX_DOCUMENT_BYTES: u64 = 8 << 20;
+
+/// The files of a source, which are named as in an OCI image layout.
+#[derive(Debug)]
+pub(super) enum Files {
+    /// A directory.
+    Directory(PathBuf),
+    /// An archive of one.
+    Archive(Archive),
+}
+
+impl Files {
+    /// The directory or archive itself.
+    pub(super) fn place(&self) -> PathBuf {
+        match self {
+            Self::Directory(dir) => dir.clone(),
+            Self::Archive(archive) => archive.path().to_owned(),
+        }
+    }
+
+    /// For messages: a file in it.
+    pub(super) fn path(&self, name: &str) -> PathBuf {
+        self.place().join(name)
+    }
+
+    /// # Errors
+    /// When the file cannot be opened, `NotFound` if there is none.
+    pub(super) fn open(&self, name: &str) -> io::Result<Blob> {
+        match self {
+            Self::Directory(dir) => Blob::of_file(File::open(dir.join(name))?),
+            Self::Archive(archive) => archive
+                .member(name)
+                .ok_or_else(|| io::ErrorKind::NotFound.into()),
+        }
+    }
+
+    /// Reads a document that is found by its name.
+    pub(super) fn document(&self, name: &str) -> Result<Vec<u8>, SourceError> {
+        let path = self.path(name);
+        let blob = self.open(name).map_err(|source| SourceError::Read {
+            path: path.clone(),
+            source,
+        })?;
+        let what = || self.path(name).display().to_string();
+        read_document(blob, path, what)
+    }
+}
+
+/// The blobs of a source, by digest.
+#[derive(Debug)]
+pub(super) struct Store {
+    files: Files,
+    /// Blobs that no layout holds under their digest.
+    apart: HashMap<Digest, Blob>,
+}
+
+impl Store {
+    pub(super) fn new(files: Files) -> Self {
+        Self {
+            files,
+            apart: HashMap::new(),
+        }
+    }
+
+    /// With blobs that are found elsewhere.
+    pub(super) fn with(self, apart: HashMap<Digest, Blob>) -> Self {
+        Self { apart, ..self }
+    }
+
+    pub(super) fn files(&self) -> &Files {
+        &self.files
+    }
+
+    pub(super) fn place(&self) -> PathBuf {
+        self.files.place()
+    }
+
+    /// Opens a blob.
+    ///
+    /// # Errors
+    /// When it is missing or cannot be read.
+    pub(super) fn open_blob(&self, what: &'static str, id: BlobId) -> Result<Blob, SourceError> {
+        if let Some(blob) = self.apart.get(&id.digest) {
+            return Ok(blob.clone());
+        }
+        let name = blob_name(id.digest);
+        self.files.open(&name).map_err(|source| {
+            let path = self.files.path(&name);
+            match source.kind() {
+                io::ErrorKind::NotFound => SourceError::MissingBlob {
+                    what,
+                    digest: id.digest,
+                    path,
+                },
+                _ => SourceError::Read { path, source },
+            }
+        })
+    }
+
+    /// Reads, checks and parses a JSON blob.
+    ///
+    /// # Errors
+    /// When it is missing, not what `descriptor` says, or not valid.
+    pub(super) fn document<T: DeserializeOwned>(
+        &self,
+        what: &'static str,
+        descriptor: &Descriptor,
+    ) -> Result<Document<T>, SourceError> {
+        let name = || format!("{what} {}", descriptor.digest());
+        let id = blob_id(descriptor, name)?;
+        if id.size_bytes > MAX_DOCUMENT_BYTES {
+            return Err(too_large(name(), id.size_bytes));
+        }
+        let path = self.files.path(&blob_name(id.digest));
+        let bytes = read_document(self.open_blob(what, id)?, path, name)?;
+        let found = BlobId::of(&bytes);
+        if found != id {
+            return Err(SourceError::Damaged {
+                what,
+                digest: id.digest,
+                expected_bytes: id.size_bytes,
+                found,
+            });
+        }
+        Ok(Document {
+            raw: parse::<Map<String, Value>>(&bytes, name)?,
+            parsed: parse(&bytes, name)?,
+            id,
+        })
+    }
+}
+
+/// Where a layout keeps the blob.
+pub(super) fn blob_name(digest: Digest) -> String {
+    format!("blobs/sha256/{}", digest.hex())
+}
+
+pub(super) fn blob_id(
+    descriptor: &Descriptor,
+    what: impl FnOnce() -> String,
+) -> Result<BlobId, SourceError> {
+    BlobId::from_descriptor(descriptor).map_err(|source| SourceError::Digest {
+        what: what(),
+        source,
+    })
+}
+
+/// Reads a whole document. `path` is where it lies.
+pub(super) fn read_document(
+    blob: Blob,
+    path: PathBuf,
+    what: impl FnOnce() -> String,
+) -> Result<Vec<u8>, SourceError> {
+    if blob.len_bytes() > MAX_DOCUMENT_BYTES {
+        return Err(too_large(what(), blob.len_bytes()));
+    }
+    let mut bytes = Vec::new();
+    blob.take(MAX_DOCUMENT_BYTES)
+        .read_to_end(&mut bytes)
+        .map_err(|source| SourceError::Read { path, source })?;
+    Ok(bytes)
+}
+
+fn too_large(what: String, size_bytes: u64) -> SourceError {
+    SourceError::TooLarge {
+        what,
+        size_bytes,
+        limit_bytes: MAX_DOCUMENT_BYTES,
+    }
+}
+
+/// Parses a document. Deeply nested JSON is an error: the parser stops at 128 levels.
+pub(super) fn parse<T: DeserializeOwned>(
+    bytes: &[u8],
+    what: impl FnOnce() -> String,
+) -> Result<T, SourceError> {
+    serde_json::from_slice(bytes).map_err(|error| SourceError::Invalid {
+        what: what(),
+        reason: error.to_string(),
+    })
+}
