@@ -1,34 +1,30 @@
 //! An image's way from scanned layers to a written image, on one screen: layers, configuration,
 //! manifest; and when all images are there, the indexes above them and what is carried over.
 
-mod carry;
-mod reuse;
+mod copy;
+mod layer;
+mod nodes;
 mod scan;
 
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use serde_json::{Map, Value, json};
-
 use crate::cancel::{Cancel, Cancelled};
-use crate::image::manifest::{
-    CONTAINERD_NAME, DocumentOptions, REF_NAME, REFERENCE_DIGEST, REFERENCE_TYPE, rewrite_config,
-    rewrite_index, rewrite_index_descriptor, rewrite_manifest, rewrite_manifest_descriptor,
-};
+use crate::image::manifest::{DocumentOptions, rewrite_config, rewrite_manifest};
 use crate::image::{BlobId, Digest, NewLayer, Platform};
 use crate::layer::assemble::FinishedLayer;
-use crate::layer::encode::{Check, Level};
-use crate::layer::entry::{EntryKind, ScannedLayer};
-use crate::layer::plan::{LayerPlan, PlanError, PlanOptions, Prefetch, plan_layer};
+use crate::layer::choice::Choice;
+use crate::layer::encode::Level;
+use crate::layer::entry::ScannedLayer;
+use crate::layer::plan::{PlanError, PlanOptions, Prefetch};
 use crate::layer::scan::{ScanError, ScanOptions};
-use crate::layer::verbatim::{copy_tar, verify_copy};
-use crate::layer::verify::{VerifyError, check_toc};
-use crate::layer::{ConvertError, ConvertOptions, Parallel, convert_layer};
+use crate::layer::verify::VerifyError;
+use crate::layer::{ConvertError, Parallel};
 use crate::profile::Prioritized;
 use crate::scratch::ScratchError;
 use crate::sink::{ImageBlobs, Sink, SinkError};
-use crate::source::{IndexNode, Node, Source, SourceError, SourceImage, SourceLayer};
+use crate::source::{Source, SourceError};
 
 pub use scan::{Scanner, scan_image};
 
@@ -40,7 +36,7 @@ pub struct ImageOptions {
     /// How they are cut.
     pub plan: PlanOptions,
     /// How they are compressed.
-    pub level: Level,
+    pub compression: Compression,
     /// Threads and memory.
     pub parallel: Parallel,
     /// What layers become.
@@ -51,6 +47,19 @@ pub struct ImageOptions {
     pub verify: Verify,
     /// What configurations, manifests and indexes say.
     pub documents: DocumentOptions,
+}
+
+/// How layers are compressed.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Compression {
+    /// At this level.
+    Level(Level),
+    /// As the source is, by copying its compressed bits, where that makes the layer larger by no more
+    /// than this part of one; otherwise at the default level.
+    Keep {
+        /// 0.01 is one percent.
+        overhead: f64,
+    },
 }
 
 /// What layers become.
@@ -129,6 +138,8 @@ pub struct ConvertedLayer {
     pub prefetch: Prefetch,
     /// Whether the blob is the source's own.
     pub reused: bool,
+    /// How it was compressed, and why; none for a blob that is the source's own, or a plain tar.
+    pub choice: Option<Choice>,
 }
 
 /// Why an image could not be converted.
@@ -151,16 +162,10 @@ pub enum ImageError {
         #[source]
         source: ConvertError,
     },
-    #[error("copying layer {layer} to {}", place.display())]
+    #[error("copying blob {digest} to {}", place.display())]
     Copy {
-        layer: Digest,
-        place: PathBuf,
-        #[source]
-        source: std::io::Error,
-    },
-    #[error("reading blob {digest}, which is carried over")]
-    Carry {
         digest: Digest,
+        place: PathBuf,
         #[source]
         source: std::io::Error,
     },
@@ -176,8 +181,14 @@ pub enum ImageError {
     Cancelled(#[from] Cancelled),
 }
 
-/// A layer's blob, the TOC digest that its manifest gives, and the prioritised entries.
-type LayerKey = (Digest, Option<String>, Vec<u32>);
+/// All that a converted layer depends on, beside the options.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct LayerKey {
+    source: Digest,
+    /// What the manifest says decides whether a layer is reused.
+    annotated_toc: Option<String>,
+    prioritized: Vec<u32>,
+}
 
 /// A source on its way to a sink, image by image.
 #[derive(Debug)]
@@ -187,7 +198,6 @@ pub struct Conversion<'a> {
     cancel: &'a Cancel,
     sink: Sink,
     images: Vec<Option<ConvertedImage>>,
-    /// Layers that were converted, by all that decides what becomes of them.
     layers: HashMap<LayerKey, ConvertedLayer>,
 }
 
@@ -224,21 +234,33 @@ impl<'a> Conversion<'a> {
         prioritized: &Prioritized,
     ) -> Result<(), ImageError> {
         let source = &self.source.images[image];
-        let mut encode = Duration::ZERO;
+        let started = Instant::now();
         let mut converted = Vec::with_capacity(layers.len());
-        let sources = source.layers.iter().zip(layers);
-        for ((source_layer, layer), prioritized) in sources.zip(&prioritized.layers) {
-            let toc_digest = source_layer.toc_digest.clone();
-            let key = (layer.digest, toc_digest, prioritized.clone());
-            let started = Instant::now();
-            let done = match self.layers.get(&key) {
-                Some(done) => done.clone(),
-                None => self.layer(source, source_layer, layer, prioritized)?,
+        let layers = source.layers.iter().zip(layers);
+        for ((source_layer, layer), prioritized) in layers.zip(&prioritized.layers) {
+            let key = LayerKey {
+                source: layer.digest,
+                annotated_toc: source_layer.toc_digest.clone(),
+                prioritized: prioritized.clone(),
             };
-            encode += started.elapsed();
-            self.layers.insert(key, done.clone());
-            converted.push(done);
+            let done = match self.layers.remove(&key) {
+                Some(done) => done,
+                None => layer::convert(
+                    &layer::Job {
+                        image: source,
+                        source: source_layer,
+                        layer,
+                        prioritized,
+                        options: self.options,
+                        cancel: self.cancel,
+                    },
+                    &mut self.sink,
+                )?,
+            };
+            converted.push(done.clone());
+            self.layers.insert(key, done);
         }
+        let encode = started.elapsed();
         let new_layers: Vec<NewLayer> = converted.iter().map(new_layer).collect();
         let documents = &self.options.documents;
         let config = rewrite_config(&source.config, &new_layers, documents);
@@ -256,58 +278,6 @@ impl<'a> Conversion<'a> {
         Ok(())
     }
 
-    fn layer(
-        &mut self,
-        source: &SourceImage,
-        source_layer: &SourceLayer,
-        layer: &ScannedLayer,
-        prioritized: &[u32],
-    ) -> Result<ConvertedLayer, ImageError> {
-        let options = self.options;
-        let convert_options = ConvertOptions {
-            level: options.level,
-            check: match options.verify {
-                Verify::Full => Check::Inflate,
-                Verify::Skip => Check::Skip,
-            },
-            parallel: options.parallel,
-        };
-        let plan = plan_layer(layer, prioritized, options.plan)?;
-        if options.reuse == Reuse::WhereValid {
-            let reused = reuse::find(source, source_layer, layer, &plan, options, self.cancel)?;
-            if let Some(reused) = reused {
-                return reuse::copy(reused, source, source_layer, layer, &mut self.sink);
-            }
-        }
-        let mut blob = self.sink.stage()?;
-        let made = match options.format {
-            LayerFormat::Estargz => {
-                convert_layer(layer, &plan, convert_options, &mut blob, self.cancel)
-            }
-            LayerFormat::Tar => copy_tar(layer, &mut blob, self.cancel),
-        };
-        let finished = made.map_err(|source| match source {
-            ConvertError::Write { .. } => ImageError::Write {
-                place: self.sink.place().to_owned(),
-                source,
-            },
-            other => other.into(),
-        })?;
-        if options.verify == Verify::Full {
-            // The members have been inflated and compared before they were written.
-            let found = match finished.toc_digest {
-                Some(toc_digest) => check_toc(&blob.blob(), toc_digest),
-                None => verify_copy(&blob.blob(), layer.diff_id, self.cancel),
-            };
-            found.map_err(|source| ImageError::Verify {
-                layer: layer.digest,
-                source,
-            })?;
-        }
-        self.sink.add(blob_id(&finished), blob)?;
-        Ok(report(layer, &plan, finished))
-    }
-
     /// Writes indexes and what is carried over, and makes the whole visible. Every image must have
     /// been converted.
     ///
@@ -320,7 +290,7 @@ impl<'a> Conversion<'a> {
             .flatten()
             .collect();
         debug_assert_eq!(images.len(), self.source.images.len());
-        let mut writer = NodeWriter {
+        let mut writer = nodes::Writer {
             source: self.source,
             documents: &self.options.documents,
             cancel: self.cancel,
@@ -339,109 +309,6 @@ impl<'a> Conversion<'a> {
             carried,
             commit: started.elapsed(),
         })
-    }
-}
-
-/// Writes what stands above the images.
-struct NodeWriter<'a> {
-    source: &'a Source,
-    documents: &'a DocumentOptions,
-    cancel: &'a Cancel,
-    sink: &'a mut Sink,
-    images: &'a [ConvertedImage],
-    carried: usize,
-}
-
-impl NodeWriter<'_> {
-    /// The root's id, and its descriptor for the destination's index.
-    fn root(&mut self) -> Result<(BlobId, Map<String, Value>), ImageError> {
-        let media_types = self.documents.media_types;
-        let mut descriptor = Map::new();
-        let (root, source) = match &self.source.root {
-            Node::Image(number) => {
-                let source = &self.source.images[*number];
-                let manifest = self.images[*number].manifest;
-                rewrite_manifest_descriptor(&mut descriptor, manifest, media_types);
-                if let Some(platform) = config_platform(source) {
-                    descriptor.insert("platform".to_owned(), platform);
-                }
-                (manifest, &source.descriptor)
-            }
-            Node::Index(node) => {
-                let index = self.index(node, &self.documents.index_annotations)?;
-                rewrite_index_descriptor(&mut descriptor, index, media_types);
-                (index, &node.descriptor)
-            }
-            Node::Carried(_) => unreachable!("a source has an image"),
-        };
-        if let Some(annotations) = kept_annotations(source) {
-            descriptor.insert("annotations".to_owned(), annotations);
-        }
-        Ok((root, descriptor))
-    }
-
-    fn index(
-        &mut self,
-        node: &IndexNode,
-        annotations: &[(String, String)],
-    ) -> Result<BlobId, ImageError> {
-        let media_types = self.documents.media_types;
-        let mut manifests = Vec::with_capacity(node.nodes.len());
-        for node in &node.nodes {
-            let descriptor = match node {
-                Node::Image(number) => {
-                    let mut descriptor = self.source.images[*number].descriptor.clone();
-                    let manifest = self.images[*number].manifest;
-                    rewrite_manifest_descriptor(&mut descriptor, manifest, media_types);
-                    descriptor
-                }
-                Node::Index(node) => {
-                    let index = self.index(node, &[])?;
-                    let mut descriptor = node.descriptor.clone();
-                    rewrite_index_descriptor(&mut descriptor, index, media_types);
-                    descriptor
-                }
-                Node::Carried(carried) => {
-                    carry::copy(self.source, carried, self.sink, self.cancel)?;
-                    self.carried += 1;
-                    carry::descriptor(carried, self.images)
-                }
-            };
-            manifests.push(Value::Object(descriptor));
-        }
-        let index = rewrite_index(&node.raw, manifests, media_types, annotations);
-        Ok(self.sink.add_bytes(&index)?)
-    }
-}
-
-/// The annotations of the source's entry, without its name and its part in an index.
-fn kept_annotations(descriptor: &Map<String, Value>) -> Option<Value> {
-    let mut annotations = descriptor.get("annotations")?.as_object()?.clone();
-    for key in [REF_NAME, CONTAINERD_NAME, REFERENCE_TYPE, REFERENCE_DIGEST] {
-        annotations.shift_remove(key);
-    }
-    (!annotations.is_empty()).then_some(Value::Object(annotations))
-}
-
-fn report(layer: &ScannedLayer, plan: &LayerPlan, finished: FinishedLayer) -> ConvertedLayer {
-    use crate::blob::ReadAt as _;
-    let files = layer.entries.iter();
-    let files = files.filter(|entry| entry.kind == EntryKind::Regular);
-    ConvertedLayer {
-        source: BlobId {
-            digest: layer.digest,
-            size_bytes: layer.size_bytes,
-        },
-        source_tar_bytes: layer.spool.len_bytes(),
-        entries: layer.entries.len() as u64,
-        files: files.clone().count() as u64,
-        file_bytes: files.map(|entry| entry.size_bytes).sum(),
-        // A plain tar has no landmark, and so nothing before it.
-        prefetch: finished
-            .toc_digest
-            .map_or_else(Prefetch::default, |_| plan.prefetch),
-        finished,
-        reused: false,
     }
 }
 
@@ -468,15 +335,4 @@ fn new_layer(layer: &ConvertedLayer) -> NewLayer {
         toc_digest: finished.toc_digest,
         uncompressed_bytes: finished.uncompressed_bytes,
     }
-}
-
-/// The platform for the index, from the configuration.
-fn config_platform(source: &SourceImage) -> Option<Value> {
-    let mut platform = Map::new();
-    for key in ["architecture", "os", "os.version", "os.features", "variant"] {
-        if let Some(value) = source.config.raw.get(key) {
-            platform.insert(key.to_owned(), json!(value));
-        }
-    }
-    (!platform.is_empty()).then_some(Value::Object(platform))
 }

@@ -169,6 +169,7 @@ impl LayerBuilder {
             diff_id: digest,
             spool: Spool::new(spool, len_bytes),
             entries: self.entries,
+            deflate: None,
             first_under_global: None,
             end_of_entries_bytes,
         })
@@ -192,6 +193,7 @@ pub fn read_tar(path: &Path) -> io::Result<ScannedLayer> {
         diff_id: digest,
         spool: Spool::new(file, len_bytes),
         entries,
+        deflate: None,
         first_under_global: None,
         end_of_entries_bytes: len_bytes,
     })

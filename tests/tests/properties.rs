@@ -1,17 +1,17 @@
 //! Properties of a layer's whole way, over generated archives: every kind of entry, every dialect.
 
 use std::collections::{HashMap, HashSet};
-use std::io::{Read as _, Write as _};
+use std::io::Read as _;
 
+use esgz::blob::{Blob, ReadAt as _};
 use esgz::cancel::Cancel;
 use esgz::image::Digest;
 use esgz::layer::encode::{Check, Level};
 use esgz::layer::entry::{EntryKind, ScannedLayer};
 use esgz::layer::plan::{PlanOptions, plan_layer};
 use esgz::layer::scan::{Expected, ScanOptions, scan_layer};
-use esgz::layer::spool::ReadAt as _;
 use esgz::layer::verify::{parse_toc, read_toc, verify_layer};
-use esgz::layer::{ConvertOptions, Parallel, convert_layer};
+use esgz::layer::{ConvertOptions, Encoding, Parallel, convert_layer};
 use esgz_tests::archive::{Dialect, Ending, Entry, Kind, Sparse, SparseFormat, archive};
 use esgz_tests::sets::noise;
 use proptest::collection::vec;
@@ -145,15 +145,22 @@ fn convert(layer: &ScannedLayer, picks: &[u32], options: PlanOptions) -> (Vec<u8
         threads: 2,
         memory_bytes: 1 << 20,
     };
+    let encoding = Encoding::Compress(Level::new(1).expect("level 1 exists"));
     let options = ConvertOptions {
-        level: Level::new(1).expect("level 1 exists"),
         check: Check::Inflate,
         parallel,
     };
     let mut blob = Vec::new();
-    let finished = convert_layer(layer, &plan, options, &mut blob, &Cancel::default()).unwrap();
-    let mut file = tempfile::tempfile().unwrap();
-    file.write_all(&blob).unwrap();
+    let finished = convert_layer(
+        layer,
+        &plan,
+        &encoding,
+        options,
+        &mut blob,
+        &Cancel::default(),
+    )
+    .unwrap();
+    let file = Blob::of_bytes(blob.clone());
     let verified = verify_layer(&file, parallel, &Cancel::default()).unwrap();
     verified.must_equal(&finished).unwrap();
     let (json, offset) = read_toc(&file).unwrap();

@@ -114,7 +114,7 @@ fn reused(finished: Finished, from: &Layout) -> Vec<bool> {
     // A layer that occurs twice is decided on once.
     let unique: BTreeSet<String> = (0..reused.len())
         .filter(|&index| reused[index])
-        .map(|index| from.layer_digest(index).to_string())
+        .map(|index| from.layer_digest(index).clone())
         .collect();
     assert_eq!(
         finished.stderr.matches("without conversion").count(),

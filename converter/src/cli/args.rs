@@ -235,9 +235,19 @@ pub(super) struct ConversionArgs {
     pub(super) reading: ReadingArgs,
     #[command(flatten)]
     pub(super) output: OutputArgs,
-    /// Compression level, 0 (store) to 12
-    #[arg(long, default_value = "6", value_name = "LEVEL", value_parser = parse_level)]
-    pub(super) estargz_compression_level: Level,
+    /// Compression level, 0 (store) to 12 [default: a gzip source's compressed data is copied, anything
+    /// else is compressed at 6]
+    #[arg(long, value_name = "LEVEL", value_parser = parse_level)]
+    pub(super) estargz_compression_level: Option<Level>,
+    /// Compress a layer again if copying its compressed data would make it larger by more than this
+    #[arg(
+        long,
+        default_value = "1",
+        value_name = "PERCENT",
+        value_parser = parse_percent,
+        conflicts_with = "estargz_compression_level"
+    )]
+    pub(super) transcode_overhead: f64,
     /// Uncompressed bytes in a chunk, the unit that a lazy-pulling runtime fetches; 1 KiB to 128 MiB,
     /// 0 means 4 MiB
     #[arg(long, default_value = "0", value_name = "SIZE", value_parser = parse_chunk_size)]
@@ -312,6 +322,15 @@ pub(super) struct VerifyArgs {
     /// Print the result as JSON on stdout
     #[arg(long)]
     pub(super) json: bool,
+}
+
+fn parse_percent(text: &str) -> Result<f64, String> {
+    let percent: f64 = text.parse().map_err(|_| "not a number".to_owned())?;
+    if percent.is_finite() && percent >= 0.0 {
+        Ok(percent / 100.0)
+    } else {
+        Err("not 0 or more".to_owned())
+    }
 }
 
 fn parse_level(text: &str) -> Result<Level, String> {

@@ -10,7 +10,7 @@ use crate::cli::failure::{Failure, IMAGE, USAGE};
 use crate::cli::output;
 use crate::cli::reading;
 use crate::cli::report::Report;
-use crate::convert::{Conversion, ImageOptions, LayerFormat, Reuse, Scanner, Verify};
+use crate::convert::{Compression, Conversion, ImageOptions, LayerFormat, Reuse, Scanner, Verify};
 use crate::image::manifest::{DocumentOptions, MediaTypes};
 use crate::image::{ImageRef, Platform};
 use crate::layer::Parallel;
@@ -197,7 +197,12 @@ pub(super) fn image_options(args: &ConversionArgs) -> Result<ImageOptions, Failu
             chunk_bytes: args.estargz_chunk_size,
             min_chunk_bytes: args.estargz_min_chunk_size,
         },
-        level: args.estargz_compression_level,
+        compression: match args.estargz_compression_level {
+            Some(level) => Compression::Level(level),
+            None => Compression::Keep {
+                overhead: args.transcode_overhead,
+            },
+        },
         // The rest is for entries, the TOC and the compressors' own tables.
         parallel: Parallel {
             threads: threads(&args.reading),

@@ -186,7 +186,6 @@ impl From<ImageError> for Failure {
             | ImageError::Plan(_)
             | ImageError::Write { .. }
             | ImageError::Copy { .. }
-            | ImageError::Carry { .. }
             | ImageError::Convert(_)
             | ImageError::Sink(_) => IMAGE,
         };

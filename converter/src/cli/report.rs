@@ -8,6 +8,7 @@ use crate::cli::failure::Failure;
 use crate::cli::output::{self, Size};
 use crate::convert::{Converted, ConvertedImage, ConvertedLayer, Verify};
 use crate::image::ImageRef;
+use crate::layer::choice::Choice;
 use crate::profile::{Profile, ProfiledFile};
 
 /// A finished conversion, for people and for programs.
@@ -127,6 +128,13 @@ impl Report<'_> {
             Size(source),
             (total as f64 / source.max(1) as f64 - 1.0) * 100.0
         ))?;
+        let tar_bytes = self.sum(|layer| layer.source_tar_bytes);
+        let copied = self.sum(|layer| layer.finished.copied_bytes);
+        output::line(format_args!(
+            "copied     {} of {} without compressing again",
+            Size(copied),
+            Size(tar_bytes)
+        ))?;
         let stages: Vec<String> = self
             .all_stages()
             .iter()
@@ -221,6 +229,11 @@ fn layer_json(layer: &ConvertedLayer) -> Value {
         "toc_digest": finished.toc_digest,
         "members": finished.members,
         "reused": layer.reused,
+        "copied_bytes": finished.copied_bytes,
+        "encoding": layer.choice.map(|choice| json!({
+            "copied": matches!(choice, Choice::Copy(_)),
+            "reason": choice.reason().to_string(),
+        })),
         "prefetch": {
             "files": layer.prefetch.files,
             "bytes": layer.prefetch.bytes,
@@ -260,8 +273,18 @@ impl Usage {
         };
         Self {
             cpu: seconds(usage.user_time()) + seconds(usage.system_time()),
-            // Linux counts in KiB.
-            peak_memory_bytes: u64::try_from(usage.max_rss()).unwrap_or(0) * 1024,
+            peak_memory_bytes: peak_memory_bytes()
+                .unwrap_or_else(|| u64::try_from(usage.max_rss()).unwrap_or(0) * 1024),
         }
     }
+}
+
+/// `VmHWM` of proc(5), in KiB there. `getrusage` counts what the parent had when it forked as well.
+fn peak_memory_bytes() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmHWM:"))?;
+    let kibibytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(kibibytes * 1024)
 }

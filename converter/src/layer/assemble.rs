@@ -33,6 +33,8 @@ pub struct FinishedLayer {
     pub prefetch_bytes: u64,
     /// Gzip members, without TOC and footer.
     pub members: u64,
+    /// Uncompressed bytes whose compressed form was copied from the source.
+    pub copied_bytes: u64,
 }
 
 /// Where a member came to lie.
@@ -51,6 +53,7 @@ pub struct Assembler {
     offset_bytes: u64,
     placed: Vec<Placed>,
     gzip_members: u64,
+    copied_bytes: u64,
     /// The file whose chunks are coming.
     file: Hasher,
     /// Digests of the files that have more than one chunk, in order.
@@ -91,6 +94,7 @@ impl Assembler {
             self.gzip_members += u64::from(part.inner_bytes == 0);
         }
         self.offset_bytes += encoded.gzip_bytes as u64;
+        self.copied_bytes += encoded.emitted.copied_bytes;
     }
 
     /// Adds a member to the digests that it counts for, and gives its chunk's.
@@ -152,6 +156,7 @@ impl Assembler {
             toc_offset_bytes,
             prefetch_bytes: landmark.map_or(0, |member| self.placed[member].offset_bytes),
             members: self.gzip_members,
+            copied_bytes: self.copied_bytes,
         };
         Assembled { tail, layer }
     }

@@ -28,6 +28,11 @@ impl Buffers {
         }
     }
 
+    /// A buffer that was given back, as it is, or an empty one.
+    pub fn reuse(&self) -> Vec<u8> {
+        self.0.pop().unwrap_or_default()
+    }
+
     /// Takes a buffer back.
     pub fn give_back(&self, buffer: Vec<u8>) {
         if buffer.capacity() >= REUSED_BUFFER_BYTES {

@@ -3,12 +3,14 @@
 use std::io::Write;
 use std::thread;
 
+use crate::blob::Blob;
 use crate::cancel::{Cancel, Cancelled};
 use crate::image::Digest;
 use crate::layer::assemble::{Assembler, FinishedLayer};
 use crate::layer::blob::{self, BlobWriter, WriteError};
 use crate::layer::buffers::Buffers;
-use crate::layer::encode::{Check, EncodeError, Encoder, Level};
+use crate::layer::deflate::Index;
+use crate::layer::encode::{Check, Copied, EncodeError, Encoder, Level};
 use crate::layer::entry::ScannedLayer;
 use crate::layer::in_order::{Costed, Parallel, in_order};
 use crate::layer::plan::{LayerPlan, groups};
@@ -16,8 +18,6 @@ use crate::layer::plan::{LayerPlan, groups};
 /// How a layer is compressed.
 #[derive(Clone, Copy, Debug)]
 pub struct ConvertOptions {
-    /// Compression level.
-    pub level: Level,
     /// Whether members are inflated again.
     pub check: Check,
     /// Threads and memory; the output does not depend on them.
@@ -50,6 +50,29 @@ pub enum ConvertError {
     Cancelled(#[from] Cancelled),
 }
 
+/// Where compressed bytes come from.
+pub enum Encoding<'a> {
+    /// Everything is compressed, at this level.
+    Compress(Level),
+    /// The source's tokens are copied where that is possible, the rest is compressed at this level.
+    Copy(&'a Blob, &'a Index, Level),
+}
+
+impl<'a> Encoding<'a> {
+    fn level(&self) -> Level {
+        match *self {
+            Self::Compress(level) | Self::Copy(_, _, level) => level,
+        }
+    }
+
+    fn copied(&self) -> Option<Copied<'a>> {
+        match *self {
+            Self::Compress(_) => None,
+            Self::Copy(compressed, index, _) => Some(Copied { compressed, index }),
+        }
+    }
+}
+
 /// Writes the blob that `plan` lays out for `layer` to `out`.
 ///
 /// # Errors
@@ -57,6 +80,7 @@ pub enum ConvertError {
 pub fn convert_layer(
     layer: &ScannedLayer,
     plan: &LayerPlan,
+    encoding: &Encoding<'_>,
     options: ConvertOptions,
     out: impl Write + Send,
     cancel: &Cancel,
@@ -66,6 +90,7 @@ pub fn convert_layer(
         layer: digest,
         source,
     };
+    let level = encoding.level();
     let groups = groups(plan);
     let buffers = Buffers::default();
     let mut assembler = Assembler::default();
@@ -83,7 +108,7 @@ pub fn convert_layer(
                 cost_bytes: Encoder::cost_bytes(group),
                 job: group,
             }),
-            || Encoder::new(options.level, options.check, &buffers),
+            || Encoder::new(level, encoding.copied(), options.check, &buffers),
             |encoder, group| {
                 let encoded = encoder.encode(plan, group, &layer.spool);
                 Ok((group, encoded.map_err(encode_error)?))
@@ -95,7 +120,7 @@ pub fn convert_layer(
             },
         );
         let made: Result<_, ConvertError> = made.and_then(|()| {
-            let mut assembled = assembler.finish(layer, plan, &mut options.level.compressor());
+            let mut assembled = assembler.finish(layer, plan, &mut level.compressor());
             let tail = std::mem::take(&mut assembled.tail);
             let len_bytes = tail.len();
             write(tail, len_bytes)?;

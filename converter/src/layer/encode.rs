@@ -5,9 +5,10 @@ use std::io;
 
 use libdeflater::{CompressionLvl, Compressor, Decompressor};
 
+use crate::blob::{Blob, ReadAt};
 use crate::layer::buffers::Buffers;
+use crate::layer::deflate::{self, Emitted, MIN_RUN_BYTES, Run, TranscodeError, Transcoder};
 use crate::layer::plan::{Group, LayerPlan, Member, Segment};
-use crate::layer::spool::ReadAt;
 
 /// Compression level of libdeflate: 0 stores, 12 is slowest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,6 +45,9 @@ pub enum EncodeError {
         #[source]
         source: io::Error,
     },
+    /// The source's compressed bytes could not be copied.
+    #[error("copying the compressed source")]
+    Copy(#[from] TranscodeError),
     /// What was compressed does not come out again: faulty memory, or a faulty compressor.
     #[error("the gzip member made at spool offset {offset_bytes} does not inflate to its bytes")]
     Check {
@@ -71,6 +75,8 @@ pub struct EncodedGroup {
     /// The gzip members, one behind the other, at the start of a buffer that is longer.
     pub(super) gzip: Vec<u8>,
     pub(super) gzip_bytes: usize,
+    /// How many of the bytes were copied.
+    pub emitted: Emitted,
 }
 
 /// A planned member inside a gzip member.
@@ -82,19 +88,30 @@ pub struct Part {
     pub inner_bytes: u64,
 }
 
+/// A compressed source whose tokens are copied.
+pub type Copied<'a> = deflate::Source<'a, Blob>;
+
 /// A worker's state.
 pub struct Encoder<'a> {
     compressor: Compressor,
+    transcoder: Option<(Transcoder, Copied<'a>)>,
     /// With the buffer that it writes to.
     decompressor: Option<(Decompressor, Vec<u8>)>,
     buffers: &'a Buffers,
 }
 
 impl<'a> Encoder<'a> {
-    /// A worker that compresses at `level`.
-    pub fn new(level: Level, check: Check, buffers: &'a Buffers) -> Self {
+    /// A worker that copies from `copied` what it can, and compresses the rest at `level`.
+    pub fn new(
+        level: Level,
+        copied: Option<Copied<'a>>,
+        check: Check,
+        buffers: &'a Buffers,
+    ) -> Self {
+        let transcoder = |copied| (Transcoder::new(level.compressor()), copied);
         Self {
             compressor: level.compressor(),
+            transcoder: copied.map(transcoder),
             decompressor: (check == Check::Inflate).then(|| (Decompressor::new(), Vec::new())),
             buffers,
         }
@@ -134,10 +151,15 @@ impl<'a> Encoder<'a> {
         }
         starts.push(start);
         let mut gzip = self.buffers.take(bound);
+        let mut emitted = Emitted::default();
         let (parts, gzip_bytes) = match plan.min_chunk_bytes {
+            0 if self.transcoder.is_some() => {
+                self.copy_each(plan, members, &raw, &mut gzip, &mut emitted)?
+            }
             0 => self.compress_each(&raw, &starts, &mut gzip),
             min_bytes => self.compress_sharing(&raw, &starts, min_bytes as usize, &mut gzip),
         };
+        emitted.recompressed_bytes = raw.len() as u64 - emitted.copied_bytes;
         if !self.come_out_again(&raw, &starts, &gzip[..gzip_bytes], &parts) {
             let offset_bytes = members.iter().find_map(|member| plan.spool_offset(member));
             return Err(EncodeError::Check {
@@ -149,7 +171,44 @@ impl<'a> Encoder<'a> {
             parts,
             gzip,
             gzip_bytes,
+            emitted,
         })
+    }
+
+    /// A gzip member for every part, from the source's tokens where they are long enough.
+    fn copy_each(
+        &mut self,
+        plan: &LayerPlan,
+        members: &[Member],
+        raw: &[u8],
+        gzip: &mut Vec<u8>,
+        emitted: &mut Emitted,
+    ) -> Result<(Vec<Part>, usize), EncodeError> {
+        let mut parts = Vec::with_capacity(members.len());
+        let mut rest = raw;
+        gzip.clear();
+        for member in members {
+            parts.push(Part {
+                gzip_offset_bytes: gzip.len() as u64,
+                inner_bytes: 0,
+            });
+            let (raw, behind) = rest.split_at(member.len_bytes as usize);
+            rest = behind;
+            let runs = runs(plan, member);
+            match &mut self.transcoder {
+                Some((transcoder, copied)) if !runs.is_empty() => {
+                    let made = transcoder.member(raw, &runs, copied, gzip)?;
+                    emitted.copied_bytes += made.copied_bytes;
+                }
+                _ => {
+                    let start = gzip.len();
+                    gzip.resize(start + self.compressor.gzip_compress_bound(raw.len()), 0);
+                    let len = self.compress(raw, &mut gzip[start..]);
+                    gzip.truncate(start + len);
+                }
+            }
+        }
+        Ok((parts, gzip.len()))
     }
 
     /// A gzip member for every part.
@@ -244,6 +303,27 @@ impl<'a> Encoder<'a> {
         }
         true
     }
+}
+
+/// The stretches of `member` that stand in the source and are worth copying.
+fn runs(plan: &LayerPlan, member: &Member) -> Vec<Run> {
+    let first = member.first_segment as usize;
+    let mut start = 0;
+    let mut runs = Vec::new();
+    for segment in &plan.segments[first..first + member.segments as usize] {
+        let len_bytes = segment.len_bytes() as usize;
+        if let Segment::Spool { offset_bytes, .. } = *segment
+            && len_bytes >= MIN_RUN_BYTES
+        {
+            runs.push(Run {
+                start,
+                len_bytes,
+                source_bytes: offset_bytes,
+            });
+        }
+        start += len_bytes;
+    }
+    runs
 }
 
 /// `bytes * wanted / found`, which is not 0: a gzip member has a header.

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use crate::image::Digest;
+use crate::layer::deflate::Index;
 use crate::layer::spool::{Extent, Spool};
 
 /// What kind of file an entry makes (POSIX `ustar` typeflag).
@@ -137,6 +138,8 @@ pub struct ScannedLayer {
     pub diff_id: Digest,
     /// The uncompressed tar.
     pub spool: Spool,
+    /// Where the blocks of a gzip blob lie; none for other blobs. Clones share it.
+    pub deflate: Option<Arc<Index>>,
     /// Entries in archive order. Duplicates of a name are kept; the last one wins.
     pub entries: Vec<Entry>,
     /// Index of the first entry to which a PAX global header applies; its header blocks, and those of

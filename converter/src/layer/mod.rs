@@ -6,6 +6,7 @@
 pub mod assemble;
 mod blob;
 mod buffers;
+pub mod choice;
 pub mod contents;
 pub mod deflate;
 pub mod encode;
@@ -23,5 +24,5 @@ pub mod verify;
 
 mod convert;
 
-pub use convert::{ConvertError, ConvertOptions, convert_layer};
+pub use convert::{ConvertError, ConvertOptions, Encoding, convert_layer};
 pub use in_order::Parallel;

@@ -102,6 +102,7 @@ pub fn reusable(
             toc_offset_bytes,
             prefetch_bytes: if prefetches { rows[landmark].offset } else { 0 },
             members: members.len() as u64,
+            copied_bytes: 0,
         },
     })
 }
@@ -132,13 +133,12 @@ mod tests {
     use crate::layer::plan::{PlanOptions, plan_layer};
     use crate::layer::scan::tests::scan_bytes;
     use crate::layer::verify::{parse_toc, read_toc};
-    use crate::layer::{ConvertOptions, Parallel, convert_layer};
+    use crate::layer::{ConvertOptions, Encoding, Parallel, convert_layer};
 
     /// The TOC of `layer` converted with `picks`, and the layer that a scan of the result gives.
     fn converted(layer: &ScannedLayer, picks: &[u32]) -> (Vec<u8>, u64, ScannedLayer) {
         let plan = plan_layer(layer, picks, PlanOptions::default()).unwrap();
         let options = ConvertOptions {
-            level: Level::default(),
             check: Check::Inflate,
             parallel: Parallel {
                 threads: 1,
@@ -146,7 +146,15 @@ mod tests {
             },
         };
         let mut blob = Vec::new();
-        convert_layer(layer, &plan, options, &mut blob, &Cancel::default()).unwrap();
+        convert_layer(
+            layer,
+            &plan,
+            &Encoding::Compress(Level::default()),
+            options,
+            &mut blob,
+            &Cancel::default(),
+        )
+        .unwrap();
         let (json, offset) = read_toc(&Blob::of_bytes(blob.clone())).unwrap();
         let mut tar = Vec::new();
         let mut reader = flate2::bufread::MultiGzDecoder::new(&*blob);

@@ -63,6 +63,7 @@ pub fn copy_tar(
         toc_offset_bytes: 0,
         prefetch_bytes: 0,
         members: 0,
+        copied_bytes: 0,
     })
 }
 

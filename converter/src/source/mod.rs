@@ -8,6 +8,7 @@ mod docker_archive;
 mod error;
 mod image;
 mod oci_layout;
+mod select;
 mod store;
 mod tree;
 
@@ -16,24 +17,14 @@ use std::sync::Arc;
 
 use crate::blob::Blob;
 use crate::cancel::Cancel;
-use crate::image::{BlobId, ImageRef, Platform};
+use crate::image::{BlobId, ImageRef};
 use archive::Archive;
 use store::{Files, Store};
 
 pub use error::SourceError;
 pub use image::{SourceImage, SourceLayer};
+pub use select::Selection;
 pub use tree::{Carried, IndexNode, Node};
-
-/// Which platforms of an image are read.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Selection {
-    /// This machine's; of an image that no index lists, the one that it has.
-    ThisMachine,
-    /// These, all of which must be there.
-    These(Vec<Platform>),
-    /// All.
-    All,
-}
 
 /// Where and how far archives may be unpacked.
 #[derive(Clone, Debug)]
@@ -112,7 +103,7 @@ pub fn open(
         }
     };
     let store = Arc::new(store);
-    let (images, root) = tree::open(reference, &store, descriptor, selection)?;
+    let (images, root) = select::open(reference, &store, descriptor, selection)?;
     Ok(Source {
         reference: reference.clone(),
         images,

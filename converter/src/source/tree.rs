@@ -1,9 +1,7 @@
-//! From the descriptor that a name means to the images and other manifests that were selected.
-//!
-//! An image may be one manifest, or an index of manifests and further indexes. First the indexes are
-//! read, then platforms selected, and only what was selected is read further.
+//! An image may be one manifest, or an index of manifests and further indexes. Enters: the descriptor
+//! that a name means. Leaves: what its indexes list, with platforms; of manifests only those are read
+//! whose platform no index tells.
 
-use std::collections::HashSet;
 use std::sync::Arc;
 
 use oci_spec::image::{Descriptor, ImageIndex, ImageManifest};
@@ -13,9 +11,9 @@ use crate::image::manifest::{
     ATTESTATION, DOCKER_LIST, DOCKER_MANIFEST, INDEX, MANIFEST, REFERENCE_DIGEST, REFERENCE_TYPE,
 };
 use crate::image::{BlobId, Digest, Document, ImageRef, Platform};
+use crate::source::SourceError;
 use crate::source::image::is_image;
-use crate::source::store::{Store, blob_id};
-use crate::source::{Selection, SourceError, SourceImage};
+use crate::source::store::Store;
 
 /// An index may point to an index; more steps than this are a loop or a joke.
 pub(super) const MAX_INDEX_DEPTH: usize = 8;
@@ -56,7 +54,7 @@ pub struct Carried {
 }
 
 /// The tree before anything was selected.
-enum Found {
+pub(super) enum Found {
     Index {
         descriptor: Map<String, Value>,
         raw: Map<String, Value>,
@@ -65,14 +63,14 @@ enum Found {
     Manifest(Box<Leaf>),
 }
 
-struct Leaf {
-    raw: Map<String, Value>,
-    descriptor: Descriptor,
-    kind: Kind,
+pub(super) struct Leaf {
+    pub(super) raw: Map<String, Value>,
+    pub(super) descriptor: Descriptor,
+    pub(super) kind: Kind,
 }
 
 #[derive(Clone, PartialEq, Eq)]
-enum Kind {
+pub(super) enum Kind {
     Image {
         platform: Option<Platform>,
         from: From,
@@ -85,115 +83,21 @@ enum Kind {
 
 /// Where a platform was found.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum From {
+pub(super) enum From {
     Descriptor,
     Config,
 }
 
-/// Reads what `selection` wants of the image that `raw` describes.
-pub(super) fn open(
-    reference: &ImageRef,
-    store: &Arc<Store>,
-    raw: Map<String, Value>,
-    selection: &Selection,
-) -> Result<(Vec<SourceImage>, Node), SourceError> {
-    let mut reader = Reader {
-        reference,
-        store,
-        descriptors: 0,
-    };
-    let found = reader.find(raw, 0)?;
-    let is_index = matches!(found, Found::Index { .. });
-    let mut leaves = Vec::new();
-    collect(&found, &mut leaves);
-    let wanted = if is_index {
-        reader.select(&leaves, selection)?
-    } else {
-        leaves
-            .iter()
-            .filter_map(|leaf| digest_of(&leaf.descriptor))
-            .collect()
-    };
-    let mut selected = Selected {
-        reader,
-        selection,
-        wanted,
-        images: Vec::new(),
-    };
-    let node = selected.node(found)?;
-    let images = selected.images;
-    let Some(node) = node.filter(|_| !images.is_empty()) else {
-        return Err(SourceError::Invalid {
-            what: reference.to_string(),
-            reason: "it holds no image".to_owned(),
-        });
-    };
-    if !is_index {
-        must_be_selected(reference, &images, selection)?;
-    }
-    let node = match selection {
-        Selection::All => node,
-        _ => only_image(&node).map_or(node, Node::Image),
-    };
-    Ok((images, node))
-}
-
-/// An image that no index lists has one platform; asking for another is an error.
-fn must_be_selected(
-    reference: &ImageRef,
-    images: &[SourceImage],
-    selection: &Selection,
-) -> Result<(), SourceError> {
-    let Selection::These(wanted) = selection else {
-        return Ok(());
-    };
-    for platform in wanted {
-        if !images.iter().any(|image| image.platform == *platform) {
-            return Err(SourceError::NoPlatform {
-                reference: reference.to_string(),
-                platform: platform.to_string(),
-                known: images.iter().map(|i| i.platform.to_string()).collect(),
-            });
-        }
-    }
-    Ok(())
-}
-
-/// The image, if there is nothing else below the node.
-fn only_image(node: &Node) -> Option<usize> {
-    match node {
-        Node::Image(image) => Some(*image),
-        Node::Index(index) => match index.nodes.as_slice() {
-            [only] => only_image(only),
-            _ => None,
-        },
-        Node::Carried(_) => None,
-    }
-}
-
-fn collect<'a>(found: &'a Found, leaves: &mut Vec<&'a Leaf>) {
-    match found {
-        Found::Manifest(leaf) => leaves.push(leaf),
-        Found::Index { found, .. } => {
-            for found in found {
-                collect(found, leaves);
-            }
-        }
-    }
-}
-
-fn digest_of(descriptor: &Descriptor) -> Option<Digest> {
-    descriptor.digest().to_string().parse().ok()
-}
-
-struct Reader<'a> {
-    reference: &'a ImageRef,
-    store: &'a Arc<Store>,
-    descriptors: usize,
+/// Reads indexes.
+pub(super) struct Reader<'a> {
+    pub(super) reference: &'a ImageRef,
+    pub(super) store: &'a Arc<Store>,
+    /// How many were read so far.
+    pub(super) descriptors: usize,
 }
 
 impl Reader<'_> {
-    fn invalid(&self, reason: String) -> SourceError {
+    pub(super) fn invalid(&self, reason: String) -> SourceError {
         SourceError::Invalid {
             what: self.reference.to_string(),
             reason,
@@ -201,7 +105,11 @@ impl Reader<'_> {
     }
 
     /// Reads indexes, and of manifests without a platform the configuration.
-    fn find(&mut self, raw: Map<String, Value>, depth: usize) -> Result<Found, SourceError> {
+    pub(super) fn find(
+        &mut self,
+        raw: Map<String, Value>,
+        depth: usize,
+    ) -> Result<Found, SourceError> {
         self.descriptors += 1;
         if depth > MAX_INDEX_DEPTH {
             let reason = format!("indexes are nested more than {MAX_INDEX_DEPTH} deep");
@@ -283,182 +191,5 @@ impl Reader<'_> {
             platform: Platform::of_object(&config.raw),
             from: From::Config,
         })
-    }
-
-    /// The digests of the images that are wanted.
-    fn select(
-        &self,
-        leaves: &[&Leaf],
-        selection: &Selection,
-    ) -> Result<HashSet<Digest>, SourceError> {
-        let images: Vec<(&Leaf, Option<&Platform>, From)> = leaves
-            .iter()
-            .filter_map(|leaf| match &leaf.kind {
-                Kind::Image { platform, from } => Some((*leaf, platform.as_ref(), *from)),
-                _ => None,
-            })
-            .collect();
-        let no_platform = |wanted: &Platform| SourceError::NoPlatform {
-            reference: self.reference.to_string(),
-            platform: wanted.to_string(),
-            known: images
-                .iter()
-                .filter_map(|(_, platform, _)| platform.map(Platform::to_string))
-                .collect(),
-        };
-        let chosen: Vec<&Leaf> = match selection {
-            Selection::All => images.iter().map(|(leaf, ..)| *leaf).collect(),
-            Selection::These(wanted) => {
-                for wanted in wanted {
-                    if !images.iter().any(|(_, found, _)| *found == Some(wanted)) {
-                        return Err(no_platform(wanted));
-                    }
-                }
-                let is_wanted =
-                    |found: Option<&Platform>| found.is_some_and(|found| wanted.contains(found));
-                let images = images.iter().filter(|(_, found, _)| is_wanted(*found));
-                images.map(|(leaf, ..)| *leaf).collect()
-            }
-            Selection::ThisMachine => {
-                let here = Platform::of_this_machine();
-                let exact = images.iter().find(|(_, found, _)| *found == Some(&here));
-                let near = || {
-                    let mut images = images.iter();
-                    images.find(|(_, found, _)| found.is_some_and(|p| p.has_machine_of(&here)))
-                };
-                // An index of one image without a platform means that image.
-                let only = || match images.as_slice() {
-                    [only] if only.2 == From::Config => Some(only),
-                    _ => None,
-                };
-                let found = exact.or_else(near).or_else(only);
-                vec![found.ok_or_else(|| no_platform(&here))?.0]
-            }
-        };
-        Ok(chosen
-            .into_iter()
-            .filter_map(|leaf| digest_of(&leaf.descriptor))
-            .collect())
-    }
-
-    /// What the manifest and its blobs are; `None` if the manifest is not here.
-    fn carried(&self, leaf: &Leaf) -> Result<Option<Carried>, SourceError> {
-        let what = || format!("manifest {}", leaf.descriptor.digest());
-        let id = blob_id(&leaf.descriptor, what)?;
-        match self.store.open_blob("manifest", id) {
-            Ok(_) => {}
-            Err(SourceError::MissingBlob { .. }) => return Ok(None),
-            Err(error) => return Err(error),
-        }
-        let mut blobs = Vec::new();
-        let media_type = leaf.descriptor.media_type().to_string();
-        if media_type.ends_with("+json") {
-            let manifest: Document<Value> = self.store.document("manifest", &leaf.descriptor)?;
-            for key in ["config", "layers", "blobs"] {
-                let named = match manifest.raw.get(key) {
-                    Some(Value::Array(several)) => several.as_slice(),
-                    Some(one) => std::slice::from_ref(one),
-                    None => &[],
-                };
-                for value in named {
-                    let descriptor: Descriptor =
-                        serde_json::from_value(value.clone()).map_err(|error| {
-                            SourceError::Invalid {
-                                what: what(),
-                                reason: format!("its {key}: {error}"),
-                            }
-                        })?;
-                    let what = || format!("blob {}", descriptor.digest());
-                    blobs.push(blob_id(&descriptor, what)?);
-                }
-            }
-        }
-        blobs.push(id);
-        let describes = match leaf.kind {
-            Kind::Attestation { of } => Some(of),
-            _ => None,
-        };
-        Ok(Some(Carried {
-            descriptor: leaf.raw.clone(),
-            blobs,
-            describes,
-        }))
-    }
-}
-
-struct Selected<'a> {
-    reader: Reader<'a>,
-    selection: &'a Selection,
-    wanted: HashSet<Digest>,
-    images: Vec<SourceImage>,
-}
-
-impl Selected<'_> {
-    /// Reads what was selected below `found`; `None` if that is nothing.
-    fn node(&mut self, found: Found) -> Result<Option<Node>, SourceError> {
-        match found {
-            Found::Index {
-                descriptor,
-                raw,
-                found,
-            } => {
-                let mut nodes = Vec::new();
-                for found in found {
-                    nodes.extend(self.node(found)?);
-                }
-                Ok((!nodes.is_empty()).then_some(Node::Index(IndexNode {
-                    descriptor,
-                    raw,
-                    nodes,
-                })))
-            }
-            Found::Manifest(leaf) => match leaf.kind {
-                Kind::Image { .. } => self.image(&leaf),
-                Kind::Attestation { of } if !self.wanted.contains(&of) => Ok(None),
-                Kind::Attestation { .. } | Kind::Artifact => self.carried(&leaf),
-            },
-        }
-    }
-
-    fn image(&mut self, leaf: &Leaf) -> Result<Option<Node>, SourceError> {
-        let digest = digest_of(&leaf.descriptor);
-        if digest.is_some_and(|digest| !self.wanted.contains(&digest)) {
-            return Ok(None);
-        }
-        let reader = &self.reader;
-        let image = SourceImage::open(reader.reference, reader.store, &leaf.raw, &leaf.descriptor)?;
-        match image {
-            Some(image) => {
-                self.images.push(image);
-                Ok(Some(Node::Image(self.images.len() - 1)))
-            }
-            // Something else for a platform; alone it is nothing that can be converted.
-            None if *self.selection == Selection::All => self.carried(leaf),
-            None => Err(SourceError::MediaType {
-                what: format!("manifest {}", leaf.descriptor.digest()),
-                media_type: "that of another artifact than an image".to_owned(),
-            }),
-        }
-    }
-
-    fn carried(&self, leaf: &Leaf) -> Result<Option<Node>, SourceError> {
-        match (self.reader.carried(leaf)?, self.selection) {
-            (Some(carried), _) => Ok(Some(Node::Carried(carried))),
-            // A client that pulls one platform leaves out what it does not need.
-            (None, Selection::ThisMachine | Selection::These(_)) => {
-                tracing::warn!(
-                    "{} is not in {} and is left out of the index",
-                    leaf.descriptor.digest(),
-                    self.reader.reference
-                );
-                Ok(None)
-            }
-            (None, Selection::All) => {
-                let what = || format!("manifest {}", leaf.descriptor.digest());
-                let id = blob_id(&leaf.descriptor, what)?;
-                self.reader.store.open_blob("manifest", id)?;
-                Ok(None)
-            }
-        }
     }
 }

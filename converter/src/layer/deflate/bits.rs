@@ -32,7 +32,6 @@ impl Bits {
     pub(super) fn at_bit(input: &[u8], position_bits: u64) -> Self {
         let mut bits = Self::at_byte(usize::try_from(position_bits / 8).unwrap_or(usize::MAX));
         bits.refill(input);
-        #[expect(clippy::cast_possible_truncation, reason = "less than 8")]
         bits.consume((position_bits % 8) as u32);
         bits
     }

@@ -40,6 +40,16 @@ pub struct Block {
 }
 
 impl Block {
+    /// All of `buffer`.
+    pub fn of(buffer: Vec<u8>) -> Self {
+        let end = buffer.len();
+        Self {
+            buffer,
+            start: 0,
+            end,
+        }
+    }
+
     /// The bytes.
     pub fn bytes(&self) -> &[u8] {
         self.buffer.get(self.start..self.end).unwrap_or_default()

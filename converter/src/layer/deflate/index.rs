@@ -67,6 +67,20 @@ impl Index {
         (spans + checkpoints) as u64
     }
 
+    /// About where in the compressed stream the byte at `offset_bytes` stands, in bits.
+    pub fn compressed_bits(&self, offset_bytes: u64) -> u64 {
+        let behind = self
+            .spans
+            .partition_point(|span| span.output_bytes <= offset_bytes);
+        let Some((span, end_bytes)) = behind.checked_sub(1).and_then(|n| self.span(n)) else {
+            return 0;
+        };
+        let into = offset_bytes.min(end_bytes) - span.output_bytes;
+        let len_bits = u128::from(span.end_bits - span.header_bits);
+        let part = u128::from(into) * len_bits / u128::from((end_bytes - span.output_bytes).max(1));
+        span.header_bits + u64::try_from(part).unwrap_or(0)
+    }
+
     /// Takes over a finished block, of which `span` has the ends and `end_bytes` is the uncompressed
     /// offset behind it.
     pub(super) fn block(&mut self, span: Span, end_bytes: u64) {

@@ -4,7 +4,7 @@ use crate::layer::encode::{Check, Level};
 use crate::layer::plan::{PlanOptions, plan_layer};
 use crate::layer::scan::tests::scan_bytes;
 use crate::layer::verify::{parse_toc, read_toc, verify_layer};
-use crate::layer::{ConvertOptions, Parallel, convert_layer};
+use crate::layer::{ConvertOptions, Encoding, Parallel, convert_layer};
 
 /// Files of up to 3 KB and one of three chunks, some of them prefetched.
 #[test]
@@ -37,12 +37,18 @@ fn small_chunks_share_members_whatever_the_threads() {
         let level = Level::default();
         let mut blob = Vec::new();
         let options = ConvertOptions {
-            level,
             check: Check::Inflate,
             parallel,
         };
-        let finished =
-            convert_layer(&layer, &plan, options, &mut blob, &Cancel::default()).unwrap();
+        let finished = convert_layer(
+            &layer,
+            &plan,
+            &Encoding::Compress(level),
+            options,
+            &mut blob,
+            &Cancel::default(),
+        )
+        .unwrap();
         verify_layer(&Blob::of_bytes(blob.clone()), parallel, &Cancel::default())
             .unwrap()
             .must_equal(&finished)

@@ -4,17 +4,20 @@
 use std::io::{self, BufRead, Read};
 
 use crossbeam::channel::Sender;
-use flate2::bufread::GzDecoder;
 
 use crate::layer::buffers::Buffers;
+use crate::layer::deflate::{Block, Container, DecodeError, Index, Sink, decode};
 use crate::layer::scan::BLOCK_BYTES;
 
 /// Why a blob cannot be decompressed.
 #[derive(Debug, thiserror::Error)]
 pub enum InflateError {
     /// The gzip stream is damaged or cut off.
-    #[error("corrupt gzip data after {output_bytes} uncompressed bytes")]
-    Gzip {
+    #[error("corrupt gzip data")]
+    Gzip(#[source] DecodeError),
+    /// The blob could not be read on.
+    #[error("reading the blob after {output_bytes} uncompressed bytes")]
+    Read {
         /// How much was good.
         output_bytes: u64,
         /// What is wrong.
@@ -30,12 +33,6 @@ pub enum InflateError {
         #[source]
         source: io::Error,
     },
-    /// Something that is no gzip member follows the last one.
-    #[error("data that is not gzip after {output_bytes} uncompressed bytes")]
-    TrailingData {
-        /// How much was good.
-        output_bytes: u64,
-    },
     /// More bytes came out than the caller allows.
     #[error("more than {limit_bytes} uncompressed bytes")]
     TooLarge {
@@ -47,20 +44,34 @@ pub enum InflateError {
     SinkClosed,
 }
 
-/// Inflates `stream` to its end and sends the bytes in blocks.
+impl From<DecodeError> for InflateError {
+    fn from(error: DecodeError) -> Self {
+        match error {
+            DecodeError::TooLarge { limit_bytes } => Self::TooLarge { limit_bytes },
+            DecodeError::SinkClosed => Self::SinkClosed,
+            error => Self::Gzip(error),
+        }
+    }
+}
+
+/// Inflates `stream` to its end and sends the bytes in blocks. Gives the index of a gzip stream.
 pub(super) fn inflate(
     stream: &mut impl BufRead,
     limit_bytes: u64,
-    sender: &Sender<Vec<u8>>,
+    sender: &Sender<Block>,
     buffers: &Buffers,
-) -> Result<(), InflateError> {
+) -> Result<Option<Index>, InflateError> {
     let mut out = Output::new(sender, limit_bytes, buffers);
-    let head = stream.fill_buf().map_err(|source| InflateError::Gzip {
+    let head = stream.fill_buf().map_err(|source| InflateError::Read {
         output_bytes: 0,
         source,
     })?;
     match head {
-        [0x1f, 0x8b, ..] => inflate_gzip(stream, &mut out)?,
+        [0x1f, 0x8b, ..] => {
+            let mut forward = Forward { sender, buffers };
+            let decoded = decode(stream, Container::Gzip, limit_bytes, &mut forward)?;
+            return Ok(Some(decoded.index));
+        }
         [0x28, 0xb5, 0x2f, 0xfd, ..] | [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..] => {
             let corrupt = |output_bytes, source| InflateError::Zstd {
                 output_bytes,
@@ -73,54 +84,30 @@ pub(super) fn inflate(
                 })?;
             out.copy(&mut decoder, corrupt)?;
         }
-        _ => out.copy(stream, |output_bytes, source| InflateError::Gzip {
+        _ => out.copy(stream, |output_bytes, source| InflateError::Read {
             output_bytes,
             source,
         })?,
     }
-    out.finish()
+    out.finish().map(|()| None)
 }
 
-fn inflate_gzip(stream: &mut impl BufRead, out: &mut Output<'_>) -> Result<(), InflateError> {
-    let corrupt = |output_bytes, source| InflateError::Gzip {
-        output_bytes,
-        source,
-    };
-    loop {
-        out.copy(&mut GzDecoder::new(&mut *stream), corrupt)?;
-        let rest = stream
-            .fill_buf()
-            .map_err(|source| corrupt(out.total_bytes, source))?;
-        match rest.first() {
-            None => return Ok(()),
-            Some(0x1f) => {}
-            // Zeros behind the last member are padding, as gzip(1) has it.
-            Some(0) => {
-                while let rest = stream.fill_buf().map_err(|e| corrupt(out.total_bytes, e))?
-                    && !rest.is_empty()
-                {
-                    if rest.iter().any(|&b| b != 0) {
-                        return Err(InflateError::TrailingData {
-                            output_bytes: out.total_bytes,
-                        });
-                    }
-                    let len = rest.len();
-                    stream.consume(len);
-                }
-                return Ok(());
-            }
-            Some(_) => {
-                return Err(InflateError::TrailingData {
-                    output_bytes: out.total_bytes,
-                });
-            }
-        }
+/// Sends on what the decoder makes.
+struct Forward<'a> {
+    sender: &'a Sender<Block>,
+    buffers: &'a Buffers,
+}
+
+impl Sink for Forward<'_> {
+    fn block(&mut self, block: Block) -> Option<Vec<u8>> {
+        self.sender.send(block).ok()?;
+        Some(self.buffers.reuse())
     }
 }
 
-/// Collects the bytes of any number of members into blocks of one size.
+/// Collects bytes into blocks of one size.
 struct Output<'a> {
-    sender: &'a Sender<Vec<u8>>,
+    sender: &'a Sender<Block>,
     limit_bytes: u64,
     buffers: &'a Buffers,
     block: Vec<u8>,
@@ -129,7 +116,7 @@ struct Output<'a> {
 }
 
 impl<'a> Output<'a> {
-    fn new(sender: &'a Sender<Vec<u8>>, limit_bytes: u64, buffers: &'a Buffers) -> Self {
+    fn new(sender: &'a Sender<Block>, limit_bytes: u64, buffers: &'a Buffers) -> Self {
         Self {
             sender,
             limit_bytes,
@@ -182,7 +169,7 @@ impl<'a> Output<'a> {
         block.truncate(self.filled);
         self.filled = 0;
         self.sender
-            .send(block)
+            .send(Block::of(block))
             .map_err(|_| InflateError::SinkClosed)
     }
 }

@@ -13,6 +13,7 @@ pub mod tar;
 use std::fs::File;
 use std::io::{self, BufRead, Read, Write};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::thread;
 
 use crossbeam::channel::{Receiver, Sender, bounded};
@@ -20,8 +21,10 @@ use crossbeam::channel::{Receiver, Sender, bounded};
 use crate::cancel::{Cancel, Cancelled};
 use crate::image::{Digest, Hasher};
 use crate::layer::buffers::{Buffers, REUSED_BUFFER_BYTES};
+use crate::layer::deflate::Block;
 use crate::layer::entry::ScannedLayer;
 use crate::layer::spool::Spool;
+use crate::sys::writeback;
 
 pub use inflate::InflateError;
 pub use memory::EntryMemory;
@@ -30,6 +33,8 @@ pub use tar::TarError;
 /// Bytes that travel between the threads at once; eight such blocks are in flight a layer.
 const BLOCK_BYTES: usize = REUSED_BUFFER_BYTES;
 const QUEUE: usize = 4;
+/// So many spooled bytes are sent to the disk at once, while more are being made.
+const WRITE_BACK_BYTES: u64 = 32 << 20;
 
 /// What a layer's blob must be.
 #[derive(Clone, Debug)]
@@ -172,19 +177,20 @@ pub fn scan_layer(
     };
     let file = Spool::create(&options.scratch).map_err(|error| spool_error((0, error)))?;
 
-    let buffers = &Buffers::default();
+    // Of the two kinds of blocks each has its own: they differ in length.
+    let (buffers, tar_buffers) = (&Buffers::default(), &Buffers::default());
     let (blob_sender, blob_receiver) = bounded(QUEUE);
     let (tar_sender, tar_receiver) = bounded(QUEUE);
     let (read, inflated, spooled) = thread::scope(|scope| {
         // Each thread owns its ends: a channel is closed when either side is done.
         let reader = scope.spawn(move || read_blob(blob, &blob_sender, buffers, cancels));
-        let spooler = scope.spawn(move || write_spool(file, &tar_receiver, buffers));
+        let spooler = scope.spawn(move || write_spool(file, &tar_receiver, tar_buffers));
         // A panic in a scoped thread is passed on by `join` below.
         let inflated = {
             let mut stream = BlockReader::new(blob_receiver, buffers);
-            let result =
-                inflate::inflate(&mut stream, options.max_layer_bytes, &tar_sender, buffers);
-            if !matches!(result, Ok(()) | Err(InflateError::SinkClosed)) {
+            let limit_bytes = options.max_layer_bytes;
+            let result = inflate::inflate(&mut stream, limit_bytes, &tar_sender, tar_buffers);
+            if !matches!(result, Ok(_) | Err(InflateError::SinkClosed)) {
                 // The digest of the whole blob tells damage from a strange format.
                 let _ = io::copy(&mut stream, &mut io::sink());
             }
@@ -213,8 +219,8 @@ pub fn scan_layer(
             found,
         });
     }
-    match inflated {
-        Ok(()) => {}
+    let deflate = match inflated {
+        Ok(index) => index.map(Arc::new),
         Err(InflateError::TooLarge { limit_bytes }) => {
             return Err(ScanError::TooLarge {
                 digest,
@@ -222,7 +228,7 @@ pub fn scan_layer(
             });
         }
         Err(source) => return Err(ScanError::Inflate { digest, source }),
-    }
+    };
     if diff_id != expected.diff_id {
         let expected = expected.diff_id;
         return Err(ScanError::DiffIdMismatch {
@@ -249,6 +255,7 @@ pub fn scan_layer(
         size_bytes: found_bytes,
         diff_id,
         spool,
+        deflate,
         entries: archive.entries,
         first_under_global: archive.first_under_global,
         end_of_entries_bytes: archive.end_of_entries_bytes,
@@ -292,16 +299,24 @@ fn read_blob(
 /// Hashes the uncompressed tar and writes it down. An error comes with the length until then.
 fn write_spool(
     mut file: File,
-    receiver: &Receiver<Vec<u8>>,
+    receiver: &Receiver<Block>,
     buffers: &Buffers,
 ) -> Result<(Digest, File, u64), (u64, io::Error)> {
     let mut hasher = Hasher::default();
     let mut len_bytes = 0;
+    let mut started_bytes = 0;
     for block in receiver {
-        hasher.update(&block);
-        file.write_all(&block).map_err(|error| (len_bytes, error))?;
-        len_bytes += block.len() as u64;
-        buffers.give_back(block);
+        let bytes = block.bytes();
+        hasher.update(bytes);
+        file.write_all(bytes).map_err(|error| (len_bytes, error))?;
+        len_bytes += bytes.len() as u64;
+        buffers.give_back(block.into_buffer());
+        if len_bytes - started_bytes >= WRITE_BACK_BYTES {
+            // Left to itself the kernel starts late, and then makes the writer wait. Where this is
+            // not possible, that is what happens.
+            let _ = writeback::start_range(&file, started_bytes, len_bytes - started_bytes);
+            started_bytes = len_bytes;
+        }
     }
     Ok((hasher.finish(), file, len_bytes))
 }

@@ -1,0 +1,57 @@
+//! Blobs that stay as they are.
+
+use std::io::{Read as _, Write as _};
+
+use crate::blob::Blob;
+use crate::cancel::Cancel;
+use crate::convert::ImageError;
+use crate::image::{BlobId, Hasher};
+use crate::sink::Sink;
+use crate::source::SourceError;
+
+const BLOCK_BYTES: usize = 1 << 20;
+
+/// Copies a blob to the destination, and checks that it is the one that `id` names.
+///
+/// # Errors
+/// When it cannot be read or written, or is another.
+pub(super) fn copy_blob(
+    what: &'static str,
+    mut blob: Blob,
+    id: BlobId,
+    sink: &mut Sink,
+    cancel: &Cancel,
+) -> Result<(), ImageError> {
+    let mut staged = sink.stage()?;
+    let copy_error = |source| ImageError::Copy {
+        digest: id.digest,
+        place: sink.place().to_owned(),
+        source,
+    };
+    let mut hasher = Hasher::default();
+    let mut block = vec![0; BLOCK_BYTES];
+    let mut size_bytes = 0;
+    loop {
+        cancel.check()?;
+        let read = blob.read(&mut block).map_err(copy_error)?;
+        if read == 0 {
+            break;
+        }
+        hasher.update(&block[..read]);
+        size_bytes += read as u64;
+        staged.write_all(&block[..read]).map_err(copy_error)?;
+    }
+    let found = BlobId {
+        digest: hasher.finish(),
+        size_bytes,
+    };
+    if found != id {
+        return Err(ImageError::Source(SourceError::Damaged {
+            what,
+            digest: id.digest,
+            expected_bytes: id.size_bytes,
+            found,
+        }));
+    }
+    Ok(sink.add(id, staged)?)
+}

@@ -1,0 +1,287 @@
+//! Whether a layer's compressed bits are copied or its bytes compressed again: decided before the
+//! work, by doing both on a few samples.
+//!
+//! Deterministic: the samples depend on the plan, and the verdict on their sizes alone.
+
+use std::fmt;
+use std::thread;
+
+use crate::blob::{Blob, ReadAt as _};
+use crate::layer::deflate::{Index, MIN_RUN_BYTES, Run, Source, Transcoder};
+use crate::layer::encode::{EncodeError, Level};
+use crate::layer::entry::ScannedLayer;
+use crate::layer::plan::{LayerPlan, Member, Segment};
+
+/// How a layer is to be encoded, and why.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Choice {
+    /// The source's compressed bits are copied.
+    Copy(Reason),
+    /// Everything is compressed again.
+    Compress(Reason),
+}
+
+/// Why.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Reason {
+    /// The user asked for a level.
+    LevelGiven,
+    /// The source is no gzip stream.
+    NotGzip,
+    /// With a minimum size of members, chunks share what cannot be copied.
+    SharedMembers,
+    /// No run of bytes is long enough.
+    NothingToCopy,
+    /// Compressing again would make the layer smaller, by this part of one.
+    Smaller(f64),
+    /// Copying would make the layer larger, by this part of one.
+    Larger(f64),
+    /// Copying changes the layer's size by this part of one.
+    AsSmall(f64),
+}
+
+impl Choice {
+    /// The reason.
+    pub fn reason(&self) -> Reason {
+        match *self {
+            Self::Copy(reason) | Self::Compress(reason) => reason,
+        }
+    }
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::LevelGiven => f.write_str("a compression level is given"),
+            Self::NotGzip => f.write_str("the source is not gzip"),
+            Self::SharedMembers => f.write_str("chunks share gzip members"),
+            Self::NothingToCopy => f.write_str("no file is long enough"),
+            Self::Smaller(part) => {
+                write!(f, "compressing again saves {:.1} %", part * 100.0)
+            }
+            Self::Larger(part) => write!(f, "copying would add {:.1} %", part * 100.0),
+            Self::AsSmall(part) => write!(f, "the size changes by {:+.2} %", part * 100.0),
+        }
+    }
+}
+
+/// Samples of a layer.
+const SAMPLES: usize = 8;
+/// A sample has at most so many bytes.
+const SAMPLE_BYTES: u32 = 4 << 20;
+/// Compressing again is worth its time from here on.
+const WORTH: f64 = 0.03;
+
+/// Decides for `layer`, whose blob is `compressed`. `overhead` is how much larger, as a part of one,
+/// copying may make the layer; `threads` do the work.
+///
+/// # Errors
+/// When blob or spool cannot be read.
+pub fn choose(
+    layer: &ScannedLayer,
+    plan: &LayerPlan,
+    compressed: &Blob,
+    level: Level,
+    overhead: f64,
+    threads: usize,
+) -> Result<Choice, EncodeError> {
+    if plan.min_chunk_bytes > 0 {
+        return Ok(Choice::Compress(Reason::SharedMembers));
+    }
+    let Some(index) = &layer.deflate else {
+        return Ok(Choice::Compress(Reason::NotGzip));
+    };
+    let samples = samples(plan);
+    if samples.is_empty() {
+        return Ok(Choice::Compress(Reason::NothingToCopy));
+    }
+    let source = Source { compressed, index };
+    let shares: Vec<&[Sample]> = samples
+        .chunks(samples.len().div_ceil(threads.max(1)))
+        .collect();
+    let sizes = thread::scope(|scope| {
+        let workers: Vec<_> = shares
+            .into_iter()
+            .map(|share| scope.spawn(|| measure(share, layer, &source, level)))
+            .collect();
+        let join = |worker: thread::ScopedJoinHandle<'_, Result<Sizes, EncodeError>>| {
+            worker
+                .join()
+                .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        };
+        workers
+            .into_iter()
+            .map(join)
+            .try_fold(Sizes::default(), |sum, sizes| {
+                Ok::<_, EncodeError>(sum.plus(sizes?))
+            })
+    })?;
+    Ok(verdict(sizes, overhead))
+}
+
+/// Bytes of all samples.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Sizes {
+    source: u64,
+    copied: u64,
+    compressed: u64,
+}
+
+impl Sizes {
+    fn plus(self, other: Self) -> Self {
+        Self {
+            source: self.source + other.source,
+            copied: self.copied + other.copied,
+            compressed: self.compressed + other.compressed,
+        }
+    }
+}
+
+fn verdict(sizes: Sizes, overhead: f64) -> Choice {
+    let [source, copied, compressed] =
+        [sizes.source, sizes.copied, sizes.compressed].map(|bytes| bytes.max(1) as f64);
+    let (saved, added) = (1.0 - compressed / copied, copied / source - 1.0);
+    if saved > WORTH {
+        Choice::Compress(Reason::Smaller(saved))
+    } else if added > overhead && saved > 0.0 {
+        Choice::Compress(Reason::Larger(added))
+    } else {
+        Choice::Copy(Reason::AsSmall(added))
+    }
+}
+
+/// A run that would be copied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Sample {
+    offset_bytes: u64,
+    len_bytes: u32,
+}
+
+/// Runs of the plan, evenly spread over its bytes.
+fn samples(plan: &LayerPlan) -> Vec<Sample> {
+    let run = |member: &Member| {
+        let first = member.first_segment as usize;
+        let segments = &plan.segments[first..first + member.segments as usize];
+        segments.iter().find_map(|segment| match *segment {
+            Segment::Spool {
+                offset_bytes,
+                len_bytes,
+            } if len_bytes as usize >= MIN_RUN_BYTES => Some(Sample {
+                offset_bytes,
+                len_bytes: len_bytes.min(SAMPLE_BYTES),
+            }),
+            _ => None,
+        })
+    };
+    let runs: Vec<Sample> = plan.members.iter().filter_map(run).collect();
+    let total: u64 = runs.iter().map(|run| u64::from(run.len_bytes)).sum();
+    let mut samples = Vec::with_capacity(SAMPLES);
+    let mut passed = 0;
+    for run in runs {
+        let end = passed + u64::from(run.len_bytes);
+        // The middles of as many equal parts as there are samples.
+        let wanted = (2 * samples.len() as u64 + 1) * total / (2 * SAMPLES as u64);
+        if samples.len() < SAMPLES && end > wanted {
+            samples.push(run);
+        }
+        passed = end;
+    }
+    samples
+}
+
+fn measure(
+    samples: &[Sample],
+    layer: &ScannedLayer,
+    source: &Source<'_, Blob>,
+    level: Level,
+) -> Result<Sizes, EncodeError> {
+    let mut compressor = level.compressor();
+    let mut transcoder = Transcoder::new(level.compressor());
+    let mut sizes = Sizes::default();
+    let (mut raw, mut member) = (Vec::new(), Vec::new());
+    for sample in samples {
+        raw.resize(sample.len_bytes as usize, 0);
+        let offset_bytes = sample.offset_bytes;
+        layer
+            .spool
+            .read_exact_at(&mut raw, offset_bytes)
+            .map_err(|source| EncodeError::Spool {
+                offset_bytes,
+                source,
+            })?;
+        let run = Run {
+            start: 0,
+            len_bytes: raw.len(),
+            source_bytes: offset_bytes,
+        };
+        member.clear();
+        transcoder.member(&raw, &[run], source, &mut member)?;
+        sizes.copied += member.len() as u64;
+        member.resize(compressor.gzip_compress_bound(raw.len()), 0);
+        sizes.compressed += compressor
+            .gzip_compress(&raw, &mut member)
+            .expect("the buffer has the size that libdeflate asks for")
+            as u64;
+        sizes.source += compressed_bytes(source.index, offset_bytes, raw.len() as u64);
+    }
+    Ok(sizes)
+}
+
+fn compressed_bytes(index: &Index, offset_bytes: u64, len_bytes: u64) -> u64 {
+    let end = index.compressed_bits(offset_bytes + len_bytes);
+    end.saturating_sub(index.compressed_bits(offset_bytes)) / 8
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_smaller_way_is_taken_where_it_is_worth_it() {
+        let check = |source, copied, compressed, copies: bool| {
+            let sizes = Sizes {
+                source,
+                copied,
+                compressed,
+            };
+            let choice = verdict(sizes, 0.01);
+            assert_eq!(matches!(choice, Choice::Copy(_)), copies, "{choice:?}");
+        };
+        // A level 6 source; a level 9 source; a level 1 source; stored blocks.
+        check(1000, 1003, 1001, true);
+        check(1000, 1003, 1020, true);
+        check(1000, 1003, 930, false);
+        check(1000, 1000, 540, false);
+        // Small chunks: copying adds more than it may, unless compressing adds as much.
+        check(1000, 1020, 1010, false);
+        check(1000, 1020, 1020, true);
+    }
+
+    #[test]
+    fn samples_are_spread_over_the_bytes() {
+        let lens: Vec<u32> = (0..100)
+            .map(|n| if n < 50 { 70_000 } else { 700_000 })
+            .collect();
+        let mut plan = LayerPlan::default();
+        let mut offset_bytes = 0;
+        for (number, &len_bytes) in lens.iter().enumerate() {
+            plan.segments.push(Segment::Spool {
+                offset_bytes,
+                len_bytes,
+            });
+            plan.members.push(Member {
+                first_segment: u32::try_from(number).unwrap(),
+                segments: 1,
+                len_bytes,
+                chunk_bytes: len_bytes,
+                place: crate::layer::plan::ChunkPlace::Whole,
+            });
+            offset_bytes += u64::from(len_bytes);
+        }
+        let samples = samples(&plan);
+        assert_eq!(samples.len(), SAMPLES);
+        let large = samples.iter().filter(|sample| sample.len_bytes == 700_000);
+        assert!(large.count() >= 7, "{samples:?}");
+        assert!(super::samples(&LayerPlan::default()).is_empty());
+    }
+}
