@@ -273,8 +273,18 @@ impl Usage {
         };
         Self {
             cpu: seconds(usage.user_time()) + seconds(usage.system_time()),
-            // Linux counts in KiB.
-            peak_memory_bytes: u64::try_from(usage.max_rss()).unwrap_or(0) * 1024,
+            peak_memory_bytes: peak_memory_bytes()
+                .unwrap_or_else(|| u64::try_from(usage.max_rss()).unwrap_or(0) * 1024),
         }
     }
+}
+
+/// `VmHWM` of proc(5), in KiB there. `getrusage` counts what the parent had when it forked as well.
+fn peak_memory_bytes() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmHWM:"))?;
+    let kibibytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(kibibytes * 1024)
 }
