@@ -115,6 +115,7 @@ impl Points {
             len_bytes: self.output_bytes,
             kept: Mutex::default(),
             scratch: Mutex::default(),
+            buffers: Mutex::default(),
         }
     }
 }
@@ -128,11 +129,13 @@ pub(super) struct Inflated {
     len_bytes: u64,
     /// Stretches by number, the oldest first.
     kept: Mutex<VecDeque<(usize, Arc<Stretch>)>>,
-    scratch: Mutex<Vec<(Scratch, Vec<u8>)>>,
+    scratch: Mutex<Vec<Scratch>>,
+    /// Of stretches that are not kept any more, to be used again.
+    buffers: Mutex<Vec<Vec<u8>>>,
 }
 
 /// Filled by whoever wants it first; others wait.
-type Stretch = Mutex<Option<Arc<[u8]>>>;
+type Stretch = Mutex<Option<Arc<Vec<u8>>>>;
 
 impl std::fmt::Debug for Inflated {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -171,7 +174,7 @@ impl ReadAt for Inflated {
 }
 
 impl Inflated {
-    fn stretch(&self, number: usize) -> io::Result<Arc<[u8]>> {
+    fn stretch(&self, number: usize) -> io::Result<Arc<Vec<u8>>> {
         let stretch = {
             let mut kept = lock(&self.kept);
             let found = kept.iter().find(|(kept, _)| *kept == number);
@@ -179,7 +182,10 @@ impl Inflated {
                 Arc::clone(stretch)
             } else {
                 if kept.len() >= KEPT {
-                    kept.pop_front();
+                    // Unless somebody still reads it.
+                    let oldest = kept.pop_front().and_then(|(_, oldest)| Arc::into_inner(oldest));
+                    let bytes = oldest.and_then(|oldest| oldest.into_inner().ok().flatten());
+                    lock(&self.buffers).extend(bytes.and_then(Arc::into_inner));
                 }
                 let stretch = Arc::<Stretch>::default();
                 kept.push_back((number, Arc::clone(&stretch)));
@@ -195,13 +201,15 @@ impl Inflated {
         Ok(decoded)
     }
 
-    fn decode(&self, number: usize) -> io::Result<Arc<[u8]>> {
+    fn decode(&self, number: usize) -> io::Result<Arc<Vec<u8>>> {
         let point = self.points[number];
         let next = self.points.get(number + 1);
         let end = next.map_or(self.len_bytes, |next| next.output_bytes);
         let wanted = usize::try_from(end - point.output_bytes).unwrap_or(usize::MAX);
-        let (mut scratch, mut bytes) = lock(&self.scratch).pop().unwrap_or_default();
+        let mut scratch = lock(&self.scratch).pop().unwrap_or_default();
+        let mut bytes = lock(&self.buffers).pop().unwrap_or_default();
         bytes.clear();
+        bytes.reserve_exact(wanted);
         let mut sink = Collect {
             bytes: &mut bytes,
             wanted,
@@ -234,9 +242,8 @@ impl Inflated {
             let reason = "the compressed layer changed while it was in use";
             return Err(io::Error::new(io::ErrorKind::InvalidData, reason));
         }
-        let decoded = Arc::from(bytes.as_slice());
-        lock(&self.scratch).push((scratch, bytes));
-        Ok(decoded)
+        lock(&self.scratch).push(scratch);
+        Ok(Arc::new(bytes))
     }
 }
 
