@@ -134,6 +134,7 @@ fn scan(tar: &[u8]) -> ScannedLayer {
     let options = ScanOptions {
         scratch: std::env::temp_dir(),
         max_layer_bytes: u64::MAX,
+        entry_memory: esgz::layer::scan::EntryMemory::unlimited(),
     };
     scan_layer(tar, &expected, &options, &[]).expect("a generated archive is valid")
 }
