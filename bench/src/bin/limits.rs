@@ -53,6 +53,7 @@ fn main() -> Result<()> {
     let options = ScanOptions {
         scratch: scratch.clone(),
         max_layer_bytes: u64::MAX,
+        entry_memory: esgz::layer::scan::EntryMemory::unlimited(),
     };
     let layers = scan_image(&source, &options, threads, &cancel)?;
     let plans = layers
