@@ -7,6 +7,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::image::manifest::UNCOMPRESSED_SIZE;
+use crate::layer::scan::Keep;
 use crate::source::{SourceImage, SourceLayer};
 
 /// The scratch directory cannot be used.
@@ -64,8 +65,20 @@ impl Needed {
         }
     }
 
+    /// What is needed of that for a layer which has to be readable afterwards: of gzip and plain blobs
+    /// no more than a history for every megabyte ([`Keep::Readable`]).
+    fn kept(self, keep: Keep, media_type: &str) -> Self {
+        if keep == Keep::Spool || media_type.ends_with("zstd") {
+            return self;
+        }
+        Self {
+            least_bytes: 0,
+            likely_bytes: self.likely_bytes / 32,
+        }
+    }
+
     /// What `layers` of `image` need together.
-    pub fn of_layers(image: &SourceImage, layers: &[&SourceLayer]) -> Self {
+    pub fn of_layers(image: &SourceImage, layers: &[&SourceLayer], keep: Keep) -> Self {
         let mut needed = Self::default();
         for layer in layers {
             let same = |other: &&SourceLayer| other.blob == layer.blob;
@@ -75,7 +88,8 @@ impl Needed {
                 .and_then(|(_, descriptor)| descriptor.annotations().as_ref())
                 .and_then(|all| all.get(UNCOMPRESSED_SIZE))
                 .and_then(|size| size.parse().ok());
-            let blob = Self::of_blob(layer.blob.size_bytes, &layer.media_type, stated);
+            let blob = Self::of_blob(layer.blob.size_bytes, &layer.media_type, stated)
+                .kept(keep, &layer.media_type);
             needed.least_bytes = needed.least_bytes.saturating_add(blob.least_bytes);
             needed.likely_bytes = needed.likely_bytes.saturating_add(blob.likely_bytes);
         }

@@ -27,7 +27,7 @@ fn check(extract: impl Fn(&Path, &Path) -> String) {
         .iter()
         .map(|set| Layer::from_tar(set.tar(), Compression::Plain));
     let conversion = Conversion::of(&layers.fold(LayoutBuilder::new(), LayoutBuilder::layer));
-    let list = conversion.path("list");
+    let list = conversion.path("prefetch.list");
     fs::write(&list, "dir/*\nusr/lib/*\nlink*\n**/n*\n").unwrap();
     let mut outputs = Vec::new();
     for (name, args) in [

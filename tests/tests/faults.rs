@@ -55,15 +55,15 @@ const CALLS: [&str; 8] = [
     "fdatasync",
 ];
 
-fn small() -> Conversion {
+fn small(compression: Compression) -> Conversion {
     let entries = [
         Entry::dir("etc/"),
         Entry::file("etc/large", sets::noise(1, 900_000)),
         Entry::file("etc/small", "small"),
     ];
     let image = LayoutBuilder::new()
-        .layer(Layer::new(&entries, Compression::Gzip(1)))
-        .layer(Layer::new(&entries[..1], Compression::Gzip(1)));
+        .layer(Layer::new(&entries, compression))
+        .layer(Layer::new(&entries[..1], compression));
     Conversion::of(&image)
 }
 
@@ -174,7 +174,7 @@ fn a_call_that_fails() {
     if let Some(reason) = unavailable() {
         return skipped("faults::a_call_that_fails", reason);
     }
-    let conversion = small();
+    let conversion = small(Compression::Gzip(1));
     let dir = conversion.path("");
     let (mut runs, mut failed, mut failures) = (0, 0, Vec::new());
     for name in ["existing", "new"] {
@@ -211,7 +211,7 @@ fn a_process_that_is_killed() {
     if let Some(reason) = unavailable() {
         return skipped("faults::a_process_that_is_killed", reason);
     }
-    let conversion = small();
+    let conversion = small(Compression::Gzip(1));
     let dir = conversion.path("");
     let (mut killed, mut failures) = (0, Vec::new());
     for name in ["existing", "new"] {
@@ -284,7 +284,8 @@ fn a_full_file_system() {
     let Some(_turn) = privileged::exclusive("faults::a_full_file_system") else {
         return;
     };
-    let conversion = small();
+    // Layers of gzip need hardly any scratch space.
+    let conversion = small(Compression::Zstd);
     // Nearly enough, half of it, next to nothing.
     for size in ["800k", "400k", "8k"] {
         let scratch = Tmpfs::mount(conversion.path("small"), size);

@@ -13,7 +13,7 @@ use anyhow::{Context as _, Result, ensure};
 use crate::shell::{cargo, run as run_command, workspace_dir};
 
 /// Seconds for each target where none are given.
-pub(crate) const DEFAULT_SECONDS: u64 = 10;
+const DEFAULT_SECONDS: u64 = 10;
 
 /// Built for this triple by name, so that build scripts are not instrumented.
 #[cfg(target_arch = "aarch64")]
@@ -64,7 +64,7 @@ pub(crate) fn run(args: &[String]) -> Result<ExitCode> {
 }
 
 /// The names of all targets.
-pub(crate) fn targets() -> Result<Vec<String>> {
+fn targets() -> Result<Vec<String>> {
     let dir = fuzz_dir().join("fuzz_targets");
     let entries = fs::read_dir(&dir).with_context(|| format!("reading {}", dir.display()))?;
     let mut names: Vec<String> = entries
@@ -79,7 +79,7 @@ pub(crate) fn targets() -> Result<Vec<String>> {
 }
 
 /// Builds the targets and runs each for `seconds`, several beside each other. Gives those that failed.
-pub(crate) fn run_targets(names: &[String], seconds: u64) -> Result<Vec<String>> {
+fn run_targets(names: &[String], seconds: u64) -> Result<Vec<String>> {
     build()?;
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let mut failed = Vec::new();

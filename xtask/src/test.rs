@@ -7,8 +7,8 @@ use std::thread;
 
 use anyhow::{Context as _, Result};
 
+use crate::prerequisites;
 use crate::shell::{cargo, has_program};
-use crate::{fuzz, prerequisites};
 
 /// Programs that tests compare with or run, and their packages.
 const PREREQUISITES: [(&str, &str); 5] = [
@@ -49,9 +49,6 @@ pub(crate) fn run(args: &[String]) -> Result<ExitCode> {
         .wait()
         .with_context(|| format!("cannot wait for {command:?}"))?;
 
-    if args.is_empty() {
-        totals.fuzz();
-    }
     for name in &totals.skipped {
         println!("skipped: {name}");
     }
@@ -103,28 +100,6 @@ impl Totals {
         self.passed += count("passed").unwrap_or(0);
         self.failed += count("failed").unwrap_or(0);
         self.ignored += count("ignored").unwrap_or(0);
-    }
-
-    /// Runs the fuzz targets for a moment each, every one a test.
-    fn fuzz(&mut self) {
-        let names = match fuzz::targets() {
-            Ok(names) => names,
-            Err(error) => {
-                println!("fuzz: {error:#}");
-                self.failed += 1;
-                return;
-            }
-        };
-        match fuzz::run_targets(&names, fuzz::DEFAULT_SECONDS) {
-            Ok(failed) => {
-                self.failed += failed.len();
-                self.passed += names.len() - failed.len();
-            }
-            Err(error) => {
-                println!("fuzz: {error:#}");
-                self.failed += 1;
-            }
-        }
     }
 
     fn closing_line(&self) -> String {

@@ -160,7 +160,8 @@ fn scan_layers(
     threads: usize,
     cancel: &Cancel,
 ) -> Result<Vec<ScannedLayer>, ImageError> {
-    scratch::check(&options.scratch, Needed::of_layers(image, layers))?;
+    let needed = Needed::of_layers(image, layers, options.keep);
+    scratch::check(&options.scratch, needed)?;
     let mut order: Vec<usize> = (0..layers.len()).collect();
     order.sort_by_key(|&index| std::cmp::Reverse(layers[index].blob.size_bytes));
     let next = AtomicUsize::new(0);
