@@ -9,6 +9,8 @@ import (
 	"os"
 	"path/filepath"
 	"syscall"
+
+	"golang.org/x/sys/unix"
 )
 
 type extractReport struct {
@@ -68,13 +70,14 @@ func extractEntry(root string, header *tar.Header, contents io.Reader) error {
 	if err := os.Lchown(path, header.Uid, header.Gid); err != nil {
 		return err
 	}
-	if kind == "symlink" {
-		return nil
+	if kind != "symlink" {
+		if err := syscall.Chmod(path, uint32(header.Mode&0o7777)); err != nil {
+			return err
+		}
 	}
-	if err := syscall.Chmod(path, uint32(header.Mode&0o7777)); err != nil {
-		return err
-	}
-	return os.Chtimes(path, header.ModTime, header.ModTime)
+	modified := unix.NsecToTimespec(header.ModTime.UnixNano())
+	times := []unix.Timespec{modified, modified}
+	return unix.UtimesNanoAt(unix.AT_FDCWD, path, times, unix.AT_SYMLINK_NOFOLLOW)
 }
 
 func makeEntry(root, path, kind string, header *tar.Header, contents io.Reader) error {

@@ -22,7 +22,9 @@ const OWN: [&str; 3] = [
 /// Extracts every set's source and output with `extract`, which says in words how it ended.
 fn check(extract: impl Fn(&Path, &Path) -> String) {
     // All sets in one image: one conversion without, one with files to prefetch.
-    let sets = sets::small(16 << 10);
+    let mut sets = sets::small(16 << 10);
+    // GNU tar takes a file of no bytes for no archive; the converted layer is one.
+    sets.retain(|set| !set.tar().is_empty());
     let layers = sets
         .iter()
         .map(|set| Layer::from_tar(set.tar(), Compression::Plain));
