@@ -59,7 +59,7 @@ pub(super) fn convert(job: &Job<'_>, sink: &mut Sink) -> Result<ConvertedLayer, 
             let choice = choose_encoding(job, &plan, &source_blob)?;
             let encoding = match (choice, &layer.deflate, options.compression) {
                 (Choice::Copy(_), Some(index), _) => {
-                    Encoding::Copy(&source_blob, index, Level::default())
+                    Encoding::Copy(&source_blob, index, Level::FOR_THE_REST)
                 }
                 (_, _, Compression::Level(level)) => Encoding::Compress(level),
                 _ => Encoding::Compress(Level::default()),
@@ -108,7 +108,7 @@ fn choose_encoding(job: &Job<'_>, plan: &LayerPlan, source: &Blob) -> Result<Cho
         return Ok(Choice::Compress(Reason::LevelGiven));
     };
     let threads = job.options.parallel.threads;
-    let choice = choose(job.layer, plan, source, Level::default(), overhead, threads);
+    let choice = choose(job.layer, plan, source, overhead, threads);
     let choice = choice.map_err(|source| ConvertError::Encode {
         layer: job.layer.digest,
         source,

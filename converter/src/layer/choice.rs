@@ -81,7 +81,6 @@ pub fn choose(
     layer: &ScannedLayer,
     plan: &LayerPlan,
     compressed: &Blob,
-    level: Level,
     overhead: f64,
     threads: usize,
 ) -> Result<Choice, EncodeError> {
@@ -102,7 +101,7 @@ pub fn choose(
     let sizes = thread::scope(|scope| {
         let workers: Vec<_> = shares
             .into_iter()
-            .map(|share| scope.spawn(|| measure(share, layer, &source, level)))
+            .map(|share| scope.spawn(|| measure(share, layer, &source)))
             .collect();
         let join = |worker: thread::ScopedJoinHandle<'_, Result<Sizes, EncodeError>>| {
             worker
@@ -193,10 +192,9 @@ fn measure(
     samples: &[Sample],
     layer: &ScannedLayer,
     source: &Source<'_, Blob>,
-    level: Level,
 ) -> Result<Sizes, EncodeError> {
-    let mut compressor = level.compressor();
-    let mut transcoder = Transcoder::new(level.compressor());
+    let mut compressor = Level::default().compressor();
+    let mut transcoder = Transcoder::new(Level::FOR_THE_REST.compressor());
     let mut sizes = Sizes::default();
     let (mut raw, mut member) = (Vec::new(), Vec::new());
     for sample in samples {

@@ -15,6 +15,13 @@ use crate::layer::plan::{Group, LayerPlan, Member, Segment};
 pub struct Level(CompressionLvl);
 
 impl Level {
+    /// For what cannot be copied where the rest is: little, and a better level makes up for what the
+    /// cuts cost.
+    pub const FOR_THE_REST: Self = match CompressionLvl::new(8) {
+        Ok(level) => Self(level),
+        Err(_) => panic!("libdeflate has level 8"),
+    };
+
     /// `None` above 12.
     pub fn new(level: u8) -> Option<Self> {
         CompressionLvl::new(i32::from(level)).ok().map(Self)

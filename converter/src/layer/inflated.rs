@@ -183,7 +183,9 @@ impl Inflated {
             } else {
                 if kept.len() >= KEPT {
                     // Unless somebody still reads it.
-                    let oldest = kept.pop_front().and_then(|(_, oldest)| Arc::into_inner(oldest));
+                    let oldest = kept
+                        .pop_front()
+                        .and_then(|(_, oldest)| Arc::into_inner(oldest));
                     let bytes = oldest.and_then(|oldest| oldest.into_inner().ok().flatten());
                     lock(&self.buffers).extend(bytes.and_then(Arc::into_inner));
                 }

@@ -39,7 +39,7 @@ pub struct Emitted {
 }
 
 /// Shorter runs are compressed again: that is cheap, and often smaller.
-pub const MIN_RUN_BYTES: usize = 64 << 10;
+pub const MIN_RUN_BYTES: usize = 128 << 10;
 /// A part taken from a stream has at least so many bytes; below, a block's table costs more than
 /// compressing again.
 const MIN_CUT_BYTES: u64 = 16 << 10;
