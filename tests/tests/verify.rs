@@ -32,7 +32,10 @@ fn every_output_equals_its_source() {
             ("usual", &[][..]),
             (
                 "grouped",
-                &["--estargz-min-chunk-size=64KiB", "--estargz-chunk-size=1MiB"],
+                &[
+                    "--estargz-min-chunk-size=64KiB",
+                    "--estargz-chunk-size=1MiB",
+                ],
             ),
         ] {
             let checked = conversion

@@ -208,7 +208,12 @@ impl Inflated {
         };
         match &point.resume {
             None => {
-                let whole = decode(self.compressed.clone(), Container::Gzip, u64::MAX, &mut sink);
+                let whole = decode(
+                    self.compressed.clone(),
+                    Container::Gzip,
+                    u64::MAX,
+                    &mut sink,
+                );
                 match whole {
                     Ok(_) | Err(DecodeError::SinkClosed) => Ok(()),
                     Err(error) => Err(error),
@@ -249,7 +254,8 @@ impl Sink for Collect<'_> {
     fn block(&mut self, block: Block) -> Option<Vec<u8>> {
         let left = self.wanted - self.bytes.len();
         let bytes = block.bytes();
-        self.bytes.extend_from_slice(&bytes[..bytes.len().min(left)]);
+        self.bytes
+            .extend_from_slice(&bytes[..bytes.len().min(left)]);
         (self.bytes.len() < self.wanted).then(|| block.into_buffer())
     }
 }

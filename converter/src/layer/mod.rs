@@ -5,7 +5,7 @@
 
 pub mod assemble;
 mod blob;
-mod buffers;
+pub mod buffers;
 pub mod choice;
 pub mod contents;
 pub mod deflate;
@@ -13,8 +13,8 @@ pub mod encode;
 pub mod entry;
 pub mod footer;
 pub mod header;
-mod inflated;
 mod in_order;
+mod inflated;
 pub mod plan;
 pub mod reuse;
 pub mod scan;

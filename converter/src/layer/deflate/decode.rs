@@ -89,7 +89,9 @@ pub fn decode_from<R: ReadAt + ?Sized>(
     };
     let header_bytes = resume.header_bits / 8;
     let len = compressed.len_bytes().saturating_sub(header_bytes);
-    let len = usize::try_from(len).unwrap_or(usize::MAX).min(MAX_HEADER_BYTES + 8);
+    let len = usize::try_from(len)
+        .unwrap_or(usize::MAX)
+        .min(MAX_HEADER_BYTES + 8);
     scratch.header.resize(len, 0);
     compressed
         .read_exact_at(&mut scratch.header, header_bytes)
@@ -143,8 +145,13 @@ struct Tail<'a, R: ?Sized> {
 
 impl<R: ReadAt + ?Sized> Read for Tail<'_, R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let left = self.compressed.len_bytes().saturating_sub(self.offset_bytes);
-        let len = usize::try_from(left).unwrap_or(usize::MAX).min(buffer.len());
+        let left = self
+            .compressed
+            .len_bytes()
+            .saturating_sub(self.offset_bytes);
+        let len = usize::try_from(left)
+            .unwrap_or(usize::MAX)
+            .min(buffer.len());
         self.compressed
             .read_exact_at(&mut buffer[..len], self.offset_bytes)?;
         self.offset_bytes += len as u64;
