@@ -69,14 +69,18 @@ impl Progress for Shown {
                 Box::new(Lines { step, started })
             }
             (How::Bars, _) => {
-                let bar = self.bars.add(ProgressBar::new(step.total_bytes));
-                bar.set_style(style());
-                bar.set_prefix(step.stage.name());
-                bar.set_message(
-                    step.digest
-                        .map_or_else(String::new, |digest| short(&digest)),
-                );
+                let digest = step
+                    .digest
+                    .map_or_else(String::new, |digest| short(&digest));
+                let hidden = ProgressDrawTarget::hidden();
+                let bar = ProgressBar::with_draw_target(Some(step.total_bytes), hidden)
+                    .with_style(style())
+                    .with_prefix(step.stage.name())
+                    .with_message(digest);
+                let bar = self.bars.add(bar);
                 bar.tick();
+                // Draws at once, however much has been drawn of late.
+                self.bars.suspend(|| ());
                 Box::new(Bar(bar))
             }
         }
