@@ -26,6 +26,16 @@ pub trait ReadAt {
     fn read_exact_at(&self, buffer: &mut [u8], offset_bytes: u64) -> io::Result<()>;
 }
 
+impl<B: ReadAt + ?Sized> ReadAt for &B {
+    fn len_bytes(&self) -> u64 {
+        (**self).len_bytes()
+    }
+
+    fn read_exact_at(&self, buffer: &mut [u8], offset_bytes: u64) -> io::Result<()> {
+        (**self).read_exact_at(buffer, offset_bytes)
+    }
+}
+
 impl ReadAt for [u8] {
     fn len_bytes(&self) -> u64 {
         self.len() as u64

@@ -22,6 +22,7 @@ use crate::layer::scan::{ScanError, ScanOptions};
 use crate::layer::verify::VerifyError;
 use crate::layer::{ConvertError, Parallel};
 use crate::profile::Prioritized;
+use crate::progress::{Progress, Silent};
 use crate::scratch::ScratchError;
 use crate::sink::{ImageBlobs, Sink, SinkError};
 use crate::source::{Source, SourceError};
@@ -196,6 +197,7 @@ pub struct Conversion<'a> {
     source: &'a Source,
     options: &'a ImageOptions,
     cancel: &'a Cancel,
+    progress: &'a dyn Progress,
     sink: Sink,
     images: Vec<Option<ConvertedImage>>,
     layers: HashMap<LayerKey, ConvertedLayer>,
@@ -217,10 +219,17 @@ impl<'a> Conversion<'a> {
             source,
             options,
             cancel,
+            progress: &Silent,
             sink,
             images: source.images.iter().map(|_| None).collect(),
             layers: HashMap::new(),
         })
+    }
+
+    /// With its steps shown by `progress`.
+    #[must_use]
+    pub fn shown(self, progress: &'a dyn Progress) -> Self {
+        Self { progress, ..self }
     }
 
     /// Converts the image with this index into [`Source::images`], and checks its layers.
@@ -253,6 +262,7 @@ impl<'a> Conversion<'a> {
                         prioritized,
                         options: self.options,
                         cancel: self.cancel,
+                        progress: self.progress,
                     },
                     &mut self.sink,
                 )?,
@@ -294,6 +304,7 @@ impl<'a> Conversion<'a> {
             source: self.source,
             documents: &self.options.documents,
             cancel: self.cancel,
+            progress: self.progress,
             sink: &mut self.sink,
             images: &images,
             carried: 0,

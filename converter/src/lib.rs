@@ -12,6 +12,7 @@ pub mod image;
 pub mod layer;
 pub mod profile;
 pub mod profiler;
+pub mod progress;
 pub mod record;
 pub mod rootfs;
 pub mod runtime;

@@ -12,6 +12,7 @@ use esgz::layer::plan::{PlanOptions, plan_layer};
 use esgz::layer::scan::{EntryMemory, Expected, Keep, ScanOptions, scan_layer};
 use esgz::layer::verify::{parse_toc, read_toc, verify_layer};
 use esgz::layer::{ConvertOptions, Encoding, Parallel, convert_layer};
+use esgz::progress::Silent;
 use esgz_tests::archive::{Dialect, Ending, Entry, Kind, Sparse, SparseFormat, archive};
 use esgz_tests::sets::noise;
 use proptest::collection::vec;
@@ -161,6 +162,7 @@ fn convert(layer: &ScannedLayer, picks: &[u32], options: PlanOptions) -> (Vec<u8
         options,
         &mut blob,
         &Cancel::default(),
+        &Silent,
     )
     .unwrap();
     let bytes = Blob::of_bytes(blob.clone());

@@ -1,131 +1,52 @@
-//! `cargo xtask bench optimize`: whole runs of `esgz optimize`, raw results and a table.
+//! `cargo xtask bench`: whole runs, their raw results and a table of them in `bench/runs/NAME`.
 
-use std::fmt::Write as _;
+mod contender;
+mod convert;
+mod measure;
+mod optimize;
+mod peer;
+mod table;
+
 use std::fs;
-use std::path::Path;
-use std::process::{Command, ExitCode, Stdio};
+use std::path::PathBuf;
+use std::process::{Command, ExitCode};
 
-use anyhow::{Context as _, Result, bail, ensure};
-use serde_json::{Value, json};
+use anyhow::{Context as _, Result, bail};
 
-use crate::shell::{capture, cargo, is_root, run as run_command, target_dir, workspace_dir};
+use crate::shell::{capture, target_dir, workspace_dir};
 
-const USAGE: &str = "usage: cargo xtask bench optimize oci:DIR[:TAG] NAME [RUNS]";
-
-/// Runs `esgz optimize` on the image several times; results go to `bench/runs/NAME/`.
+/// Runs the benchmark that the first argument names.
 pub(crate) fn run(args: &[String]) -> Result<ExitCode> {
-    let [task, image, name, rest @ ..] = args else {
-        bail!(USAGE)
-    };
-    let runs: usize = match rest {
-        [] => 3,
-        [runs] => runs.parse().context(USAGE)?,
-        _ => bail!(USAGE),
-    };
-    ensure!(
-        task == "optimize" && image.starts_with("oci:") && runs > 0,
-        USAGE
-    );
-    ensure!(is_root(), "optimize runs a container: it needs root");
-    run_command(cargo().args(["build", "--release", "--quiet", "--package", "esgz"]))?;
-    let results = workspace_dir().join("bench/runs").join(name);
-    fs::create_dir_all(&results).with_context(|| format!("cannot make {}", results.display()))?;
-    let scratch = target_dir().join("bench");
-    fs::create_dir_all(&scratch).with_context(|| format!("cannot make {}", scratch.display()))?;
-
-    let mut all = Vec::new();
-    for number in 1..=runs {
-        let result = one(image, &scratch)?;
-        println!("run {number}: {} s", result["seconds"]["total"]);
-        all.push(result);
+    match args.split_first() {
+        Some((task, rest)) if task == "optimize" => optimize::run(rest),
+        Some((task, rest)) if task == "convert" => convert::run(rest),
+        _ => bail!("usage: cargo xtask bench optimize|convert …"),
     }
-    let mut raw = String::new();
-    for result in &all {
-        writeln!(raw, "{result}")?;
-    }
-    let table = table(&all)?;
-    fs::write(results.join("runs.jsonl"), raw)?;
-    fs::write(results.join("table.md"), &table)?;
-    print!("{table}");
-    Ok(ExitCode::SUCCESS)
 }
 
-/// One run, its output removed again.
-fn one(image: &str, scratch: &Path) -> Result<Value> {
-    let output = scratch.join("optimized");
-    if output.exists() {
-        fs::remove_dir_all(&output)?;
-    }
-    let mut command = Command::new(target_dir().join("release/esgz"));
-    command
-        .args(["optimize", "--json", "--period", "120", "--scratch"])
-        .arg(scratch);
-    command
-        .arg(image)
-        .arg(format!("oci:{}:bench", output.display()));
-    let mut result: Value = serde_json::from_str(&capture(command.stdin(Stdio::null()))?)?;
-    fs::remove_dir_all(&output)?;
-    // Paths of this machine say nothing to anyone else.
-    for side in ["source", "destination"] {
-        if let Some(side) = result[side].as_object_mut() {
-            side.remove("reference");
-        }
-    }
-    Ok(result)
+/// Where results are kept.
+fn results_dir(name: &str) -> Result<PathBuf> {
+    made(workspace_dir().join("bench/runs").join(name))
 }
 
-/// Minimum, median and maximum of each figure.
-fn table(results: &[Value]) -> Result<String> {
-    let mut text = format!(
-        "`esgz optimize`, {} runs, esgz {}, {} cores, Linux {}\n\n| figure | min | median | max |\n|---|--:|--:|--:|\n",
-        results.len(),
-        capture(
-            Command::new("git")
-                .args(["describe", "--always", "--dirty"])
-                .current_dir(workspace_dir())
-        )?
-        .trim(),
+/// Where images and spools lie while a benchmark runs.
+fn scratch_dir() -> Result<PathBuf> {
+    made(target_dir().join("bench"))
+}
+
+fn made(dir: PathBuf) -> Result<PathBuf> {
+    fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
+    Ok(dir)
+}
+
+/// What figures hold for: the commit, the cores, the kernel.
+fn on_this_machine() -> Result<String> {
+    let mut describe = Command::new("git");
+    describe.args(["describe", "--always", "--dirty"]);
+    Ok(format!(
+        "esgz {}, {} cores, Linux {}",
+        capture(describe.current_dir(workspace_dir()))?.trim(),
         std::thread::available_parallelism()?,
         capture(Command::new("uname").arg("-r"))?.trim(),
-    );
-    let mut row = |name: &str, figure: &dyn Fn(&Value) -> f64| -> Result<()> {
-        let mut figures: Vec<f64> = results.iter().map(figure).collect();
-        figures.sort_by(f64::total_cmp);
-        let (min, median, max) = (
-            figures[0],
-            figures[figures.len() / 2],
-            figures[figures.len() - 1],
-        );
-        Ok(writeln!(
-            text,
-            "| {name} | {min:.1} | {median:.1} | {max:.1} |"
-        )?)
-    };
-    let number = |value: &Value| value.as_f64().unwrap_or(f64::NAN);
-    for stage in [
-        "total", "scan", "mount", "run", "encode", "verify", "commit",
-    ] {
-        row(&format!("{stage}, s"), &|result| {
-            number(&result["seconds"][stage])
-        })?;
-    }
-    row("CPU, s", &|result| number(&result["cpu_seconds"]))?;
-    row("peak memory, MiB", &|result| {
-        number(&result["peak_memory_bytes"]) / 1048576.0
-    })?;
-    row("touched, MB", &|result| {
-        number(&result["profile"]["touched_bytes"]) / 1e6
-    })?;
-    row("files touched", &|result| {
-        number(&result["profile"]["files_touched"])
-    })?;
-    row("output, % of source", &|result| {
-        100.0 * number(&result["destination"]["size_bytes"])
-            / number(&result["source"]["size_bytes"])
-    })?;
-    let complete = results
-        .iter()
-        .all(|result| result["profile"]["complete"] == json!(true));
-    writeln!(text, "\nEvery profile complete: {complete}")?;
-    Ok(text)
+    ))
 }

@@ -30,6 +30,8 @@ const USAGE: &str = "usage: cargo xtask TASK
   ci               format, lints, licences, then test
   bench optimize oci:DIR NAME [RUNS]
                    whole runs of esgz optimize; raw results and table in bench/runs/NAME
+  bench convert oci:DIR|--small FILES NAME [RUNS] [--levels N,…] [--peer-ctr-remote PATH --peer-containerd PATH]
+                   esgz convert, the machine's limit, and ctr-remote, in turns; results as above
   bpf [--write]    rebuilds the BPF object and compares it with the committed one
   corpus [NAME]    makes a large image in target/corpus: torch (default) or numpy
 ";

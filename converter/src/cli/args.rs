@@ -6,6 +6,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::cli::created::Created;
+use crate::cli::progress::ProgressArg;
 use crate::image::{ImageRef, Platform};
 use crate::layer::encode::Level;
 use crate::layer::plan::PlanOptions;
@@ -26,6 +27,15 @@ pub(super) struct Cli {
         overrides_with = "log_level"
     )]
     pub(super) log_level: String,
+    /// How to show what is going on, on stderr
+    #[arg(
+        long,
+        global = true,
+        default_value = "auto",
+        value_name = "HOW",
+        overrides_with = "progress"
+    )]
+    pub(super) progress: ProgressArg,
 }
 
 const EXIT_CODES: &str = "Exit codes: 0 ok; 2 usage; 3 the workload failed; 4 the profile is \

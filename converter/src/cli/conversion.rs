@@ -17,13 +17,18 @@ use crate::layer::Parallel;
 use crate::layer::entry::ScannedLayer;
 use crate::layer::plan::PlanOptions;
 use crate::profile::{self, PrefetchList, Prioritized, Profile};
+use crate::progress::Progress;
 use crate::sink::Sink;
 use crate::source::{Node, Source, SourceImage};
 
 pub(super) use crate::cli::reading::{scan_options, threads};
 
 /// Runs `esgz convert`.
-pub(super) fn convert(args: &ConvertArgs, cancel: &Cancel) -> Result<(), Failure> {
+pub(super) fn convert(
+    args: &ConvertArgs,
+    cancel: &Cancel,
+    progress: &dyn Progress,
+) -> Result<(), Failure> {
     let clock = Instant::now();
     let mut options = image_options(&args.conversion)?;
     if args.uncompress {
@@ -39,8 +44,8 @@ pub(super) fn convert(args: &ConvertArgs, cancel: &Cancel) -> Result<(), Failure
     warn_of_output(&args.destination, &source, &options.documents);
     let wanted = Wanted::read(args)?;
     let threads = options.parallel.threads;
-    let mut scanner = Scanner::new(&source, &options.scan, threads, cancel);
-    let mut conversion = Conversion::new(&source, &options, sink, cancel)?;
+    let mut scanner = Scanner::new(&source, &options.scan, threads, cancel).shown(progress);
+    let mut conversion = Conversion::new(&source, &options, sink, cancel)?.shown(progress);
     let others = others(&args.conversion.output);
     for (number, image) in source.images.iter().enumerate() {
         let layers = scanner.scan(image)?;

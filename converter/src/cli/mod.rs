@@ -9,6 +9,7 @@ mod failure;
 mod inspect;
 mod optimize;
 mod output;
+mod progress;
 mod reading;
 mod report;
 mod verify;
@@ -20,6 +21,7 @@ use clap::Parser as _;
 use crate::cancel::Cancel;
 use args::{Cli, Command};
 use failure::Failure;
+use progress::Shown;
 
 /// Runs the command that the arguments name.
 pub fn main() -> ExitCode {
@@ -35,7 +37,8 @@ pub fn main() -> ExitCode {
             });
         }
     };
-    output::init_logging(&cli.log_level);
+    let shown = Shown::new(cli.progress);
+    output::init_logging(&cli.log_level, shown.clone());
     let cancel = Cancel::default();
     for signal in [
         signal_hook::consts::SIGINT,
@@ -46,7 +49,7 @@ pub fn main() -> ExitCode {
             tracing::warn!("signal {signal} cannot be handled: {error}");
         }
     }
-    match run(&cli, &cancel) {
+    match run(&cli, &cancel, &shown) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             output::error(&failure);
@@ -55,12 +58,12 @@ pub fn main() -> ExitCode {
     }
 }
 
-fn run(cli: &Cli, cancel: &Cancel) -> Result<(), Failure> {
+fn run(cli: &Cli, cancel: &Cancel, progress: &Shown) -> Result<(), Failure> {
     match &cli.command {
-        Command::Optimize(args) => optimize::optimize(args, cancel),
-        Command::Record(args) => optimize::record(args, cancel),
-        Command::Convert(args) => conversion::convert(args, cancel),
+        Command::Optimize(args) => optimize::optimize(args, cancel, progress),
+        Command::Record(args) => optimize::record(args, cancel, progress),
+        Command::Convert(args) => conversion::convert(args, cancel, progress),
         Command::Inspect(args) => inspect::inspect(args, cancel),
-        Command::Verify(args) => verify::verify(args, cancel),
+        Command::Verify(args) => verify::verify(args, cancel, progress),
     }
 }

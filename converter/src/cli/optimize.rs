@@ -15,12 +15,13 @@ use crate::cli::failure::{Failure, INCOMPLETE, OTHER, USAGE, WORKLOAD};
 use crate::cli::output::{self, Size};
 use crate::cli::reading;
 use crate::cli::report::{Report, print_profile, profile_json};
-use crate::convert::{Conversion, Scanner, scan_image};
+use crate::convert::{Conversion, Scanner};
 use crate::image::Platform;
 use crate::layer::entry::ScannedLayer;
 use crate::layer::scan::{Keep, ScanOptions};
 use crate::profile::{self, Ended, Profile};
 use crate::profiler::Exactness;
+use crate::progress::{Progress, Step};
 use crate::record::{RecordOptions, Recorded};
 use crate::rootfs::{RootfsMode, RootfsOptions};
 use crate::runtime::{Streams, WorkloadOptions};
@@ -28,7 +29,11 @@ use crate::sink::Sink;
 use crate::source::{Node, Source, SourceImage};
 
 /// Runs `esgz optimize`.
-pub(super) fn optimize(args: &OptimizeArgs, cancel: &Cancel) -> Result<(), Failure> {
+pub(super) fn optimize(
+    args: &OptimizeArgs,
+    cancel: &Cancel,
+    progress: &dyn Progress,
+) -> Result<(), Failure> {
     let clock = Instant::now();
     let mut options = image_options(&args.conversion)?;
     let wanted = Wanted::instead_of_run(args)?;
@@ -45,14 +50,16 @@ pub(super) fn optimize(args: &OptimizeArgs, cancel: &Cancel) -> Result<(), Failu
     let sink = Sink::open(&args.destination)?;
     warn_of_output(&args.destination, &source, &options.documents);
     let threads = options.parallel.threads;
-    let mut scanner = Scanner::new(&source, &options.scan, threads, cancel);
-    let mut conversion = Conversion::new(&source, &options, sink, cancel)?;
+    let mut scanner = Scanner::new(&source, &options.scan, threads, cancel).shown(progress);
+    let mut conversion = Conversion::new(&source, &options, sink, cancel)?.shown(progress);
     let mut recorded = None;
     if wanted.is_none() {
         let profiled = image_to_run(&source)?;
         let image = &source.images[profiled];
         let layers = scanner.scan(image)?;
+        let run = progress.begin(Step::RUN);
         let found = record_for(args, image, &layers, &record_options, cancel)?;
+        run.finish();
         let prioritized = profile::from_profile(&found.profile, &layers);
         warn_missed(&prioritized);
         conversion.image(profiled, &layers, &prioritized)?;
@@ -139,7 +146,11 @@ fn image_to_run(source: &Source) -> Result<usize, Failure> {
 }
 
 /// Runs `esgz record`.
-pub(super) fn record(args: &RecordArgs, cancel: &Cancel) -> Result<(), Failure> {
+pub(super) fn record(
+    args: &RecordArgs,
+    cancel: &Cancel,
+    progress: &dyn Progress,
+) -> Result<(), Failure> {
     let clock = Instant::now();
     let scan = ScanOptions {
         keep: Keep::Spool,
@@ -148,8 +159,12 @@ pub(super) fn record(args: &RecordArgs, cancel: &Cancel) -> Result<(), Failure> 
     let record_options = record_options(&args.workload, &scan, args.json);
     let source = reading::open(&args.source, &args.platforms, &scan, cancel)?;
     let image = &source.images[image_to_run(&source)?];
-    let layers = scan_image(image, &scan, threads(&args.reading), cancel)?;
+    let threads = threads(&args.reading);
+    let mut scanner = Scanner::new(&source, &scan, threads, cancel).shown(progress);
+    let layers = scanner.scan(image)?;
+    let run = progress.begin(Step::RUN);
     let recorded = crate::record::record(image, &layers, &record_options, cancel)?;
+    run.finish();
     let profile = &recorded.profile;
     must_have_succeeded(profile, &args.workload)?;
     write_outputs(profile, Some(&args.output), args.record_out.as_deref())?;

@@ -6,9 +6,10 @@ use std::io::{self, IsTerminal as _, Write as _};
 use serde_json::Value;
 
 use crate::cli::failure::{Failure, OTHER};
+use crate::cli::progress::Shown;
 
 /// Log lines go to stderr, without time stamps: they are for people and CI logs.
-pub(super) fn init_logging(level: &str) {
+pub(super) fn init_logging(level: &str, shown: Shown) {
     // A bare level is ours; libraries then only warn.
     let is_bare = level.chars().all(char::is_alphanumeric);
     let directives = if is_bare {
@@ -20,7 +21,7 @@ pub(super) fn init_logging(level: &str) {
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn,esgz=info"));
     tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(io::stderr)
+        .with_writer(shown)
         .with_ansi(io::stderr().is_terminal())
         .without_time()
         .with_target(false)

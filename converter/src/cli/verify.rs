@@ -10,11 +10,16 @@ use crate::cli::reading::{self, scan_options, threads};
 use crate::cli::report::Usage;
 use crate::layer::Parallel;
 use crate::layer::verify::{VerifiedLayer, VerifyOptions};
+use crate::progress::Progress;
 use crate::source::{Selection, Source, SourceImage};
 use crate::verify::{compare_images, verify_image};
 
 /// Runs `esgz verify`.
-pub(super) fn verify(args: &VerifyArgs, cancel: &Cancel) -> Result<(), Failure> {
+pub(super) fn verify(
+    args: &VerifyArgs,
+    cancel: &Cancel,
+    progress: &dyn Progress,
+) -> Result<(), Failure> {
     // With a source two layers' entries are in memory beside one's TOC.
     let memory_bytes = args.reading.memory;
     let buffers_bytes = memory_bytes / if args.source.is_some() { 8 } else { 4 };
@@ -31,7 +36,7 @@ pub(super) fn verify(args: &VerifyArgs, cancel: &Cancel) -> Result<(), Failure> 
     match &args.source {
         None => {
             for image in &source.images {
-                verified.extend(verify_image(image, options, cancel)?);
+                verified.extend(verify_image(image, options, cancel, progress)?);
             }
         }
         Some(reference) => {
@@ -40,7 +45,9 @@ pub(super) fn verify(args: &VerifyArgs, cancel: &Cancel) -> Result<(), Failure> 
                 reading::open_to_look(reference, &args.platforms, Selection::All, cancel)?;
             for image in &source.images {
                 let expected = same_platform(image, &expected)?;
-                verified.extend(compare_images(image, expected, options, &scan, cancel)?);
+                verified.extend(compare_images(
+                    image, expected, options, &scan, cancel, progress,
+                )?);
             }
         }
     }

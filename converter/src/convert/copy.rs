@@ -6,6 +6,7 @@ use crate::blob::Blob;
 use crate::cancel::Cancel;
 use crate::convert::ImageError;
 use crate::image::{BlobId, Hasher};
+use crate::progress::{Progress, Stage, Step};
 use crate::sink::Sink;
 use crate::source::SourceError;
 
@@ -21,6 +22,7 @@ pub(super) fn copy_blob(
     id: BlobId,
     sink: &mut Sink,
     cancel: &Cancel,
+    progress: &dyn Progress,
 ) -> Result<(), ImageError> {
     let mut staged = sink.stage()?;
     let copy_error = |source| ImageError::Copy {
@@ -28,6 +30,7 @@ pub(super) fn copy_blob(
         place: sink.place().to_owned(),
         source,
     };
+    let meter = progress.begin(Step::of(Stage::Copy, id.digest, id.size_bytes));
     let mut hasher = Hasher::default();
     let mut block = vec![0; BLOCK_BYTES];
     let mut size_bytes = 0;
@@ -40,6 +43,7 @@ pub(super) fn copy_blob(
         hasher.update(&block[..read]);
         size_bytes += read as u64;
         staged.write_all(&block[..read]).map_err(copy_error)?;
+        meter.advance(read as u64);
     }
     let found = BlobId {
         digest: hasher.finish(),
@@ -53,5 +57,7 @@ pub(super) fn copy_blob(
             found,
         }));
     }
-    Ok(sink.add(id, staged)?)
+    sink.add(id, staged)?;
+    meter.finish();
+    Ok(())
 }

@@ -16,6 +16,7 @@ use crate::layer::reuse::{Reusable, reusable};
 use crate::layer::verbatim::{copy_tar, verify_copy};
 use crate::layer::verify::{VerifyError, check_toc, parse_toc, read_toc, verify_layer};
 use crate::layer::{ConvertError, ConvertOptions, Encoding, convert_layer};
+use crate::progress::{Metered, Progress, Stage, Step};
 use crate::sink::Sink;
 use crate::source::{SourceImage, SourceLayer};
 
@@ -29,6 +30,7 @@ pub(super) struct Job<'a> {
     pub(super) prioritized: &'a [u32],
     pub(super) options: &'a ImageOptions,
     pub(super) cancel: &'a Cancel,
+    pub(super) progress: &'a dyn Progress,
 }
 
 /// Writes the layer to `sink`, and checks what was written.
@@ -37,6 +39,7 @@ pub(super) fn convert(job: &Job<'_>, sink: &mut Sink) -> Result<ConvertedLayer, 
         layer,
         options,
         cancel,
+        progress,
         ..
     } = *job;
     let plan = plan_layer(layer, job.prioritized, options.plan)?;
@@ -53,6 +56,7 @@ pub(super) fn convert(job: &Job<'_>, sink: &mut Sink) -> Result<ConvertedLayer, 
         parallel: options.parallel,
     };
     let mut blob = sink.stage()?;
+    let step = |total_bytes| Step::of(Stage::Encode, layer.digest, total_bytes);
     let (made, choice) = match options.format {
         LayerFormat::Estargz => {
             let source_blob = job.image.open_layer(job.source)?;
@@ -64,10 +68,24 @@ pub(super) fn convert(job: &Job<'_>, sink: &mut Sink) -> Result<ConvertedLayer, 
                 (_, _, Compression::Level(level)) => Encoding::Compress(level),
                 _ => Encoding::Compress(Level::default()),
             };
-            let made = convert_layer(layer, &plan, &encoding, convert_options, &mut blob, cancel);
-            (made, Some(choice))
+            let meter = progress.begin(step(plan.tar_bytes));
+            let out = &mut blob;
+            let made = convert_layer(
+                layer,
+                &plan,
+                &encoding,
+                convert_options,
+                out,
+                cancel,
+                &*meter,
+            );
+            (made.inspect(|_| meter.finish()), Some(choice))
         }
-        LayerFormat::Tar => (copy_tar(layer, &mut blob, cancel), None),
+        LayerFormat::Tar => {
+            let meter = progress.begin(step(layer.spool.len_bytes()));
+            let made = copy_tar(layer, &mut blob, cancel, &*meter);
+            (made.inspect(|_| meter.finish()), None)
+        }
     };
     let finished = made.map_err(|source| match source {
         ConvertError::Write { .. } => ImageError::Write {
@@ -124,6 +142,7 @@ fn find_reusable(job: &Job<'_>, plan: &LayerPlan) -> Result<Option<Reusable>, Im
         layer,
         options,
         cancel,
+        progress,
         ..
     } = *job;
     let blob = job.image.open_layer(source)?;
@@ -141,13 +160,19 @@ fn find_reusable(job: &Job<'_>, plan: &LayerPlan) -> Result<Option<Reusable>, Im
     let reason = match verdict {
         Ok(Ok(found)) if options.verify == Verify::Skip => return Ok(Some(found)),
         // The scan has checked the blob's digest; what it must still be is what its TOC says.
-        Ok(Ok(found)) => match verify_layer(&blob, options.parallel, cancel)
-            .and_then(|verified| verified.must_equal(&found.finished))
-        {
-            Ok(()) => return Ok(Some(found)),
-            Err(VerifyError::Cancelled(cancelled)) => return Err(cancelled.into()),
-            Err(error) => error.to_string(),
-        },
+        Ok(Ok(found)) => {
+            let step = Step::of(Stage::Verify, layer.digest, layer.size_bytes);
+            let meter = progress.begin(step);
+            let verified = verify_layer(&Metered::new(&blob, &*meter), options.parallel, cancel);
+            match verified.and_then(|verified| verified.must_equal(&found.finished)) {
+                Ok(()) => {
+                    meter.finish();
+                    return Ok(Some(found));
+                }
+                Err(VerifyError::Cancelled(cancelled)) => return Err(cancelled.into()),
+                Err(error) => error.to_string(),
+            }
+        }
         Ok(Err(reason)) => reason.to_string(),
         Err(error) => error.to_string(),
     };
@@ -159,7 +184,14 @@ fn find_reusable(job: &Job<'_>, plan: &LayerPlan) -> Result<Option<Reusable>, Im
 fn reuse(job: &Job<'_>, reused: Reusable, sink: &mut Sink) -> Result<ConvertedLayer, ImageError> {
     tracing::info!("reusing \"{}\" without conversion", job.layer.digest);
     let blob = job.image.open_layer(job.source)?;
-    copy_blob("layer", blob, job.source.blob, sink, job.cancel)?;
+    copy_blob(
+        "layer",
+        blob,
+        job.source.blob,
+        sink,
+        job.cancel,
+        job.progress,
+    )?;
     Ok(ConvertedLayer {
         reused: true,
         ..report(job.layer, reused.finished, reused.prefetch)

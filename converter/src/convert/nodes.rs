@@ -11,6 +11,7 @@ use crate::image::manifest::{
     CONTAINERD_NAME, DocumentOptions, REF_NAME, REFERENCE_DIGEST, REFERENCE_TYPE, rewrite_index,
     rewrite_index_descriptor, rewrite_manifest_descriptor,
 };
+use crate::progress::Progress;
 use crate::sink::Sink;
 use crate::source::{Carried, IndexNode, Node, Source, SourceImage};
 
@@ -19,6 +20,7 @@ pub(super) struct Writer<'a> {
     pub(super) source: &'a Source,
     pub(super) documents: &'a DocumentOptions,
     pub(super) cancel: &'a Cancel,
+    pub(super) progress: &'a dyn Progress,
     pub(super) sink: &'a mut Sink,
     pub(super) images: &'a [ConvertedImage],
     pub(super) carried: usize,
@@ -76,7 +78,7 @@ impl Writer<'_> {
                 Node::Carried(carried) => {
                     for &id in &carried.blobs {
                         let blob = self.source.open_blob(id)?;
-                        copy_blob("blob", blob, id, self.sink, self.cancel)?;
+                        copy_blob("blob", blob, id, self.sink, self.cancel, self.progress)?;
                     }
                     self.carried += 1;
                     carried_descriptor(carried, self.images)

@@ -11,6 +11,7 @@ use crate::convert::ImageError;
 use crate::image::{BlobId, Digest};
 use crate::layer::entry::ScannedLayer;
 use crate::layer::scan::{Expected, ScanOptions, scan_layer};
+use crate::progress::{Metered, Progress, Silent, Stage, Step};
 use crate::scratch::{self, Needed};
 use crate::source::{Source, SourceImage, SourceLayer};
 
@@ -39,6 +40,7 @@ pub struct Scanner<'a> {
     options: &'a ScanOptions,
     threads: usize,
     cancel: &'a Cancel,
+    progress: &'a dyn Progress,
     /// In how many images that have not been scanned a layer occurs.
     uses: HashMap<Key, usize>,
     /// Layers that will be needed again.
@@ -64,10 +66,17 @@ impl<'a> Scanner<'a> {
             options,
             threads,
             cancel,
+            progress: &Silent,
             uses,
             kept: HashMap::new(),
             elapsed: Duration::ZERO,
         }
+    }
+
+    /// With its steps shown by `progress`.
+    #[must_use]
+    pub fn shown(self, progress: &'a dyn Progress) -> Self {
+        Self { progress, ..self }
     }
 
     /// The time spent so far.
@@ -86,7 +95,11 @@ impl<'a> Scanner<'a> {
             .into_iter()
             .partition(|(key, _)| self.kept.contains_key(key));
         let layers: Vec<&SourceLayer> = new.iter().map(|(_, layer)| *layer).collect();
-        let scanned = scan_layers(image, &layers, self.options, self.threads, self.cancel)?;
+        let watch = Watch {
+            cancel: self.cancel,
+            progress: self.progress,
+        };
+        let scanned = scan_layers(image, &layers, self.options, self.threads, watch)?;
         let mut scanned: HashMap<Key, ScannedLayer> =
             new.iter().map(|(key, _)| *key).zip(scanned).collect();
         for (key, _) in known.into_iter().chain(new) {
@@ -120,7 +133,11 @@ pub fn scan_image(
     cancel: &Cancel,
 ) -> Result<Vec<ScannedLayer>, ImageError> {
     let (keys, layers): (Vec<Key>, Vec<&SourceLayer>) = unique(&image.layers).into_iter().unzip();
-    let scanned = scan_layers(image, &layers, options, threads, cancel)?;
+    let watch = Watch {
+        cancel,
+        progress: &Silent,
+    };
+    let scanned = scan_layers(image, &layers, options, threads, watch)?;
     Ok(in_place(
         &image.layers,
         keys.into_iter().zip(scanned).collect(),
@@ -153,12 +170,19 @@ fn in_place(layers: &[SourceLayer], mut scanned: HashMap<Key, ScannedLayer>) -> 
     placed
 }
 
+/// Who may stop the work, and who watches it.
+#[derive(Clone, Copy)]
+struct Watch<'a> {
+    cancel: &'a Cancel,
+    progress: &'a dyn Progress,
+}
+
 fn scan_layers(
     image: &SourceImage,
     layers: &[&SourceLayer],
     options: &ScanOptions,
     threads: usize,
-    cancel: &Cancel,
+    Watch { cancel, progress }: Watch<'_>,
 ) -> Result<Vec<ScannedLayer>, ImageError> {
     let needed = Needed::of_layers(image, layers, options.keep);
     scratch::check(&options.scratch, needed)?;
@@ -174,7 +198,7 @@ fn scan_layers(
         for _ in 0..threads.clamp(1, layers.len().max(1)) {
             scope.spawn(|| {
                 while let Some(&index) = order.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    match scan_one(image, layers[index], options, &[cancel, &stop]) {
+                    match scan_one(image, layers[index], options, &[cancel, &stop], progress) {
                         Ok(layer) => lock(&scanned)[index] = Some(layer),
                         Err(error) => {
                             lock(&failure).get_or_insert(error);
@@ -202,6 +226,7 @@ fn scan_one(
     layer: &SourceLayer,
     options: &ScanOptions,
     cancels: &[&Cancel],
+    progress: &dyn Progress,
 ) -> Result<ScannedLayer, ImageError> {
     for cancel in cancels {
         cancel.check()?;
@@ -213,7 +238,10 @@ fn scan_one(
         diff_id: layer.diff_id,
     };
     let started = Instant::now();
-    let scanned = scan_layer(blob.clone(), Some(&blob), &expected, options, cancels)?;
+    let meter = progress.begin(Step::of(Stage::Scan, expected.digest, expected.size_bytes));
+    let metered = Metered::new(blob.clone(), &*meter);
+    let scanned = scan_layer(metered, Some(&blob), &expected, options, cancels)?;
+    meter.finish();
     tracing::debug!(layer = %scanned.digest, entries = scanned.entries.len(), elapsed = ?started.elapsed(), "scanned");
     Ok(scanned)
 }

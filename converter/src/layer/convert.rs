@@ -14,6 +14,7 @@ use crate::layer::encode::{Check, Copied, EncodeError, Encoder, Level};
 use crate::layer::entry::ScannedLayer;
 use crate::layer::in_order::{Costed, Parallel, in_order};
 use crate::layer::plan::{LayerPlan, groups};
+use crate::progress::Meter;
 
 /// How a layer is compressed.
 #[derive(Clone, Copy, Debug)]
@@ -73,7 +74,8 @@ impl<'a> Encoding<'a> {
     }
 }
 
-/// Writes the blob that `plan` lays out for `layer` to `out`.
+/// Writes the blob that `plan` lays out for `layer` to `out`; `meter` sees uncompressed bytes, group
+/// by group.
 ///
 /// # Errors
 /// [`ConvertError`]; what was written to `out` until then is of no use.
@@ -84,6 +86,7 @@ pub fn convert_layer(
     options: ConvertOptions,
     out: impl Write + Send,
     cancel: &Cancel,
+    meter: &dyn Meter,
 ) -> Result<FinishedLayer, ConvertError> {
     let digest = layer.digest;
     let encode_error = |source| ConvertError::Encode {
@@ -115,6 +118,7 @@ pub fn convert_layer(
             },
             |(group, encoded)| {
                 assembler.group(&plan.members[group.members.clone()], &encoded);
+                meter.advance(encoded.raw.len() as u64);
                 buffers.give_back(encoded.raw);
                 Ok(write(encoded.gzip, encoded.gzip_bytes)?)
             },

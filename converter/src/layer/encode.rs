@@ -86,6 +86,14 @@ pub struct EncodedGroup {
     pub emitted: Emitted,
 }
 
+impl EncodedGroup {
+    /// Gives the buffers back.
+    pub fn recycle(self, buffers: &Buffers) {
+        buffers.give_back(self.raw);
+        buffers.give_back(self.gzip);
+    }
+}
+
 /// A planned member inside a gzip member.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Part {

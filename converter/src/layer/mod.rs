@@ -5,7 +5,7 @@
 
 pub mod assemble;
 mod blob;
-mod buffers;
+pub mod buffers;
 pub mod choice;
 pub mod contents;
 pub mod deflate;

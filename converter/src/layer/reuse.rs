@@ -134,6 +134,7 @@ mod tests {
     use crate::layer::scan::tests::scan_bytes;
     use crate::layer::verify::{parse_toc, read_toc};
     use crate::layer::{ConvertOptions, Encoding, Parallel, convert_layer};
+    use crate::progress::Silent;
 
     /// The TOC of `layer` converted with `picks`, and the layer that a scan of the result gives.
     fn converted(layer: &ScannedLayer, picks: &[u32]) -> (Vec<u8>, u64, ScannedLayer) {
@@ -153,6 +154,7 @@ mod tests {
             options,
             &mut blob,
             &Cancel::default(),
+            &Silent,
         )
         .unwrap();
         let (json, offset) = read_toc(&Blob::of_bytes(blob.clone())).unwrap();

@@ -12,11 +12,12 @@ use crate::layer::blob::WriteError;
 use crate::layer::encode::EncodeError;
 use crate::layer::entry::ScannedLayer;
 use crate::layer::verify::{VerifyError, must_equal};
+use crate::progress::Meter;
 
 /// Bytes that are copied at once.
 const BLOCK_BYTES: u64 = 1 << 20;
 
-/// Writes the source's tar to `out`, byte for byte.
+/// Writes the source's tar to `out`, byte for byte; `meter` sees them.
 ///
 /// # Errors
 /// [`ConvertError`]; what was written to `out` until then is of no use.
@@ -24,6 +25,7 @@ pub fn copy_tar(
     layer: &ScannedLayer,
     mut out: impl Write,
     cancel: &Cancel,
+    meter: &dyn Meter,
 ) -> Result<FinishedLayer, ConvertError> {
     let mut hasher = Hasher::default();
     let mut buffer = Vec::new();
@@ -51,6 +53,7 @@ pub fn copy_tar(
                     source,
                 },
             })?;
+        meter.advance(len);
         offset_bytes += len;
     }
     let digest = hasher.finish();

@@ -14,6 +14,7 @@ use crate::image::manifest::UNCOMPRESSED_SIZE;
 use crate::layer::contents::{ContentsError, content_digests};
 use crate::layer::scan::{Expected, ScanError, ScanOptions, scan_layer};
 use crate::layer::verify::{VerifiedLayer, VerifyError, VerifyOptions, must_equal, verify_entries};
+use crate::progress::{Metered, Progress, Stage, Step};
 use crate::source::{SourceError, SourceImage, SourceLayer};
 
 use tree::Tree;
@@ -91,10 +92,11 @@ pub fn verify_image(
     image: &SourceImage,
     options: VerifyOptions,
     cancel: &Cancel,
+    progress: &dyn Progress,
 ) -> Result<Vec<VerifiedLayer>, ImageFault> {
     check_history(image)?;
     (0..image.layers.len())
-        .map(|layer| verify_one(image, layer, options, cancel, None))
+        .map(|layer| verify_one(image, layer, options, cancel, progress, None))
         .collect()
 }
 
@@ -109,26 +111,41 @@ pub fn compare_images(
     options: VerifyOptions,
     scan: &ScanOptions,
     cancel: &Cancel,
+    progress: &dyn Progress,
 ) -> Result<Vec<VerifiedLayer>, ImageFault> {
     check_history(image)?;
     let mut differences = Differences::default();
     let mut verified = Vec::with_capacity(image.layers.len());
     if image.layers.len() == source.layers.len() {
         for layer in 0..image.layers.len() {
-            let expected = source_tree(source, layer, options, scan, cancel)?;
+            let expected = source_tree(source, layer, options, scan, cancel, progress)?;
             let mut found = Tree::default();
-            verified.push(verify_one(image, layer, options, cancel, Some(&mut found))?);
+            verified.push(verify_one(
+                image,
+                layer,
+                options,
+                cancel,
+                progress,
+                Some(&mut found),
+            )?);
             differences.compare(Some(layer), &found, &expected);
         }
     } else {
         let mut expected = Tree::default();
         for layer in 0..source.layers.len() {
-            expected.lay_over(source_tree(source, layer, options, scan, cancel)?);
+            expected.lay_over(source_tree(source, layer, options, scan, cancel, progress)?);
         }
         let mut found = Tree::default();
         for layer in 0..image.layers.len() {
             let mut upper = Tree::default();
-            verified.push(verify_one(image, layer, options, cancel, Some(&mut upper))?);
+            verified.push(verify_one(
+                image,
+                layer,
+                options,
+                cancel,
+                progress,
+                Some(&mut upper),
+            )?);
             found.lay_over(upper);
         }
         differences.compare(None, &found, &expected);
@@ -163,6 +180,7 @@ fn verify_one(
     index: usize,
     options: VerifyOptions,
     cancel: &Cancel,
+    progress: &dyn Progress,
     mut tree: Option<&mut Tree>,
 ) -> Result<VerifiedLayer, ImageFault> {
     cancel.check()?;
@@ -171,12 +189,16 @@ fn verify_one(
     let mut verify = || {
         // A blob of another size is another blob: said first, as most else follows from it.
         must_equal("size", &blob.len_bytes(), &layer.blob.size_bytes)?;
-        let found = verify_entries(&blob, options, cancel, |verified| {
+        let step = Step::of(Stage::Verify, layer.blob.digest, layer.blob.size_bytes);
+        let meter = progress.begin(step);
+        let metered = Metered::new(&blob, &*meter);
+        let found = verify_entries(&metered, options, cancel, |verified| {
             if let Some(tree) = &mut tree {
                 tree.extract(verified.entry, verified.digest);
             }
         })?;
         must_equal_described(image, index, layer, &found)?;
+        meter.finish();
         Ok(found)
     };
     verify().map_err(|source| match source {
@@ -220,6 +242,7 @@ fn source_tree(
     options: VerifyOptions,
     scan: &ScanOptions,
     cancel: &Cancel,
+    progress: &dyn Progress,
 ) -> Result<Tree, ImageFault> {
     cancel.check()?;
     let layer = &source.layers[index];
@@ -229,17 +252,19 @@ fn source_tree(
         diff_id: layer.diff_id,
     };
     let source_image = || source.reference.to_string();
+    let meter = progress.begin(Step::of(Stage::Scan, expected.digest, expected.size_bytes));
     let blob = source.open_layer(layer)?;
-    let scanned =
-        scan_layer(blob.clone(), Some(&blob), &expected, scan, &[cancel]).map_err(|error| {
-            match error {
-                ScanError::Cancelled(cancelled) => cancelled.into(),
-                error => ImageFault::Source {
-                    source_image: source_image(),
-                    source: Box::new(error),
-                },
-            }
-        })?;
+    let metered = Metered::new(blob.clone(), &*meter);
+    let scanned = scan_layer(metered, Some(&blob), &expected, scan, &[cancel]).map_err(
+        |error| match error {
+            ScanError::Cancelled(cancelled) => cancelled.into(),
+            error => ImageFault::Source {
+                source_image: source_image(),
+                source: Box::new(error),
+            },
+        },
+    )?;
+    meter.finish();
     let digests =
         content_digests(&scanned, options.parallel, cancel).map_err(|error| match error {
             ContentsError::Cancelled(cancelled) => cancelled.into(),

@@ -5,6 +5,7 @@ use crate::layer::plan::{PlanOptions, plan_layer};
 use crate::layer::scan::tests::scan_bytes;
 use crate::layer::verify::{parse_toc, read_toc, verify_layer};
 use crate::layer::{ConvertOptions, Encoding, Parallel, convert_layer};
+use crate::progress::Silent;
 
 /// Files of up to 3 KB and one of three chunks, some of them prefetched.
 #[test]
@@ -47,6 +48,7 @@ fn small_chunks_share_members_whatever_the_threads() {
             options,
             &mut blob,
             &Cancel::default(),
+            &Silent,
         )
         .unwrap();
         verify_layer(&Blob::of_bytes(blob.clone()), parallel, &Cancel::default())

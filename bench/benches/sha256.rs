@@ -1,0 +1,42 @@
+//! Digests of one, two and three streams with the same bytes, and that of the crate sha2. Bytes are
+//! those of one stream: at the same rate, two digests are twice the work.
+#![allow(missing_docs, reason = "the macros of criterion make public items")]
+
+use std::hint::black_box;
+
+use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use esgz::image::{Digest, Hasher};
+use sha2::Digest as _;
+
+const BYTES: usize = 4 << 20;
+
+fn streams<const N: usize>(bytes: &[u8]) -> [Digest; N] {
+    let mut hashers: [Hasher; N] = std::array::from_fn(|_| Hasher::default());
+    Hasher::update_all(hashers.each_mut(), bytes);
+    hashers.map(Hasher::finish)
+}
+
+fn sha256(criterion: &mut Criterion) {
+    let bytes: Vec<u8> = (0..BYTES).map(|byte| (byte % 251) as u8).collect();
+    let mut bench = criterion.benchmark_group("sha256");
+    bench.throughput(Throughput::Bytes(BYTES as u64));
+    bench.bench_function("sha2", |bench| {
+        bench.iter(|| sha2::Sha256::digest(black_box(&bytes)));
+    });
+    bench.bench_function("1 stream", |bench| {
+        bench.iter(|| streams::<1>(black_box(&bytes)));
+    });
+    bench.bench_function("2 streams", |bench| {
+        bench.iter(|| streams::<2>(black_box(&bytes)));
+    });
+    bench.bench_function("3 streams", |bench| {
+        bench.iter(|| streams::<3>(black_box(&bytes)));
+    });
+}
+
+criterion_group! {
+    name = digests;
+    config = Criterion::default().sample_size(10);
+    targets = sha256
+}
+criterion_main!(digests);

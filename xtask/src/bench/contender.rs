@@ -1,0 +1,177 @@
+//! What takes its turn in `bench convert`: the machine's limit, esgz in several ways, and the peer.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Context as _, Result};
+use serde_json::{Value, json};
+
+use crate::bench::measure::{Cost, measure, tree_bytes};
+use crate::bench::peer::Peer;
+use crate::shell::target_dir;
+
+/// One way to convert the image, or a part of the work alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Contender {
+    /// libdeflate alone over the plan's members, on all cores.
+    Limits(u8),
+    /// `esgz convert` at its default, which copies compressed data.
+    EsgzDefault,
+    /// `esgz convert` at a level.
+    Esgz(u8),
+    /// The same without reading back.
+    EsgzUnverified(u8),
+    /// The peer at its default.
+    PeerDefault,
+    /// The peer at a level.
+    Peer(u8),
+}
+
+/// The level of the loop, and of the run without verification.
+pub(super) const LIMITS_LEVEL: u8 = 6;
+
+impl Contender {
+    /// All, in the order of their turns.
+    pub(super) fn all(levels: &[u8], peer: Option<&Peer>) -> Vec<Self> {
+        let mut levels = levels.to_vec();
+        if !levels.contains(&LIMITS_LEVEL) {
+            levels.push(LIMITS_LEVEL);
+        }
+        levels.sort_unstable();
+        levels.dedup();
+        let mut all = vec![Self::Limits(LIMITS_LEVEL), Self::EsgzDefault];
+        all.extend(levels.iter().map(|&level| Self::Esgz(level)));
+        all.push(Self::EsgzUnverified(LIMITS_LEVEL));
+        if peer.is_some() {
+            all.push(Self::PeerDefault);
+            // ctr-remote's levels end with 9.
+            let levels = levels.iter().filter(|level| (1..=9).contains(*level));
+            all.extend(levels.map(|&level| Self::Peer(level)));
+        }
+        all
+    }
+
+    /// Its name in results and tables.
+    pub(super) fn name(self) -> String {
+        match self {
+            Self::Limits(level) => format!("libdeflate {level}, bare loop"),
+            Self::EsgzDefault => "esgz, default".to_owned(),
+            Self::Esgz(level) => format!("esgz, level {level}"),
+            Self::EsgzUnverified(level) => format!("esgz, level {level}, --no-verify"),
+            Self::PeerDefault => "ctr-remote, default".to_owned(),
+            Self::Peer(level) => format!("ctr-remote, level {level}"),
+        }
+    }
+
+    /// The peer's run that does the same.
+    pub(super) fn same_of_peer(self) -> Option<Self> {
+        match self {
+            Self::EsgzDefault => Some(Self::PeerDefault),
+            Self::Esgz(level) | Self::EsgzUnverified(level) => Some(Self::Peer(level)),
+            Self::Limits(_) | Self::PeerDefault | Self::Peer(_) => None,
+        }
+    }
+
+    /// Runs it once on `image`; its output is removed again.
+    pub(super) fn run(self, image: &str, scratch: &Path, peer: Option<&Peer>) -> Result<Value> {
+        match self {
+            Self::Limits(level) => limits(image, level, scratch),
+            Self::EsgzDefault => esgz(image, scratch, &[]),
+            Self::Esgz(level) => esgz(image, scratch, &[&level_flag(level)]),
+            Self::EsgzUnverified(level) => {
+                esgz(image, scratch, &[&level_flag(level), "--no-verify"])
+            }
+            Self::PeerDefault => with_peer(peer, None),
+            Self::Peer(level) => with_peer(peer, Some(level)),
+        }
+    }
+}
+
+fn level_flag(level: u8) -> String {
+    format!("--estargz-compression-level={level}")
+}
+
+fn limits(image: &str, level: u8, scratch: &Path) -> Result<Value> {
+    let threads = std::thread::available_parallelism()?.to_string();
+    let mut command = Command::new(target_dir().join("release/limits"));
+    command.args([image, &level.to_string(), &threads]);
+    command.arg(scratch).arg("compress_members");
+    let (_, stdout) = measure(&mut command, None)?;
+    let found: Value = serde_json::from_str(&stdout)?;
+    // The program also scans the image: of its costs only those of the loop are asked for.
+    let looped = &found["limits"]["compress_alone"];
+    Ok(json!({
+        "wall_seconds": looped["seconds"],
+        "output_bytes": found["gzip_bytes"],
+        "limits": found["limits"],
+    }))
+}
+
+fn esgz(image: &str, scratch: &Path, args: &[&str]) -> Result<Value> {
+    let output = scratch.join("converted");
+    remove(&output)?;
+    let mut command = Command::new(target_dir().join("release/esgz"));
+    command.args(["convert", "--json", "--log-level=warn", "--scratch"]);
+    command.arg(scratch).args(args).arg(image);
+    command.arg(format!("oci:{}:bench", output.display()));
+    let (cost, stdout) = measure(&mut command, None)?;
+    let written_bytes = tree_bytes(&output)?;
+    remove(&output)?;
+    let found: Value = serde_json::from_str(&stdout)?;
+    let mut result = costs(&cost);
+    result["source_bytes"] = found["source"]["size_bytes"].clone();
+    result["tar_bytes"] = found["image"]["tar_bytes"].clone();
+    result["output_bytes"] = found["destination"]["size_bytes"].clone();
+    result["written_bytes"] = written_bytes.into();
+    result["seconds"] = found["seconds"].clone();
+    Ok(result)
+}
+
+fn with_peer(peer: Option<&Peer>, level: Option<u8>) -> Result<Value> {
+    let peer = peer.context("a run of the peer is planned only where there is one")?;
+    let converted = peer.convert(level)?;
+    let mut result = costs(&converted.cost);
+    result["output_bytes"] = converted.output_bytes.into();
+    Ok(result)
+}
+
+fn costs(cost: &Cost) -> Value {
+    let round = |seconds: f64| (seconds * 1000.0).round() / 1000.0;
+    json!({
+        "wall_seconds": round(cost.wall_seconds),
+        "cpu_seconds": round(cost.cpu_seconds),
+        "peak_memory_bytes": cost.peak_memory_bytes,
+    })
+}
+
+fn remove(dir: &Path) -> Result<()> {
+    if dir.exists() {
+        fs::remove_dir_all(dir).with_context(|| format!("cannot remove {}", dir.display()))?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn level_6_takes_part_whatever_the_levels() {
+        let names: Vec<String> = Contender::all(&[9, 1, 9], None)
+            .into_iter()
+            .map(Contender::name)
+            .collect();
+        assert_eq!(
+            names,
+            [
+                "libdeflate 6, bare loop",
+                "esgz, default",
+                "esgz, level 1",
+                "esgz, level 6",
+                "esgz, level 9",
+                "esgz, level 6, --no-verify"
+            ]
+        );
+    }
+}
