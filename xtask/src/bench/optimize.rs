@@ -91,9 +91,7 @@ fn table(results: &[Value]) -> Result<String> {
         )?)
     };
     let number = |value: &Value| value.as_f64().unwrap_or(f64::NAN);
-    for stage in [
-        "total", "scan", "mount", "run", "encode", "verify", "commit",
-    ] {
+    for stage in ["total", "scan", "mount", "run", "encode", "commit"] {
         row(&format!("{stage}, s"), &|result| {
             number(&result["seconds"][stage])
         })?;
