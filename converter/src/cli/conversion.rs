@@ -34,14 +34,8 @@ pub(super) fn convert(
     if args.uncompress {
         options.format = LayerFormat::Tar;
     }
-    let source = reading::open(
-        &args.source,
-        &args.conversion.platforms,
-        &options.scan,
-        cancel,
-    )?;
-    let sink = Sink::open(&args.destination)?;
-    warn_of_output(&args.destination, &source, &options.documents);
+    let ends = (&args.source, &args.destination);
+    let (source, sink) = open_ends(ends, &args.conversion, &options, cancel)?;
     let wanted = Wanted::read(args)?;
     let threads = options.parallel.threads;
     let mut scanner = Scanner::new(&source, &options.scan, threads, cancel).shown(progress);
@@ -92,8 +86,21 @@ pub(super) fn others(args: &OutputArgs) -> Others {
     }
 }
 
+/// Opens source and destination; changes nothing.
+pub(super) fn open_ends(
+    (source, destination): (&ImageRef, &ImageRef),
+    args: &ConversionArgs,
+    options: &ImageOptions,
+    cancel: &Cancel,
+) -> Result<(Source, Sink), Failure> {
+    let source = reading::open(source, &args.platforms, &options.scan, cancel)?;
+    let sink = Sink::open(destination)?;
+    warn_of_output(destination, &source, &options.documents);
+    Ok((source, sink))
+}
+
 /// Says what the destination will not keep.
-pub(super) fn warn_of_output(destination: &ImageRef, source: &Source, documents: &DocumentOptions) {
+fn warn_of_output(destination: &ImageRef, source: &Source, documents: &DocumentOptions) {
     if documents.media_types == MediaTypes::Docker {
         tracing::warn!(
             "with Docker media types registries and tools drop the TOC digests: lazy pulling fails"

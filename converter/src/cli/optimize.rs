@@ -9,7 +9,7 @@ use serde_json::json;
 use crate::cancel::Cancel;
 use crate::cli::args::{OptimizeArgs, RecordArgs, RootfsArg, WorkloadArgs};
 use crate::cli::conversion::{
-    Others, Wanted, image_options, others, scan_options, threads, warn_missed, warn_of_output,
+    Others, Wanted, image_options, open_ends, others, scan_options, threads, warn_missed,
 };
 use crate::cli::failure::{Failure, INCOMPLETE, OTHER, USAGE, WORKLOAD};
 use crate::cli::output::{self, Size};
@@ -25,7 +25,6 @@ use crate::progress::{Progress, Step};
 use crate::record::{RecordOptions, Recorded};
 use crate::rootfs::{RootfsMode, RootfsOptions};
 use crate::runtime::{Streams, WorkloadOptions};
-use crate::sink::Sink;
 use crate::source::{Node, Source, SourceImage};
 
 /// Runs `esgz optimize`.
@@ -41,14 +40,8 @@ pub(super) fn optimize(
         options.scan.keep = Keep::Spool;
     }
     let record_options = record_options(&args.workload, &options.scan, args.conversion.json);
-    let source = reading::open(
-        &args.source,
-        &args.conversion.platforms,
-        &options.scan,
-        cancel,
-    )?;
-    let sink = Sink::open(&args.destination)?;
-    warn_of_output(&args.destination, &source, &options.documents);
+    let ends = (&args.source, &args.destination);
+    let (source, sink) = open_ends(ends, &args.conversion, &options, cancel)?;
     let threads = options.parallel.threads;
     let mut scanner = Scanner::new(&source, &options.scan, threads, cancel).shown(progress);
     let mut conversion = Conversion::new(&source, &options, sink, cancel)?.shown(progress);

@@ -94,7 +94,7 @@ impl Assembler {
             self.gzip_members += u64::from(part.inner_bytes == 0);
         }
         self.offset_bytes += encoded.gzip_bytes as u64;
-        self.copied_bytes += encoded.emitted.copied_bytes;
+        self.copied_bytes += encoded.copied_bytes;
     }
 
     /// Adds a member to the digests that it counts for, and gives its chunk's.

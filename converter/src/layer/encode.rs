@@ -1,5 +1,5 @@
-//! Encode: a group of planned members in, gzip members out. Runs on worker threads; compressor and
-//! buffers belong to the worker and are reused.
+//! Encode: a group of planned members in, gzip members out. Runs on worker threads; compressors
+//! belong to the worker, buffers go round.
 
 use std::io;
 
@@ -7,7 +7,7 @@ use libdeflater::{CompressionLvl, Compressor, Decompressor};
 
 use crate::blob::{Blob, ReadAt};
 use crate::layer::buffers::Buffers;
-use crate::layer::deflate::{self, Emitted, MIN_RUN_BYTES, Run, TranscodeError, Transcoder};
+use crate::layer::deflate::{self, MIN_RUN_BYTES, Run, TranscodeError, Transcoder};
 use crate::layer::plan::{Group, LayerPlan, Member, Segment};
 
 /// Compression level of libdeflate: 0 stores, 12 is slowest.
@@ -82,8 +82,8 @@ pub struct EncodedGroup {
     /// The gzip members, one behind the other, at the start of a buffer that is longer.
     pub(super) gzip: Vec<u8>,
     pub(super) gzip_bytes: usize,
-    /// How many of the bytes were copied.
-    pub emitted: Emitted,
+    /// How many of the bytes were copied from the source's compressed form.
+    pub copied_bytes: u64,
 }
 
 impl EncodedGroup {
@@ -166,15 +166,16 @@ impl<'a> Encoder<'a> {
         }
         starts.push(start);
         let mut gzip = self.buffers.take(bound);
-        let mut emitted = Emitted::default();
-        let (parts, gzip_bytes) = match plan.min_chunk_bytes {
-            0 if self.transcoder.is_some() => {
-                self.copy_each(plan, members, &raw, &mut gzip, &mut emitted)?
+        let (parts, gzip_bytes, copied_bytes) = match plan.min_chunk_bytes {
+            0 if self.transcoder.is_some() => self.copy_each(plan, members, &raw, &mut gzip)?,
+            min_bytes => {
+                let (parts, gzip_bytes) = match min_bytes as usize {
+                    0 => self.compress_each(&raw, &starts, &mut gzip),
+                    min_bytes => self.compress_sharing(&raw, &starts, min_bytes, &mut gzip),
+                };
+                (parts, gzip_bytes, 0)
             }
-            0 => self.compress_each(&raw, &starts, &mut gzip),
-            min_bytes => self.compress_sharing(&raw, &starts, min_bytes as usize, &mut gzip),
         };
-        emitted.recompressed_bytes = raw.len() as u64 - emitted.copied_bytes;
         if !self.come_out_again(&raw, &starts, &gzip[..gzip_bytes], &parts) {
             let offset_bytes = members.iter().find_map(|member| plan.spool_offset(member));
             return Err(EncodeError::Check {
@@ -186,7 +187,7 @@ impl<'a> Encoder<'a> {
             parts,
             gzip,
             gzip_bytes,
-            emitted,
+            copied_bytes,
         })
     }
 
@@ -197,8 +198,8 @@ impl<'a> Encoder<'a> {
         members: &[Member],
         raw: &[u8],
         gzip: &mut Vec<u8>,
-        emitted: &mut Emitted,
-    ) -> Result<(Vec<Part>, usize), EncodeError> {
+    ) -> Result<(Vec<Part>, usize, u64), EncodeError> {
+        let mut copied_bytes = 0;
         let mut parts = Vec::with_capacity(members.len());
         let mut rest = raw;
         gzip.clear();
@@ -212,8 +213,7 @@ impl<'a> Encoder<'a> {
             let runs = runs(plan, member);
             match &mut self.transcoder {
                 Some((transcoder, copied)) if !runs.is_empty() => {
-                    let made = transcoder.member(raw, &runs, copied, gzip)?;
-                    emitted.copied_bytes += made.copied_bytes;
+                    copied_bytes += transcoder.member(raw, &runs, copied, gzip)?.copied_bytes;
                 }
                 _ => {
                     let start = gzip.len();
@@ -223,7 +223,7 @@ impl<'a> Encoder<'a> {
                 }
             }
         }
-        Ok((parts, gzip.len()))
+        Ok((parts, gzip.len(), copied_bytes))
     }
 
     /// A gzip member for every part.
