@@ -7,6 +7,7 @@ pub mod archive;
 pub mod compress;
 pub mod conversion;
 pub mod corrupt;
+pub mod drafts;
 pub mod esgz;
 mod header;
 pub mod inject;

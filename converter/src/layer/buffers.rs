@@ -28,6 +28,17 @@ impl Buffers {
         }
     }
 
+    /// An empty buffer for `len_bytes`.
+    pub fn empty(&self, len_bytes: usize) -> Vec<u8> {
+        let reused = (len_bytes >= REUSED_BUFFER_BYTES)
+            .then(|| self.0.pop())
+            .flatten();
+        let mut buffer = reused.unwrap_or_default();
+        buffer.clear();
+        buffer.reserve_exact(len_bytes);
+        buffer
+    }
+
     /// A buffer that was given back, as it is, or an empty one.
     pub fn reuse(&self) -> Vec<u8> {
         self.0.pop().unwrap_or_default()

@@ -10,7 +10,7 @@ use crate::layer::assemble::{Assembler, FinishedLayer};
 use crate::layer::blob::{self, BlobWriter, WriteError};
 use crate::layer::buffers::Buffers;
 use crate::layer::deflate::Index;
-use crate::layer::encode::{Check, Copied, EncodeError, Encoder, Level};
+use crate::layer::encode::{Check, Copied, EncodeError, Encoder, Gathered, Level};
 use crate::layer::entry::ScannedLayer;
 use crate::layer::in_order::{Costed, Parallel, in_order};
 use crate::layer::plan::{LayerPlan, groups};
@@ -94,6 +94,7 @@ pub fn convert_layer(
         source,
     };
     let level = encoding.level();
+    let copied = encoding.copied();
     let groups = groups(plan);
     let buffers = Buffers::default();
     let mut assembler = Assembler::default();
@@ -111,13 +112,16 @@ pub fn convert_layer(
                 cost_bytes: Encoder::cost_bytes(group),
                 job: group,
             }),
-            || Encoder::new(level, encoding.copied(), options.check, &buffers),
+            || Encoder::new(level, options.check, &buffers),
             |encoder, group| {
-                let encoded = encoder.encode(plan, group, &layer.spool);
-                Ok((group, encoded.map_err(encode_error)?))
+                let gathered = Gathered::read(plan, group, &layer.spool, &buffers);
+                let encoded = gathered.and_then(|gathered| {
+                    encoder.encode(gathered, copied.as_ref(), plan.min_chunk_bytes)
+                });
+                encoded.map_err(encode_error)
             },
-            |(group, encoded)| {
-                assembler.group(&plan.members[group.members.clone()], &encoded);
+            |encoded| {
+                assembler.group(&encoded);
                 meter.advance(encoded.raw.len() as u64);
                 buffers.give_back(encoded.raw);
                 Ok(write(encoded.gzip, encoded.gzip_bytes)?)

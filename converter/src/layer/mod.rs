@@ -3,6 +3,7 @@
 //! Enters: a compressed blob. Leaves: an eStargz blob with its digests and TOC. Nothing here
 //! touches tokio, a container or an eBPF program.
 
+mod ahead;
 pub mod assemble;
 mod blob;
 pub mod buffers;
@@ -25,5 +26,6 @@ pub mod verify;
 
 mod convert;
 
+pub use ahead::{AheadError, AheadOptions, MadeAhead, scan_ahead};
 pub use convert::{ConvertError, ConvertOptions, Encoding, convert_layer};
 pub use in_order::Parallel;

@@ -54,7 +54,7 @@ pub fn decode(
     };
     let members = decoder
         .stream(container)
-        .and_then(|members| decoder.output.flush(decoder.sink, None).map(|()| members))
+        .and_then(|members| decoder.flush(None).map(|()| members))
         .map_err(|failure| decoder.error(failure))?;
     Ok(Decoded {
         compressed_bytes: decoder.position_bits().div_ceil(8),
@@ -127,7 +127,7 @@ pub fn decode_from<R: ReadAt + ?Sized>(
             decoder.bits = Bits::at_bit(decoder.input.bytes(), resume.position_bits % 8);
             decoder.rest(resume, is_last)
         })
-        .and_then(|()| decoder.output.flush(decoder.sink, None));
+        .and_then(|()| decoder.flush(None));
     let decoded = match decoded {
         Err(Failure::SinkClosed) => Ok(()),
         decoded => decoded.map_err(|failure| decoder.error(failure)),
@@ -302,7 +302,7 @@ impl<R: Read, S: Sink> Decoder<'_, R, S> {
                 };
                 self.index.checkpoint(checkpoint, block_bytes);
                 let resume = self.resume(header_bits, 0);
-                self.output.flush(self.sink, Some(resume))?;
+                self.flush(Some(resume))?;
             }
             if self.bits.next() >= limits.input {
                 self.input.fill(&mut self.bits)?;
@@ -315,7 +315,7 @@ impl<R: Read, S: Sink> Decoder<'_, R, S> {
         while left > 0 {
             if self.output.is_full() {
                 let resume = self.resume(header_bits, left as u32);
-                self.output.flush(self.sink, Some(resume))?;
+                self.flush(Some(resume))?;
             }
             let bytes = self.input.rest(&mut self.bits, left)?;
             if bytes.is_empty() {
@@ -358,6 +358,11 @@ impl<R: Read, S: Sink> Decoder<'_, R, S> {
             self.stream(Container::Gzip)?;
         }
         Ok(())
+    }
+
+    fn flush(&mut self, resume: Option<Resume>) -> Result<(), Failure> {
+        self.sink.indexed(&self.index);
+        self.output.flush(self.sink, resume)
     }
 
     fn position_bits(&self) -> u64 {

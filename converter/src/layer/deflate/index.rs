@@ -46,6 +46,13 @@ pub struct Index {
     stored_bytes: u64,
 }
 
+/// How much of a growing index somebody has seen.
+#[derive(Clone, Copy, Debug, Default)]
+pub(in crate::layer) struct Known {
+    spans: usize,
+    checkpoints: usize,
+}
+
 /// Blocks shorter than this share a span: two of 32 bytes each in 8 KiB are 0.8 %.
 const MIN_SPAN_BYTES: u64 = 8 << 10;
 
@@ -65,6 +72,67 @@ impl Index {
         let spans = self.spans.len() * size_of::<Span>();
         let checkpoints = self.checkpoints.len() * size_of::<Checkpoint>();
         (spans + checkpoints) as u64
+    }
+
+    /// What this index of a growing stream has more than one that had `known`, and will keep: all blocks
+    /// but the last, which later ones may join.
+    pub(in crate::layer) fn settled_after(&self, known: &mut Known) -> Self {
+        let settled = self.spans.len().saturating_sub(1);
+        let Some(last) = self.spans.get(settled) else {
+            return Self::default();
+        };
+        let output_bytes = last.output_bytes;
+        let spans = self.spans[known.spans..settled].to_vec();
+        let checkpoints = &self.checkpoints[known.checkpoints..];
+        let count = checkpoints.partition_point(|c| c.output_bytes < output_bytes);
+        let checkpoints = checkpoints[..count].to_vec();
+        known.spans = settled;
+        known.checkpoints += count;
+        Self {
+            spans,
+            checkpoints,
+            output_bytes,
+            stored_bytes: 0,
+        }
+    }
+
+    /// Appends what follows, as [`Index::settled_after`] gives it.
+    pub(in crate::layer) fn append(&mut self, more: Self) {
+        self.spans.extend(more.spans);
+        self.checkpoints.extend(more.checkpoints);
+        self.output_bytes = self.output_bytes.max(more.output_bytes);
+    }
+
+    /// The part that cuts between two offsets need; they find the same in it as in the whole.
+    pub(in crate::layer) fn part(&self, start_bytes: u64, end_bytes: u64) -> Self {
+        let Some((first, last)) = self.spans_of(start_bytes, end_bytes) else {
+            return Self::default();
+        };
+        let start_bytes = self.spans[first].output_bytes;
+        let end_bytes = self.span(last).map_or(0, |(_, end_bytes)| end_bytes);
+        let before = |offset: u64| {
+            self.checkpoints
+                .partition_point(|c| c.output_bytes < offset)
+        };
+        Self {
+            spans: self.spans[first..=last].to_vec(),
+            checkpoints: self.checkpoints[before(start_bytes)..before(end_bytes)].to_vec(),
+            output_bytes: end_bytes,
+            stored_bytes: 0,
+        }
+    }
+
+    /// Drops what lies before an offset. Cuts behind it find the same as before.
+    pub(in crate::layer) fn forget_before(&mut self, offset_bytes: u64) {
+        let held = self
+            .spans
+            .partition_point(|span| span.output_bytes <= offset_bytes);
+        self.spans.drain(..held.saturating_sub(1));
+        let start_bytes = self.spans.first().map_or(0, |span| span.output_bytes);
+        let held = self
+            .checkpoints
+            .partition_point(|c| c.output_bytes < start_bytes);
+        self.checkpoints.drain(..held);
     }
 
     /// About where in the compressed stream the byte at `offset_bytes` stands, in bits.

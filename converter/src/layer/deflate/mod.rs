@@ -28,6 +28,7 @@ pub use emit::{Emitted, MIN_RUN_BYTES, Run, Source, Transcoder};
 pub use error::{DecodeError, Fault, TranscodeError};
 pub use huffman::BadLengths;
 pub use index::Index;
+pub(in crate::layer) use index::Known;
 pub use output::{Block, Resume, Sink};
 
 #[doc(hidden)]

@@ -3,6 +3,7 @@
 use libdeflater::Crc;
 
 use super::decode::Failure;
+use super::index::Index;
 use super::tokens::SLACK_BYTES;
 
 /// How far back a match may reach.
@@ -67,6 +68,10 @@ impl Block {
 
 /// Receives the uncompressed bytes.
 pub trait Sink {
+    /// Sees the index of what was decoded so far, each time before it is given a block. The last of the
+    /// stream's blocks may not be in it yet, or not settled.
+    fn indexed(&mut self, _index: &Index) {}
+
     /// Takes a block and returns a buffer for a later one: best that of an earlier block, at worst an
     /// empty one. `None` stops the decoder.
     fn block(&mut self, block: Block) -> Option<Vec<u8>>;

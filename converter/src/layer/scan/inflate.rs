@@ -6,8 +6,9 @@ use std::io::{self, BufRead, Read};
 use crossbeam::channel::Sender;
 
 use crate::layer::buffers::Buffers;
-use crate::layer::deflate::{Block, Container, DecodeError, Index, Sink, decode};
+use crate::layer::deflate::{Block, Container, DecodeError, Index, Known, Sink, decode};
 use crate::layer::scan::BLOCK_BYTES;
+use crate::layer::scan::passing::Passage;
 
 /// Why a blob cannot be decompressed.
 #[derive(Debug, thiserror::Error)]
@@ -58,17 +59,15 @@ impl From<DecodeError> for InflateError {
 pub(super) fn inflate(
     stream: &mut impl BufRead,
     limit_bytes: u64,
-    sender: &Sender<Block>,
-    buffers: &Buffers,
+    mut forward: Forward<'_>,
 ) -> Result<Option<Index>, InflateError> {
-    let mut out = Output::new(sender, limit_bytes, buffers);
+    let mut out = Output::new(forward.sender, limit_bytes, forward.buffers);
     let head = stream.fill_buf().map_err(|source| InflateError::Read {
         output_bytes: 0,
         source,
     })?;
     match head {
         [0x1f, 0x8b, ..] => {
-            let mut forward = Forward { sender, buffers };
             let decoded = decode(stream, Container::Gzip, limit_bytes, &mut forward)?;
             return Ok(Some(decoded.index));
         }
@@ -93,21 +92,47 @@ pub(super) fn inflate(
 }
 
 /// Sends on what the decoder makes.
-struct Forward<'a> {
-    sender: &'a Sender<Block>,
+pub(super) struct Forward<'a> {
+    sender: &'a Sender<Passage>,
     buffers: &'a Buffers,
+    /// How much of the index has been sent, if it is sent.
+    known: Option<Known>,
+    index: Index,
+}
+
+impl<'a> Forward<'a> {
+    /// To `sender`, with blocks from `buffers`; together with the growing index, if that is wanted.
+    pub(super) fn new(
+        sender: &'a Sender<Passage>,
+        buffers: &'a Buffers,
+        is_index_wanted: bool,
+    ) -> Self {
+        Self {
+            sender,
+            buffers,
+            known: is_index_wanted.then(Known::default),
+            index: Index::default(),
+        }
+    }
 }
 
 impl Sink for Forward<'_> {
+    fn indexed(&mut self, index: &Index) {
+        if let Some(known) = &mut self.known {
+            self.index = index.settled_after(known);
+        }
+    }
+
     fn block(&mut self, block: Block) -> Option<Vec<u8>> {
-        self.sender.send(block).ok()?;
+        let index = std::mem::take(&mut self.index);
+        self.sender.send(Passage { block, index }).ok()?;
         Some(self.buffers.reuse())
     }
 }
 
 /// Collects bytes into blocks of one size.
 struct Output<'a> {
-    sender: &'a Sender<Block>,
+    sender: &'a Sender<Passage>,
     limit_bytes: u64,
     buffers: &'a Buffers,
     block: Vec<u8>,
@@ -116,7 +141,7 @@ struct Output<'a> {
 }
 
 impl<'a> Output<'a> {
-    fn new(sender: &'a Sender<Block>, limit_bytes: u64, buffers: &'a Buffers) -> Self {
+    fn new(sender: &'a Sender<Passage>, limit_bytes: u64, buffers: &'a Buffers) -> Self {
         Self {
             sender,
             limit_bytes,
@@ -168,8 +193,12 @@ impl<'a> Output<'a> {
         let mut block = std::mem::replace(&mut self.block, next);
         block.truncate(self.filled);
         self.filled = 0;
+        let passage = Passage {
+            block: Block::of(block),
+            index: Index::default(),
+        };
         self.sender
-            .send(Block::of(block))
+            .send(passage)
             .map_err(|_| InflateError::SinkClosed)
     }
 }

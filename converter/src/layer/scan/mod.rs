@@ -24,7 +24,8 @@ use crate::blob::Blob;
 use crate::cancel::{Cancel, Cancelled};
 use crate::image::{Digest, Hasher};
 use crate::layer::buffers::{Buffers, REUSED_BUFFER_BYTES};
-use crate::layer::entry::ScannedLayer;
+use crate::layer::deflate::Index;
+use crate::layer::entry::{Entry, ScannedLayer};
 use crate::layer::scan::kept::Kept;
 use crate::layer::scan::passing::Passing;
 
@@ -161,6 +162,16 @@ pub enum ScanError {
     Cancelled(#[from] Cancelled),
 }
 
+/// Sees a layer's tar while it is scanned, on a thread of the scan, which waits as long as this takes.
+pub(super) trait Follow: Send {
+    /// The next bytes of the tar. `index` is what is settled of a gzip stream's index since the last ones.
+    fn bytes(&mut self, bytes: &[u8], index: Index);
+    /// The next entry, the headers of which have passed.
+    fn entry(&mut self, entry: &Entry);
+    /// No more entries follow. What is behind the last one may be yet to come.
+    fn end(&mut self);
+}
+
 /// Reads one layer from `blob` to its end, or until one of `cancels` is set. The same blob may be read
 /// `again` later, where that spares a spool.
 ///
@@ -172,6 +183,21 @@ pub fn scan_layer(
     expected: &Expected,
     options: &ScanOptions,
     cancels: &[&Cancel],
+) -> Result<ScannedLayer, ScanError> {
+    scan_followed(blob, again, expected, options, cancels, None)
+}
+
+/// As [`scan_layer`], with somebody who follows.
+///
+/// # Errors
+/// As [`scan_layer`].
+pub(super) fn scan_followed(
+    blob: impl Read + Send,
+    again: Option<&Blob>,
+    expected: &Expected,
+    options: &ScanOptions,
+    cancels: &[&Cancel],
+    follow: Option<&mut dyn Follow>,
 ) -> Result<ScannedLayer, ScanError> {
     let digest = expected.digest;
     let spool_error = |(written_bytes, source)| ScanError::Spool {
@@ -188,19 +214,24 @@ pub fn scan_layer(
     let (blob_sender, blob_receiver) = bounded(QUEUE);
     let (tar_sender, tar_receiver) = bounded(QUEUE);
     let memory = &options.entry_memory;
+    let is_followed = follow.is_some();
     let (read, inflated, (passed, archive)) = thread::scope(|scope| {
         // Each thread owns its ends: a channel is closed when either side is done.
         let reader = scope.spawn(move || read_blob(blob, &blob_sender, buffers, cancels));
         let tar = scope.spawn(move || {
-            let passing = Passing::new(&tar_receiver, tar_buffers, kept);
-            let archive = tar::read_entries_within(&passing, memory);
+            let passing = Passing::new(&tar_receiver, tar_buffers, kept, follow);
+            let archive = tar::follow_entries(&passing, memory, |entry| passing.entry(entry));
+            if archive.is_ok() {
+                passing.end();
+            }
             (passing.finish(), archive)
         });
         // A panic in a scoped thread is passed on by `join` below.
         let inflated = {
             let mut stream = BlockReader::new(blob_receiver, buffers);
             let limit_bytes = options.max_layer_bytes;
-            let result = inflate::inflate(&mut stream, limit_bytes, &tar_sender, tar_buffers);
+            let sink = inflate::Forward::new(&tar_sender, tar_buffers, is_followed);
+            let result = inflate::inflate(&mut stream, limit_bytes, sink);
             if !matches!(result, Ok(_) | Err(InflateError::SinkClosed)) {
                 // The digest of the whole blob tells damage from a strange format.
                 let _ = io::copy(&mut stream, &mut io::sink());
