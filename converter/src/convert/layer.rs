@@ -76,6 +76,7 @@ pub(super) fn scan_and_convert(
         AheadError::Convert(error) => convert_error(error, sink),
     })?;
     meter.finish();
+    tracing::debug!(layer = %layer.digest, entries = layer.entries.len(), is_made = made.is_some(), "scanned");
     let Some(MadeAhead { finished, choice }) = made else {
         drop(out);
         return convert(job, &layer, &[], sink);
