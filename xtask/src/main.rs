@@ -23,7 +23,8 @@ use std::process::ExitCode;
 
 const USAGE: &str = "usage: cargo xtask TASK
 
-  test [ARG…]      all tests; installs what they need from Debian (ARG… go to cargo test)
+  test [ARG…]      all tests, then fuzz; installs what they need from Debian (ARG… go to cargo test,
+                   which is all that runs then)
   demo [oci:DIR]   optimises an image under eBPF: the given one, or one made of this machine's Python
   fuzz [TARGET] [SECONDS]
                    fuzz targets of the parsers, each for 10 s or SECONDS; crashes in fuzz/artifacts
