@@ -38,7 +38,7 @@ pub struct ImageOptions {
     pub plan: PlanOptions,
     /// How they are compressed.
     pub compression: Compression,
-    /// Threads and memory.
+    /// Threads, and the memory of the whole conversion.
     pub parallel: Parallel,
     /// What layers become.
     pub format: LayerFormat,
@@ -182,6 +182,12 @@ pub enum ImageError {
     Cancelled(#[from] Cancelled),
 }
 
+/// What a process takes that does nothing yet, and what its allocator leaves unused.
+const PROCESS_BYTES: u64 = 64 << 20;
+/// What is under way for a thread needs no more: it waits for the slowest member, which does not take longer
+/// for it.
+const MOST_BYTES_A_THREAD: u64 = 128 << 20;
+
 /// All that a converted layer depends on, beside the options.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct LayerKey {
@@ -245,6 +251,7 @@ impl<'a> Conversion<'a> {
         let source = &self.source.images[image];
         let started = Instant::now();
         let mut converted = Vec::with_capacity(layers.len());
+        let parallel = self.parallel_beside(layers);
         let layers = source.layers.iter().zip(layers);
         for ((source_layer, layer), prioritized) in layers.zip(&prioritized.layers) {
             let key = LayerKey {
@@ -261,6 +268,7 @@ impl<'a> Conversion<'a> {
                         layer,
                         prioritized,
                         options: self.options,
+                        parallel,
                         cancel: self.cancel,
                         progress: self.progress,
                     },
@@ -286,6 +294,24 @@ impl<'a> Conversion<'a> {
             encode,
         });
         Ok(())
+    }
+
+    /// The memory that is left for a layer beside what is held of all `layers`.
+    fn parallel_beside(&self, layers: &[ScannedLayer]) -> Parallel {
+        let Parallel {
+            threads,
+            memory_bytes,
+        } = self.options.parallel;
+        let indexes = layers.iter().filter_map(|layer| layer.deflate.as_ref());
+        let index_bytes: u64 = indexes.map(|index| index.memory_bytes()).sum();
+        let held_bytes = self.options.scan.entry_memory.used_bytes()
+            + index_bytes
+            + PROCESS_BYTES.min(memory_bytes / 8);
+        let most_bytes = (threads as u64).saturating_mul(MOST_BYTES_A_THREAD);
+        Parallel {
+            threads,
+            memory_bytes: memory_bytes.saturating_sub(held_bytes).min(most_bytes),
+        }
     }
 
     /// Writes indexes and what is carried over, and makes the whole visible. Every image must have

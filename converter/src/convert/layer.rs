@@ -15,7 +15,7 @@ use crate::layer::plan::{LayerPlan, Prefetch, plan_layer};
 use crate::layer::reuse::{Reusable, reusable};
 use crate::layer::verbatim::{copy_tar, verify_copy};
 use crate::layer::verify::{VerifyError, check_toc, parse_toc, read_toc, verify_layer};
-use crate::layer::{ConvertError, ConvertOptions, Encoding, convert_layer};
+use crate::layer::{ConvertError, ConvertOptions, Encoding, Parallel, convert_layer};
 use crate::progress::{Metered, Progress, Stage, Step};
 use crate::sink::Sink;
 use crate::source::{SourceImage, SourceLayer};
@@ -29,6 +29,8 @@ pub(super) struct Job<'a> {
     /// Entries to prefetch, by index.
     pub(super) prioritized: &'a [u32],
     pub(super) options: &'a ImageOptions,
+    /// Threads, and memory for this layer.
+    pub(super) parallel: Parallel,
     pub(super) cancel: &'a Cancel,
     pub(super) progress: &'a dyn Progress,
 }
@@ -53,7 +55,7 @@ pub(super) fn convert(job: &Job<'_>, sink: &mut Sink) -> Result<ConvertedLayer, 
             Verify::Full => Check::Inflate,
             Verify::Skip => Check::Skip,
         },
-        parallel: options.parallel,
+        parallel: job.parallel,
     };
     let mut blob = sink.stage()?;
     let step = |total_bytes| Step::of(Stage::Encode, layer.digest, total_bytes);
@@ -125,7 +127,7 @@ fn choose_encoding(job: &Job<'_>, plan: &LayerPlan, source: &Blob) -> Result<Cho
     let Compression::Keep { overhead } = job.options.compression else {
         return Ok(Choice::Compress(Reason::LevelGiven));
     };
-    let threads = job.options.parallel.threads;
+    let threads = job.parallel.threads;
     let choice = choose(job.layer, plan, source, overhead, threads);
     let choice = choice.map_err(|source| ConvertError::Encode {
         layer: job.layer.digest,
@@ -163,7 +165,7 @@ fn find_reusable(job: &Job<'_>, plan: &LayerPlan) -> Result<Option<Reusable>, Im
         Ok(Ok(found)) => {
             let step = Step::of(Stage::Verify, layer.digest, layer.size_bytes);
             let meter = progress.begin(step);
-            let verified = verify_layer(&Metered::new(&blob, &*meter), options.parallel, cancel);
+            let verified = verify_layer(&Metered::new(&blob, &*meter), job.parallel, cancel);
             match verified.and_then(|verified| verified.must_equal(&found.finished)) {
                 Ok(()) => {
                     meter.finish();

@@ -27,6 +27,15 @@ impl Level {
         CompressionLvl::new(i32::from(level)).ok().map(Self)
     }
 
+    /// Memory that a compressor of this level takes, at most: the highest levels look far ahead.
+    fn table_bytes(self) -> u64 {
+        if self.0 >= CompressionLvl::new(10).unwrap_or_default() {
+            10 << 20
+        } else {
+            1 << 20
+        }
+    }
+
     /// A compressor of this level.
     pub fn compressor(self) -> Compressor {
         Compressor::new(self.0)
@@ -110,7 +119,7 @@ pub type Copied<'a> = deflate::Source<'a, Blob>;
 pub struct Encoder<'a> {
     compressor: Compressor,
     transcoder: Option<(Transcoder, Copied<'a>)>,
-    /// With the buffer that it writes to.
+    /// With the buffer that it writes to. Its length is that of the longest member so far.
     decompressor: Option<(Decompressor, Vec<u8>)>,
     buffers: &'a Buffers,
 }
@@ -134,9 +143,30 @@ impl<'a> Encoder<'a> {
 
     /// Memory that [`Encoder::encode`] takes for `group` until its result is written.
     pub fn cost_bytes(group: &Group) -> u64 {
-        // Raw and compressed; incompressible data grows by less than one part in 2048, and every
-        // gzip member has some bytes of its own, every part a place.
-        2 * group.len_bytes + group.len_bytes / 1024 + 128 * group.members.len() as u64 + 4096
+        let raw_bytes = Buffers::size_bytes(group.len_bytes as usize) as u64;
+        // Every part has a place.
+        raw_bytes + Self::gzip_cost_bytes(group) + 32 * group.members.len() as u64
+    }
+
+    /// How much of that is the gzip members.
+    pub fn gzip_cost_bytes(group: &Group) -> u64 {
+        // Incompressible data grows by 5 bytes in 5000, and every gzip member has some of its own.
+        let bound = group.len_bytes + group.len_bytes / 900 + 64 * group.members.len() as u64;
+        Buffers::size_bytes(bound as usize) as u64
+    }
+
+    /// Memory that a worker holds from group to group, at most, if the longest has `longest_bytes`.
+    pub fn held_bytes(level: Level, copies: bool, check: Check, longest_bytes: u64) -> u64 {
+        let check_bytes = match check {
+            Check::Inflate => longest_bytes,
+            Check::Skip => 0,
+        };
+        if copies {
+            check_bytes + level.table_bytes() + Transcoder::held_bytes(longest_bytes)
+        } else {
+            check_bytes
+        }
+        .saturating_add(level.table_bytes())
     }
 
     /// Reads, compresses and checks the members of one group.
@@ -155,21 +185,26 @@ impl<'a> Encoder<'a> {
         let members = &plan.members[group.members.clone()];
         let mut raw = self.buffers.take(group.len_bytes as usize);
         let mut starts = Vec::with_capacity(members.len() + 1);
-        let mut bound = 0;
         let mut start = 0;
         for member in members {
             let end = start + member.len_bytes as usize;
             read_member(plan, member, spool, &mut raw[start..end])?;
             starts.push(start);
-            bound += self.compressor.gzip_compress_bound(end - start);
             start = end;
         }
         starts.push(start);
-        let mut gzip = self.buffers.take(bound);
-        let (parts, gzip_bytes, copied_bytes) = match plan.min_chunk_bytes {
-            0 if self.transcoder.is_some() => self.copy_each(plan, members, &raw, &mut gzip)?,
+        let mut gzip;
+        let (parts, gzip_bytes, copied_bytes) = match plan.min_chunk_bytes as usize {
+            0 if self.transcoder.is_some() => {
+                let len_bytes = Self::gzip_cost_bytes(group);
+                gzip = self.buffers.take_empty(len_bytes as usize);
+                self.copy_each(plan, members, &raw, &mut gzip)?
+            }
             min_bytes => {
-                let (parts, gzip_bytes) = match min_bytes as usize {
+                let bounds = starts.windows(2).map(|pair| pair[1] - pair[0]);
+                let bounds = bounds.map(|len| self.compressor.gzip_compress_bound(len));
+                gzip = self.buffers.take(bounds.sum());
+                let (parts, gzip_bytes) = match min_bytes {
                     0 => self.compress_each(&raw, &starts, &mut gzip),
                     min_bytes => self.compress_sharing(&raw, &starts, min_bytes, &mut gzip),
                 };
@@ -202,7 +237,6 @@ impl<'a> Encoder<'a> {
         let mut copied_bytes = 0;
         let mut parts = Vec::with_capacity(members.len());
         let mut rest = raw;
-        gzip.clear();
         for member in members {
             parts.push(Part {
                 gzip_offset_bytes: gzip.len() as u64,
