@@ -33,6 +33,8 @@ const USAGE: &str = "usage: cargo xtask TASK
                    whole runs of esgz optimize; raw results and table in bench/runs/NAME
   bench convert oci:DIR|--small FILES NAME [RUNS] [--levels N,…] [--peer-ctr-remote PATH --peer-containerd PATH]
                    esgz convert, the machine's limit, and ctr-remote, in turns; results as above
+  bench limits NAME [--no-zeros]
+                   convert and verify on layers at the limits: peak memory and scratch space of each
   bpf [--write]    rebuilds the BPF object and compares it with the committed one
   corpus [NAME]    makes a large image in target/corpus: torch (default) or numpy
 ";
