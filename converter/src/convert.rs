@@ -15,12 +15,11 @@ use crate::image::manifest::{DocumentOptions, rewrite_config, rewrite_manifest};
 use crate::image::{BlobId, Digest, NewLayer, Platform};
 use crate::layer::assemble::FinishedLayer;
 use crate::layer::choice::Choice;
-use crate::layer::encode::Check;
 use crate::layer::entry::ScannedLayer;
 use crate::layer::plan::{PlanError, PlanOptions, Prefetch};
 use crate::layer::scan::{ScanError, ScanOptions};
 use crate::layer::verify::VerifyError;
-use crate::layer::{ConvertError, ConvertOptions, Parallel};
+use crate::layer::{ConvertError, Parallel};
 use crate::profile::Prioritized;
 use crate::progress::{Progress, Silent};
 use crate::scratch::ScratchError;
@@ -39,7 +38,7 @@ pub struct ImageOptions {
     pub plan: PlanOptions,
     /// How they are compressed.
     pub compression: Compression,
-    /// Threads and memory.
+    /// Threads, and the memory of the whole conversion.
     pub parallel: Parallel,
     /// What layers become.
     pub format: LayerFormat,
@@ -49,18 +48,6 @@ pub struct ImageOptions {
     pub verify: Verify,
     /// What configurations, manifests and indexes say.
     pub documents: DocumentOptions,
-}
-
-impl ImageOptions {
-    fn convert(&self) -> ConvertOptions {
-        ConvertOptions {
-            check: match self.verify {
-                Verify::Full => Check::Inflate,
-                Verify::Skip => Check::Skip,
-            },
-            parallel: self.parallel,
-        }
-    }
 }
 
 /// What layers become.
@@ -182,6 +169,12 @@ pub enum ImageError {
     Cancelled(#[from] Cancelled),
 }
 
+/// What a process takes that does nothing yet, and what its allocator leaves unused.
+const PROCESS_BYTES: u64 = 64 << 20;
+/// What is under way for a thread needs no more: it waits for the slowest member, which does not take longer
+/// for it.
+const MOST_BYTES_A_THREAD: u64 = 128 << 20;
+
 /// All that a converted layer depends on, beside the options.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct LayerKey {
@@ -258,9 +251,10 @@ impl<'a> Conversion<'a> {
         let source = &self.source.images[image];
         let started = Instant::now();
         let mut converted = Vec::with_capacity(layers.len());
+        let parallel = self.parallel_beside(layers);
         let layers = source.layers.iter().zip(layers);
         for ((source_layer, layer), prioritized) in layers.zip(&prioritized.layers) {
-            let job = self.job(source, source_layer);
+            let job = self.job(source, source_layer, parallel);
             let key = LayerKey::of(source_layer, prioritized);
             let done = match self.layers.remove(&key) {
                 Some(done) => done,
@@ -281,8 +275,9 @@ impl<'a> Conversion<'a> {
         let source = &self.source.images[image];
         let started = Instant::now();
         let mut converted = Vec::with_capacity(source.layers.len());
+        let parallel = self.parallel_beside(&[]);
         for source_layer in &source.layers {
-            let job = self.job(source, source_layer);
+            let job = self.job(source, source_layer, parallel);
             let key = LayerKey::of(source_layer, &[]);
             let done = match self.layers.remove(&key) {
                 Some(done) => done,
@@ -294,11 +289,17 @@ impl<'a> Conversion<'a> {
         self.documents(image, converted, started)
     }
 
-    fn job(&self, image: &'a SourceImage, source: &'a SourceLayer) -> layer::Job<'a> {
+    fn job(
+        &self,
+        image: &'a SourceImage,
+        source: &'a SourceLayer,
+        parallel: Parallel,
+    ) -> layer::Job<'a> {
         layer::Job {
             image,
             source,
             options: self.options,
+            parallel,
             cancel: self.cancel,
             progress: self.progress,
         }
@@ -328,6 +329,24 @@ impl<'a> Conversion<'a> {
             encode,
         });
         Ok(())
+    }
+
+    /// The memory that is left for a layer beside what is held of all `layers`.
+    fn parallel_beside(&self, layers: &[ScannedLayer]) -> Parallel {
+        let Parallel {
+            threads,
+            memory_bytes,
+        } = self.options.parallel;
+        let indexes = layers.iter().filter_map(|layer| layer.deflate.as_ref());
+        let index_bytes: u64 = indexes.map(|index| index.memory_bytes()).sum();
+        let held_bytes = self.options.scan.entry_memory.used_bytes()
+            + index_bytes
+            + PROCESS_BYTES.min(memory_bytes / 8);
+        let most_bytes = (threads as u64).saturating_mul(MOST_BYTES_A_THREAD);
+        Parallel {
+            threads,
+            memory_bytes: memory_bytes.saturating_sub(held_bytes).min(most_bytes),
+        }
     }
 
     /// Writes indexes and what is carried over, and makes the whole visible. Every image must have

@@ -229,8 +229,8 @@ pub(super) struct ReadingArgs {
     /// Refuse layers, and archives, that are larger than this when decompressed
     #[arg(long, default_value = "256GiB", value_name = "SIZE", value_parser = parse_size)]
     pub(super) max_layer_size: u64,
-    /// Memory, with a suffix KiB, MiB or GiB: half for buffers, half for entries and TOCs; layers that
-    /// have too many entries for it are refused
+    /// Memory, with a suffix KiB, MiB or GiB. Layers whose entries and TOCs take more than half of it are
+    /// refused; a thread needs about 35 MiB of the rest, or nine chunks, and those that find none are not used
     #[arg(long, default_value = "512MiB", value_name = "SIZE", value_parser = parse_size)]
     pub(super) memory: u64,
 }

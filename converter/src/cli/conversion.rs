@@ -231,10 +231,9 @@ pub(super) fn image_options(args: &ConversionArgs) -> Result<ImageOptions, Failu
                 overhead: args.transcode_overhead,
             },
         },
-        // The rest is for entries, the TOC and the compressors' own tables.
         parallel: Parallel {
             threads: threads(&args.reading),
-            memory_bytes: args.reading.memory / 2,
+            memory_bytes: args.reading.memory,
         },
         format: LayerFormat::Estargz,
         reuse: if args.reuse {

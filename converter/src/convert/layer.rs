@@ -10,6 +10,7 @@ use crate::convert::{
 use crate::image::BlobId;
 use crate::layer::assemble::FinishedLayer;
 use crate::layer::choice::{Choice, choose};
+use crate::layer::encode::Check;
 use crate::layer::entry::{EntryKind, ScannedLayer};
 use crate::layer::plan::{LayerPlan, Prefetch, plan_layer};
 use crate::layer::reuse::{Reusable, reusable};
@@ -17,7 +18,8 @@ use crate::layer::scan::{EntryMemory, Keep};
 use crate::layer::verbatim::{copy_tar, verify_copy};
 use crate::layer::verify::{VerifyError, check_toc, parse_toc, read_toc, verify_layer};
 use crate::layer::{
-    AheadError, AheadOptions, ConvertError, Encoding, MadeAhead, convert_layer, scan_ahead,
+    AheadError, AheadOptions, ConvertError, ConvertOptions, Encoding, MadeAhead, Parallel,
+    convert_layer, scan_ahead,
 };
 use crate::progress::{Metered, Progress, Stage, Step};
 use crate::scratch::{self, Needed};
@@ -30,8 +32,22 @@ pub(super) struct Job<'a> {
     pub(super) image: &'a SourceImage,
     pub(super) source: &'a SourceLayer,
     pub(super) options: &'a ImageOptions,
+    /// Threads, and memory for this layer.
+    pub(super) parallel: Parallel,
     pub(super) cancel: &'a Cancel,
     pub(super) progress: &'a dyn Progress,
+}
+
+impl Job<'_> {
+    fn convert_options(&self) -> ConvertOptions {
+        ConvertOptions {
+            check: match self.options.verify {
+                Verify::Full => Check::Inflate,
+                Verify::Skip => Check::Skip,
+            },
+            parallel: self.parallel,
+        }
+    }
 }
 
 /// Scans the layer and writes it to `sink`, with nothing to be prefetched.
@@ -45,6 +61,7 @@ pub(super) fn scan_and_convert(
         options,
         cancel,
         progress,
+        ..
     } = *job;
     let mut scan = options.scan.clone();
     scan.keep = Keep::Readable;
@@ -54,7 +71,7 @@ pub(super) fn scan_and_convert(
         scan: &scan,
         plan: options.plan,
         compression: options.compression,
-        convert: options.convert(),
+        convert: job.convert_options(),
     };
     let is_planned_later = options.format == LayerFormat::Tar || options.reuse != Reuse::Never;
     if is_planned_later || !ahead.are_possible() {
@@ -126,7 +143,7 @@ pub(super) fn convert(
                 layer,
                 &plan,
                 &encoding,
-                options.convert(),
+                job.convert_options(),
                 out,
                 cancel,
                 &*meter,
@@ -190,12 +207,8 @@ fn choose_encoding(
     plan: &LayerPlan,
     source: &Blob,
 ) -> Result<Choice, ImageError> {
-    let ImageOptions {
-        compression,
-        parallel,
-        ..
-    } = job.options;
-    let choice = choose(layer, plan, source, *compression, parallel.threads);
+    let compression = job.options.compression;
+    let choice = choose(layer, plan, source, compression, job.parallel.threads);
     let choice = choice.map_err(|source| ConvertError::Encode {
         layer: layer.digest,
         source,
@@ -235,7 +248,7 @@ fn find_reusable(
         Ok(Ok(found)) => {
             let step = Step::of(Stage::Verify, layer.digest, layer.size_bytes);
             let meter = progress.begin(step);
-            let verified = verify_layer(&Metered::new(&blob, &*meter), options.parallel, cancel);
+            let verified = verify_layer(&Metered::new(&blob, &*meter), job.parallel, cancel);
             match verified.and_then(|verified| verified.must_equal(&found.finished)) {
                 Ok(()) => {
                     meter.finish();

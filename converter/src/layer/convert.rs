@@ -14,6 +14,7 @@ use crate::layer::encode::{Check, Copied, EncodeError, Encoder, Gathered, Level}
 use crate::layer::entry::ScannedLayer;
 use crate::layer::in_order::{Costed, Parallel, in_order};
 use crate::layer::plan::{LayerPlan, groups};
+use crate::layer::shares::{Shares, Want};
 use crate::progress::Meter;
 
 /// How a layer is compressed.
@@ -96,7 +97,20 @@ pub fn convert_layer(
     let level = encoding.level();
     let copied = encoding.copied();
     let groups = groups(plan);
-    let buffers = Buffers::default();
+    let longest = groups.iter().max_by_key(|group| group.len_bytes);
+    let want = Want {
+        longest_bytes: longest.map_or(0, |group| group.len_bytes),
+        longest_members: longest.map_or(0, |group| group.members.len()),
+        level,
+        copies: copied.is_some(),
+        check: options.check,
+        parallel: options.parallel,
+    };
+    let shares = Shares::of(&want, |threads| layer.spool.held_bytes(threads));
+    if shares.jobs.threads < options.parallel.threads {
+        tracing::debug!(layer = %digest, threads = shares.jobs.threads, "memory allows no more threads");
+    }
+    let buffers = Buffers::within(shares.idle_bytes);
     let mut assembler = Assembler::default();
     thread::scope(|scope| {
         let blob = BlobWriter::start(scope, out, &buffers);
@@ -106,7 +120,7 @@ pub fn convert_layer(
             sent.then_some(()).ok_or(Cancelled)
         };
         let made = in_order(
-            options.parallel,
+            shares.jobs,
             cancel,
             groups.iter().map(|group| Costed {
                 cost_bytes: Encoder::cost_bytes(group),

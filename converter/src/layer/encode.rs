@@ -17,14 +17,23 @@ pub struct Level(CompressionLvl);
 impl Level {
     /// For what cannot be copied where the rest is: little, and a better level makes up for what the
     /// cuts cost.
-    pub const FOR_THE_REST: Self = match CompressionLvl::new(8) {
+    pub const FOR_THE_REST: Self = match CompressionLvl::new(7) {
         Ok(level) => Self(level),
-        Err(_) => panic!("libdeflate has level 8"),
+        Err(_) => panic!("libdeflate has level 7"),
     };
 
     /// `None` above 12.
     pub fn new(level: u8) -> Option<Self> {
         CompressionLvl::new(i32::from(level)).ok().map(Self)
+    }
+
+    /// Memory that a compressor of this level takes, at most: the highest levels look far ahead.
+    fn table_bytes(self) -> u64 {
+        if self.0 >= CompressionLvl::new(10).unwrap_or_default() {
+            10 << 20
+        } else {
+            1 << 20
+        }
     }
 
     /// A compressor of this level.
@@ -170,7 +179,7 @@ pub struct Encoder<'a> {
     compressor: Compressor,
     /// Made when it is needed.
     transcoder: Option<Transcoder>,
-    /// With the buffer that it writes to.
+    /// With the buffer that it writes to. Its length is that of the longest member so far.
     decompressor: Option<(Decompressor, Vec<u8>)>,
     buffers: &'a Buffers,
 }
@@ -195,9 +204,30 @@ impl<'a> Encoder<'a> {
 
     /// The same for some members with so many bytes together.
     pub(super) fn cost_of(len_bytes: u64, members: usize) -> u64 {
-        // Raw and compressed; incompressible data grows by less than one part in 2048, and every
-        // gzip member has some bytes of its own, every part a place.
-        2 * len_bytes + len_bytes / 1024 + 128 * members as u64 + 4096
+        let raw_bytes = Buffers::size_bytes(len_bytes as usize) as u64;
+        // Every part has a place, and every member its runs.
+        raw_bytes + Self::gzip_cost_of(len_bytes, members) + 80 * members as u64
+    }
+
+    /// How much of that is the gzip members.
+    pub(super) fn gzip_cost_of(len_bytes: u64, members: usize) -> u64 {
+        // Incompressible data grows by 5 bytes in 5000, and every gzip member has some of its own.
+        let bound = len_bytes + len_bytes / 900 + 64 * members as u64;
+        Buffers::size_bytes(bound as usize) as u64
+    }
+
+    /// Memory that a worker holds from group to group, at most, if the longest has `longest_bytes`.
+    pub fn held_bytes(level: Level, copies: bool, check: Check, longest_bytes: u64) -> u64 {
+        let check_bytes = match check {
+            Check::Inflate => longest_bytes,
+            Check::Skip => 0,
+        };
+        if copies {
+            check_bytes + level.table_bytes() + Transcoder::held_bytes(longest_bytes)
+        } else {
+            check_bytes
+        }
+        .saturating_add(level.table_bytes())
     }
 
     /// Compresses and checks the members of one group; copies from `copied` what it can.
@@ -215,25 +245,29 @@ impl<'a> Encoder<'a> {
     ) -> Result<EncodedGroup, EncodeError> {
         let raw = &gathered.raw;
         let mut starts = Vec::with_capacity(gathered.members.len() + 1);
-        let mut bound = 0;
         let mut start = 0;
         for member in &gathered.members {
             let end = start + member.len_bytes as usize;
             starts.push(start);
-            bound += self.compressor.gzip_compress_bound(end - start);
             start = end;
         }
         starts.push(start);
-        let mut gzip = self.buffers.take(bound);
-        let (parts, gzip_bytes, copied_bytes) = match (min_chunk_bytes, copied) {
-            (0, Some(copied)) => self.copy_each(&gathered, copied, &mut gzip)?,
-            (0, None) => {
-                let (parts, gzip_bytes) = self.compress_each(raw, &starts, &mut gzip);
-                (parts, gzip_bytes, 0)
+        let mut gzip;
+        let (parts, gzip_bytes, copied_bytes) = match (min_chunk_bytes as usize, copied) {
+            (0, Some(copied)) => {
+                let members = gathered.members.len();
+                let len_bytes = Self::gzip_cost_of(raw.len() as u64, members);
+                gzip = self.buffers.take_empty(len_bytes as usize);
+                self.copy_each(&gathered, copied, &mut gzip)?
             }
             (min_bytes, _) => {
-                let min_bytes = min_bytes as usize;
-                let (parts, gzip_bytes) = self.compress_sharing(raw, &starts, min_bytes, &mut gzip);
+                let bounds = starts.windows(2).map(|pair| pair[1] - pair[0]);
+                let bounds = bounds.map(|len| self.compressor.gzip_compress_bound(len));
+                gzip = self.buffers.take(bounds.sum());
+                let (parts, gzip_bytes) = match min_bytes {
+                    0 => self.compress_each(raw, &starts, &mut gzip),
+                    min_bytes => self.compress_sharing(raw, &starts, min_bytes, &mut gzip),
+                };
                 (parts, gzip_bytes, 0)
             }
         };
@@ -262,7 +296,6 @@ impl<'a> Encoder<'a> {
         let mut copied_bytes = 0;
         let mut parts = Vec::with_capacity(gathered.members.len());
         let mut rest = gathered.raw.as_slice();
-        gzip.clear();
         for (member, runs) in gathered.members.iter().zip(&gathered.runs) {
             parts.push(Part {
                 gzip_offset_bytes: gzip.len() as u64,

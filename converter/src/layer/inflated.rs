@@ -20,6 +20,8 @@ use crate::layer::deflate::{
 
 /// Bytes from a point to the next, at least.
 const STRETCH_BYTES: u64 = 1 << 20;
+/// The decoder gives no longer blocks: a stretch may be longer by one.
+const BLOCK_BYTES: u64 = 640 << 10;
 /// The longest history of a point.
 const HISTORY_BYTES: u64 = 32 << 10;
 /// Decoded stretches that are kept.
@@ -174,6 +176,14 @@ impl ReadAt for Inflated {
 }
 
 impl Inflated {
+    /// Memory for the points, and for what is kept while so many read at once, each through the end of
+    /// one stretch and the start of the next.
+    pub(super) fn held_bytes(&self, readers: u64) -> u64 {
+        let stretches = (KEPT as u64 + 2 * readers) * (STRETCH_BYTES + BLOCK_BYTES);
+        let points = self.points.len() * size_of::<Point>();
+        stretches + readers * 2 * BLOCK_BYTES + points as u64
+    }
+
     fn stretch(&self, number: usize) -> io::Result<Arc<Vec<u8>>> {
         let stretch = {
             let mut kept = lock(&self.kept);

@@ -19,6 +19,7 @@ mod inflated;
 pub mod plan;
 pub mod reuse;
 pub mod scan;
+mod shares;
 pub mod spool;
 pub mod toc;
 pub mod verbatim;

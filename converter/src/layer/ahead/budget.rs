@@ -2,10 +2,14 @@
 
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
+use crate::layer::scan::EntryMemory;
+
 /// Bounds what is between the scan and the written blob. The scan's thread waits here.
 #[derive(Debug)]
 pub(super) struct Budget {
     limit_bytes: u64,
+    /// Entries come while the layer is read, and take of the same memory.
+    entries: EntryMemory,
     state: Mutex<State>,
     changed: Condvar,
 }
@@ -19,9 +23,10 @@ struct State {
 }
 
 impl Budget {
-    pub(super) fn new(limit_bytes: u64) -> Self {
+    pub(super) fn new(limit_bytes: u64, entries: EntryMemory) -> Self {
         Self {
             limit_bytes,
+            entries,
             state: Mutex::default(),
             changed: Condvar::new(),
         }
@@ -34,13 +39,14 @@ impl Budget {
     /// Waits until there is room for `bytes`, or nothing under way that could make room. False if
     /// nobody takes groups any more.
     pub(super) fn take(&self, bytes: u64) -> bool {
+        let limit_bytes = self.limit_bytes.saturating_sub(self.entries.used_bytes());
         let state = self.lock();
         let mut state = self
             .changed
             .wait_while(state, |state| {
                 !state.is_closed
                     && state.under_way > 0
-                    && state.used_bytes.saturating_add(bytes) > self.limit_bytes
+                    && state.used_bytes.saturating_add(bytes) > limit_bytes
             })
             .unwrap_or_else(PoisonError::into_inner);
         state.used_bytes += bytes;
@@ -79,7 +85,7 @@ mod tests {
 
     #[test]
     fn one_group_always_fits_and_others_wait() {
-        let budget = Budget::new(100);
+        let budget = Budget::new(100, EntryMemory::unlimited());
         assert!(budget.take(500));
         budget.hand_on();
         thread::scope(|scope| {

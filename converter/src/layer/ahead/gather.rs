@@ -253,7 +253,7 @@ impl<'a> Gatherer<'a> {
             return false;
         }
         if self.group.members.is_empty() {
-            self.group.raw = feed.buffers.empty(len_bytes as usize);
+            self.group.raw = feed.buffers.take_empty(len_bytes as usize);
         }
         self.group.raw.reserve_exact(len_bytes as usize);
         self.place.is_begun = true;

@@ -32,7 +32,8 @@ use crate::layer::encode::{Copied, EncodeError, EncodedGroup, Encoder, Level};
 use crate::layer::entry::ScannedLayer;
 use crate::layer::plan::{LayerPlan, PlanOptions, keeps_order};
 use crate::layer::scan::tar::BLOCK_BYTES;
-use crate::layer::scan::{Expected, ScanError, ScanOptions, scan_followed};
+use crate::layer::scan::{Expected, SCAN_BYTES, ScanError, ScanOptions, scan_followed};
+use crate::layer::shares::{Shares, Want};
 
 /// How a layer is scanned and encoded.
 #[derive(Clone, Copy, Debug)]
@@ -50,6 +51,27 @@ pub struct AheadOptions<'a> {
 impl AheadOptions<'_> {
     /// A chunk of at most this part of the memory may be held without being counted.
     const UNCOUNTED_PART: u64 = 16;
+
+    /// What the memory goes to, of a layer that may be `copied`.
+    fn shares(&self, is_copied: bool) -> Shares {
+        let chunk_bytes = u64::from(self.plan.chunk_bytes);
+        let want = Want {
+            longest_bytes: chunk_bytes + Self::TAIL_BYTES,
+            longest_members: 1,
+            level: match self.compression {
+                Compression::Level(level) => level,
+                Compression::Keep { .. } => Level::FOR_THE_REST,
+            },
+            copies: is_copied,
+            check: self.convert.check,
+            parallel: self.convert.parallel,
+        };
+        // What is kept until its member is known to end, once more while it grows.
+        Shares::of(&want, |_| SCAN_BYTES + 2 * chunk_bytes)
+    }
+
+    /// Most chunks are followed by less.
+    const TAIL_BYTES: u64 = 64 << 10;
 
     /// Whether layers can be encoded ahead: gzip members are not shared, and a chunk is not so large
     /// that it would have to be counted while it is being collected.
@@ -93,9 +115,12 @@ pub fn scan_ahead(
     out: impl Write + Send,
     cancel: &Cancel,
 ) -> Result<(ScannedLayer, Option<MadeAhead>), AheadError> {
-    let threads = options.convert.parallel.threads.max(1);
-    let budget = &Budget::new(options.convert.parallel.memory_bytes);
-    let buffers = &Buffers::default();
+    let is_copied = matches!(options.compression, Compression::Keep { .. }) && is_gzip(blob);
+    let shares = options.shares(is_copied);
+    let threads = shares.jobs.threads;
+    let entries = options.scan.entry_memory.clone();
+    let budget = &Budget::new(shares.jobs.memory_bytes, entries);
+    let buffers = &Buffers::within(shares.idle_bytes);
     let (job_sender, job_receiver) = bounded::<Job>(threads);
     let (result_sender, result_receiver) = unbounded();
     // Apart from the caller's: a failure of the encoders stops the scan.
@@ -106,7 +131,7 @@ pub fn scan_ahead(
     };
     let (way, overhead) = match options.compression {
         Compression::Level(_) => (Some(Way::Compress), 0.0),
-        Compression::Keep { .. } if !is_gzip(blob) => (Some(Way::Compress), 0.0),
+        Compression::Keep { .. } if !is_copied => (Some(Way::Compress), 0.0),
         Compression::Keep { overhead } => (None, overhead),
     };
     thread::scope(|scope| {

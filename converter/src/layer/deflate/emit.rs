@@ -39,18 +39,23 @@ pub struct Emitted {
 }
 
 /// Shorter runs are compressed again: that is cheap, and often smaller.
-pub const MIN_RUN_BYTES: usize = 128 << 10;
+pub const MIN_RUN_BYTES: usize = 256 << 10;
 /// A part taken from a stream has at least so many bytes; below, a block's table costs more than
 /// compressing again.
 const MIN_CUT_BYTES: u64 = 16 << 10;
 
-/// What is too little to be copied.
+/// Memory beyond a member's length that a worker keeps of the source.
+const HELD_ABOVE_BYTES: usize = 1 << 20;
+
+/// What is not worth copying.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Thresholds {
-    /// Bytes of a run.
+    /// Bytes of a run that is too short.
     pub(super) run_bytes: usize,
-    /// Bytes of the part of it that can be copied.
+    /// Bytes of the part of it that can be copied, where that is too short.
     pub(super) cut_bytes: u64,
+    /// Bytes by which a part may be longer than what it means; no compressor makes that.
+    pub(super) growth_bytes: u64,
 }
 
 /// A compressed stream that can be read again, and its index.
@@ -68,6 +73,8 @@ pub struct Transcoder {
     tables: Tables,
     scratch: Vec<u8>,
     thresholds: Thresholds,
+    /// The longest member so far.
+    longest_bytes: usize,
 }
 
 /// A stored block holds no more.
@@ -79,8 +86,15 @@ impl Transcoder {
         let thresholds = Thresholds {
             run_bytes: MIN_RUN_BYTES,
             cut_bytes: MIN_CUT_BYTES,
+            growth_bytes: 0,
         };
         Self::with_thresholds(compressor, thresholds)
+    }
+
+    /// Memory that a worker holds from member to member, at most, if the longest has `longest_bytes`: the
+    /// source's bytes for it, and what is compressed again.
+    pub fn held_bytes(longest_bytes: u64) -> u64 {
+        2 * longest_bytes + 2 * HELD_ABOVE_BYTES as u64
     }
 
     /// With other thresholds than in use: tests cut at every byte.
@@ -91,6 +105,7 @@ impl Transcoder {
             tables: Tables::new(),
             scratch: Vec::new(),
             thresholds,
+            longest_bytes: 0,
         }
     }
 
@@ -117,13 +132,17 @@ impl Transcoder {
         let Thresholds {
             run_bytes,
             cut_bytes,
+            growth_bytes,
         } = self.thresholds;
         for run in runs.iter().filter(|run| run.len_bytes >= run_bytes) {
             let whole = run.source_bytes..run.source_bytes + run.len_bytes as u64;
             let Some(cut) = self.cutter.cut(source.index, source.compressed, whole)? else {
                 continue;
             };
-            if cut.end_bytes - cut.start_bytes < cut_bytes {
+            let len_bytes = cut.end_bytes - cut.start_bytes;
+            if len_bytes < cut_bytes
+                || cut.coded_bits() / 8 > len_bytes.saturating_add(growth_bytes)
+            {
                 continue;
             }
             let place = |offset: u64| run.start + (offset - run.source_bytes) as usize;
@@ -141,6 +160,9 @@ impl Transcoder {
             done = copied.end;
         }
         self.recompress(&bytes[done..], &mut blocks);
+        self.longest_bytes = self.longest_bytes.max(bytes.len());
+        self.cutter
+            .hold_at_most(self.longest_bytes + HELD_ABOVE_BYTES);
         emitted.recompressed_bytes = bytes.len() as u64 - emitted.copied_bytes;
         *member = blocks.finish();
         let mut crc = Crc::new();

@@ -87,6 +87,7 @@ pub(super) fn check_members(
     let thresholds = Thresholds {
         run_bytes: 1,
         cut_bytes: 1,
+        growth_bytes: u64::MAX,
     };
     let source = Source {
         compressed,

@@ -37,6 +37,8 @@ pub use tar::TarError;
 /// Bytes that travel between the threads at once; eight such blocks are in flight a layer.
 const BLOCK_BYTES: usize = REUSED_BUFFER_BYTES;
 const QUEUE: usize = 4;
+/// Memory that a scan takes for its bytes: two queues, what either end of them holds, and what stays readable.
+pub(super) const SCAN_BYTES: u64 = (2 * QUEUE as u64 + 10) * BLOCK_BYTES as u64;
 
 /// What a layer's blob must be.
 #[derive(Clone, Debug)]
