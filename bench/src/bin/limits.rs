@@ -18,7 +18,7 @@ use esgz::convert::scan_image;
 use esgz::layer::encode::{Level, read_member};
 use esgz::layer::entry::ScannedLayer;
 use esgz::layer::plan::{LayerPlan, Member, PlanOptions, plan_layer};
-use esgz::layer::scan::{EntryMemory, Keep, ScanOptions};
+use esgz::layer::scan::{DecodeOptions, EntryMemory, Keep, ScanOptions};
 
 use esgz::source::{self, OpenOptions, Selection};
 use serde_json::{Map, Value, json};
@@ -56,6 +56,7 @@ fn main() -> Result<()> {
         max_layer_bytes: u64::MAX,
         entry_memory: EntryMemory::unlimited(),
         keep: Keep::Spool,
+        decode: DecodeOptions::ONE_THREAD,
     };
     let layers = scan_image(&source, &options, threads, &cancel)?;
     let plans = layers

@@ -191,7 +191,8 @@ impl<'a> Encoder<'a> {
         })
     }
 
-    /// A gzip member for every part, from the source's tokens where they are long enough.
+    /// A gzip member for every part: the source's own where there is one, else from the source's tokens
+    /// where they are long enough.
     fn copy_each(
         &mut self,
         plan: &LayerPlan,
@@ -211,6 +212,13 @@ impl<'a> Encoder<'a> {
             let (raw, behind) = rest.split_at(member.len_bytes as usize);
             rest = behind;
             let runs = runs(plan, member);
+            if let (Some((transcoder, copied)), Some(source_bytes)) =
+                (&mut self.transcoder, stands_at(plan, member))
+                && transcoder.whole_member(raw, source_bytes, copied, gzip)?
+            {
+                copied_bytes += raw.len() as u64;
+                continue;
+            }
             match &mut self.transcoder {
                 Some((transcoder, copied)) if !runs.is_empty() => {
                     copied_bytes += transcoder.member(raw, &runs, copied, gzip)?.copied_bytes;
@@ -339,6 +347,15 @@ fn runs(plan: &LayerPlan, member: &Member) -> Vec<Run> {
         start += len_bytes;
     }
     runs
+}
+
+/// Where `member` stands in the source, if it does so as a whole: the plan joins what follows each other.
+fn stands_at(plan: &LayerPlan, member: &Member) -> Option<u64> {
+    let first = member.first_segment as usize;
+    match plan.segments[first..first + member.segments as usize] {
+        [Segment::Spool { offset_bytes, .. }] => Some(offset_bytes),
+        _ => None,
+    }
 }
 
 /// `bytes * wanted / found`, which is not 0: a gzip member has a header.

@@ -6,8 +6,10 @@ use std::io::{self, BufRead, Read};
 use crossbeam::channel::Sender;
 
 use crate::layer::buffers::Buffers;
-use crate::layer::deflate::{Block, Container, DecodeError, Index, Sink, decode};
+use crate::layer::deflate::{Block, Border, Container, DecodeError, Index, Sink, decode};
+use crate::layer::index_cache::Recorder;
 use crate::layer::scan::BLOCK_BYTES;
+use crate::layer::scan::sections::Onward;
 
 /// Why a blob cannot be decompressed.
 #[derive(Debug, thiserror::Error)]
@@ -54,13 +56,18 @@ impl From<DecodeError> for InflateError {
     }
 }
 
-/// Inflates `stream` to its end and sends the bytes in blocks. Gives the index of a gzip stream.
+/// Inflates `stream` to its end and sends the bytes in blocks. Gives the index of a gzip stream, whose
+/// borders `recorder` sees.
 pub(super) fn inflate(
     stream: &mut impl BufRead,
-    limit_bytes: u64,
-    sender: &Sender<Block>,
-    buffers: &Buffers,
+    onward: Onward<'_>,
+    recorder: Option<&mut Recorder>,
 ) -> Result<Option<Index>, InflateError> {
+    let Onward {
+        sender,
+        buffers,
+        limit_bytes,
+    } = onward;
     let mut out = Output::new(sender, limit_bytes, buffers);
     let head = stream.fill_buf().map_err(|source| InflateError::Read {
         output_bytes: 0,
@@ -68,7 +75,11 @@ pub(super) fn inflate(
     })?;
     match head {
         [0x1f, 0x8b, ..] => {
-            let mut forward = Forward { sender, buffers };
+            let mut forward = Forward {
+                sender,
+                buffers,
+                recorder,
+            };
             let decoded = decode(stream, Container::Gzip, limit_bytes, &mut forward)?;
             return Ok(Some(decoded.index));
         }
@@ -96,9 +107,16 @@ pub(super) fn inflate(
 struct Forward<'a> {
     sender: &'a Sender<Block>,
     buffers: &'a Buffers,
+    recorder: Option<&'a mut Recorder>,
 }
 
 impl Sink for Forward<'_> {
+    fn border(&mut self, border: Border, output_bytes: u64, history: &[u8]) {
+        if let Some(recorder) = &mut self.recorder {
+            recorder.border(border, output_bytes, history);
+        }
+    }
+
     fn block(&mut self, block: Block) -> Option<Vec<u8>> {
         self.sender.send(block).ok()?;
         Some(self.buffers.reuse())
