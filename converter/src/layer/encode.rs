@@ -87,6 +87,11 @@ pub struct EncodedGroup {
 }
 
 impl EncodedGroup {
+    /// Compressed bytes.
+    pub fn gzip_len_bytes(&self) -> u64 {
+        self.gzip_bytes as u64
+    }
+
     /// Gives the buffers back.
     pub fn recycle(self, buffers: &Buffers) {
         buffers.give_back(self.raw);
