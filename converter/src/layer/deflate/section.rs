@@ -13,6 +13,13 @@ use super::output::{Resume, Sink};
 use super::resume::Scratch;
 use crate::blob::ReadAt;
 
+impl Section {
+    /// Whether the stream ends with it.
+    pub fn is_to_the_end(&self) -> bool {
+        self.end.is_none()
+    }
+}
+
 /// Where a section begins.
 #[derive(Clone, Copy, Debug)]
 pub struct Begin<'a> {
