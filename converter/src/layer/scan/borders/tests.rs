@@ -26,7 +26,7 @@ fn members_of_bgzf_are_found_by_their_headers() {
     let (mut blob, mut starts) = (Vec::new(), Vec::new());
     for number in 0..300_u32 {
         starts.push(blob.len() as u64);
-        let bytes: Vec<u8> = (0..60_000_u32).map(|n| (n * number >> 7) as u8).collect();
+        let bytes: Vec<u8> = (0..60_000_u32).map(|n| ((n * number) >> 7) as u8).collect();
         blob.extend(bgzf_member(&bytes));
     }
     // The empty member at the end.
