@@ -42,7 +42,7 @@ fn made() -> Vec<Made> {
 fn encode_all(
     made: &Made,
     level: Level,
-    copied: Option<Copied<'_>>,
+    copied: Option<&Copied<'_>>,
     buffers: &Buffers,
     mut take: impl FnMut(EncodedGroup),
 ) {
@@ -50,7 +50,7 @@ fn encode_all(
     for group in groups(&made.plan) {
         let gathered = Gathered::read(&made.plan, &group, &made.scanned.spool, buffers);
         let gathered = gathered.expect("the spool can be read");
-        let encoded = encoder.encode(gathered, copied.as_ref(), 0);
+        let encoded = encoder.encode(gathered, copied, 0);
         take(encoded.expect("the source can be read"));
     }
 }
@@ -106,7 +106,7 @@ fn encode(criterion: &mut Criterion) {
                     compressed: &compressed,
                     index,
                 };
-                encode_all(&made, Level::default(), Some(copied), &buffers, |group| {
+                encode_all(&made, Level::default(), Some(&copied), &buffers, |group| {
                     group.recycle(&buffers);
                 });
             });

@@ -9,7 +9,9 @@ use esgz::layer::assemble::FinishedLayer;
 use esgz::layer::choice::{Choice, Compression, choose};
 use esgz::layer::encode::{Check, Level};
 use esgz::layer::plan::{PlanOptions, plan_layer};
-use esgz::layer::scan::{EntryMemory, Expected, Keep, ScanError, ScanOptions, scan_layer};
+use esgz::layer::scan::{
+    DecodeOptions, EntryMemory, Expected, Keep, ScanError, ScanOptions, scan_layer,
+};
 use esgz::layer::{
     AheadError, AheadOptions, ConvertError, ConvertOptions, Encoding, MadeAhead, Parallel,
     convert_layer, scan_ahead,
@@ -38,8 +40,15 @@ const KEEP: How = How {
     memory_bytes: 256 << 20,
 };
 
-fn scan_options() -> ScanOptions {
+fn scan_options(decode_threads: usize) -> ScanOptions {
     ScanOptions {
+        decode: DecodeOptions {
+            parallel: Parallel {
+                threads: decode_threads,
+                memory_bytes: 32 << 20,
+            },
+            index_cache: None,
+        },
         scratch: std::env::temp_dir(),
         max_layer_bytes: u64::MAX,
         entry_memory: EntryMemory::unlimited(),
@@ -80,7 +89,7 @@ impl How {
         out: impl io::Write + Send,
         cancel: &Cancel,
     ) -> Result<Option<MadeAhead>, AheadError> {
-        let scan = scan_options();
+        let scan = scan_options(self.threads);
         let options = AheadOptions {
             scan: &scan,
             plan: self.plan(),
@@ -96,7 +105,7 @@ impl How {
     fn planned(self, tar: &[u8], blob: &[u8]) -> Option<(Vec<u8>, FinishedLayer, Choice)> {
         let again = Blob::of_bytes(blob.to_vec());
         let expected = expected(tar, blob);
-        let layer = scan_layer(blob, Some(&again), &expected, &scan_options(), &[]).unwrap();
+        let layer = scan_layer(blob, Some(&again), &expected, &scan_options(1), &[]).unwrap();
         let plan = plan_layer(&layer, &[], self.plan()).ok()?;
         let choice = choose(&layer, &plan, &again, self.compression, 1).unwrap();
         let level = choice.level(self.compression);

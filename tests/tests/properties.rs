@@ -9,7 +9,7 @@ use esgz::image::Digest;
 use esgz::layer::encode::{Check, Level};
 use esgz::layer::entry::{EntryKind, ScannedLayer};
 use esgz::layer::plan::{PlanOptions, plan_layer};
-use esgz::layer::scan::{EntryMemory, Expected, Keep, ScanOptions, scan_layer};
+use esgz::layer::scan::{DecodeOptions, EntryMemory, Expected, Keep, ScanOptions, scan_layer};
 use esgz::layer::verify::{parse_toc, read_toc, verify_layer};
 use esgz::layer::{ConvertOptions, Encoding, Parallel, convert_layer};
 use esgz::progress::Silent;
@@ -30,6 +30,7 @@ fn scan(tar: &[u8]) -> ScannedLayer {
         max_layer_bytes: u64::MAX,
         entry_memory: EntryMemory::unlimited(),
         keep: Keep::Spool,
+        decode: DecodeOptions::ONE_THREAD,
     };
     scan_layer(tar, None, &expected, &options, &[]).expect("a generated archive is valid")
 }

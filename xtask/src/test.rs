@@ -11,12 +11,19 @@ use crate::shell::{cargo, has_program};
 use crate::{fuzz, prerequisites};
 
 /// Programs that tests compare with or run, and their packages.
-const PREREQUISITES: [(&str, &str); 5] = [
+const PREREQUISITES: [(&str, &str); 12] = [
     ("runc", "runc"),
     ("strace", "strace"),
     ("skopeo", "skopeo"),
     ("umoci", "umoci"),
     ("bsdtar", "libarchive-tools"),
+    ("pigz", "pigz"),
+    ("zopfli", "zopfli"),
+    ("igzip", "isal"),
+    ("libdeflate-gzip", "libdeflate-tools"),
+    ("7zz", "7zip"),
+    ("advdef", "advancecomp"),
+    ("bgzip", "tabix"),
 ];
 
 /// Runs all tests, then the fuzz targets; with `args`, which go to `cargo test`, only the tests. Fails when

@@ -258,6 +258,10 @@ pub(super) struct ConversionArgs {
         conflicts_with = "estargz_compression_level"
     )]
     pub(super) transcode_overhead: f64,
+    /// Keep there, for each gzip layer, where it can be decoded from: the next conversion of the same
+    /// layer decodes it on all cores; takes 1 % of the layers at most
+    #[arg(long, value_name = "DIR")]
+    pub(super) index_cache: Option<PathBuf>,
     /// Uncompressed bytes in a chunk, the unit that a lazy-pulling runtime fetches; 1 KiB to 128 MiB,
     /// 0 means 4 MiB
     #[arg(long, default_value = "0", value_name = "SIZE", value_parser = parse_chunk_size)]

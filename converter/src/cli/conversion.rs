@@ -15,6 +15,7 @@ use crate::image::manifest::{DocumentOptions, MediaTypes};
 use crate::image::{ImageRef, Platform};
 use crate::layer::Parallel;
 use crate::layer::entry::ScannedLayer;
+use crate::layer::index_cache::IndexCache;
 use crate::layer::plan::PlanOptions;
 use crate::profile::{self, PrefetchList, Prioritized, Profile};
 use crate::progress::Progress;
@@ -219,8 +220,10 @@ pub(super) fn warn_missed(prioritized: &Prioritized) {
 
 /// Resolves the flags.
 pub(super) fn image_options(args: &ConversionArgs) -> Result<ImageOptions, Failure> {
+    let mut scan = scan_options(&args.reading);
+    scan.decode.index_cache = args.index_cache.clone().map(IndexCache::new);
     Ok(ImageOptions {
-        scan: scan_options(&args.reading),
+        scan,
         plan: PlanOptions {
             chunk_bytes: args.estargz_chunk_size,
             min_chunk_bytes: args.estargz_min_chunk_size,

@@ -65,6 +65,8 @@ pub(super) fn scan_and_convert(
     } = *job;
     let mut scan = options.scan.clone();
     scan.keep = Keep::Readable;
+    // The rest of what it may take is for encoding at the same time.
+    scan.decode.parallel.memory_bytes /= 2;
     // The entries of other layers are not in memory.
     scan.entry_memory = EntryMemory::new(scan.entry_memory.limit_bytes());
     let ahead = AheadOptions {

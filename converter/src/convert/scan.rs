@@ -184,6 +184,10 @@ fn scan_layers(
     threads: usize,
     Watch { cancel, progress }: Watch<'_>,
 ) -> Result<Vec<ScannedLayer>, ImageError> {
+    let options = &ScanOptions {
+        decode: options.decode.shared_by(layers.len()),
+        ..options.clone()
+    };
     let needed = Needed::of_layers(image, layers, options.keep);
     scratch::check(&options.scratch, needed)?;
     let mut order: Vec<usize> = (0..layers.len()).collect();

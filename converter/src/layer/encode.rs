@@ -98,6 +98,11 @@ pub struct EncodedGroup {
 }
 
 impl EncodedGroup {
+    /// Compressed bytes.
+    pub fn gzip_len_bytes(&self) -> u64 {
+        self.gzip_bytes as u64
+    }
+
     /// Gives the buffers back.
     pub fn recycle(self, buffers: &Buffers) {
         buffers.give_back(self.raw);
@@ -126,6 +131,8 @@ pub struct Gathered {
     pub(super) raw: Vec<u8>,
     /// For each member, the stretches that stand in the source and are worth copying.
     pub(super) runs: Vec<Vec<Run>>,
+    /// And where it stands there, if it does as a whole.
+    pub(super) source_bytes: Vec<Option<u64>>,
     /// Spool offset of the first spooled byte; 0 if there is none.
     pub(super) offset_bytes: u64,
 }
@@ -152,6 +159,10 @@ impl Gathered {
         let offset_bytes = members.iter().find_map(|member| plan.spool_offset(member));
         Ok(Self {
             runs: members.iter().map(|member| runs(plan, member)).collect(),
+            source_bytes: members
+                .iter()
+                .map(|member| stands_at(plan, member))
+                .collect(),
             members,
             raw,
             offset_bytes: offset_bytes.unwrap_or(0),
@@ -286,7 +297,8 @@ impl<'a> Encoder<'a> {
         })
     }
 
-    /// A gzip member for every part, from the source's tokens where they are long enough.
+    /// A gzip member for every part: the source's own where there is one, else from the source's tokens
+    /// where they are long enough.
     fn copy_each(
         &mut self,
         gathered: &Gathered,
@@ -296,22 +308,27 @@ impl<'a> Encoder<'a> {
         let mut copied_bytes = 0;
         let mut parts = Vec::with_capacity(gathered.members.len());
         let mut rest = gathered.raw.as_slice();
-        for (member, runs) in gathered.members.iter().zip(&gathered.runs) {
+        let sources = gathered.runs.iter().zip(&gathered.source_bytes);
+        for (member, (runs, source_bytes)) in gathered.members.iter().zip(sources) {
             parts.push(Part {
                 gzip_offset_bytes: gzip.len() as u64,
                 inner_bytes: 0,
             });
             let (raw, behind) = rest.split_at(member.len_bytes as usize);
             rest = behind;
-            if runs.is_empty() {
+            let transcoder = self
+                .transcoder
+                .get_or_insert_with(|| Transcoder::new(self.level.compressor()));
+            if let Some(source_bytes) = *source_bytes
+                && transcoder.whole_member(raw, source_bytes, copied, gzip)?
+            {
+                copied_bytes += raw.len() as u64;
+            } else if runs.is_empty() {
                 let start = gzip.len();
                 gzip.resize(start + self.compressor.gzip_compress_bound(raw.len()), 0);
                 let len = self.compress(raw, &mut gzip[start..]);
                 gzip.truncate(start + len);
             } else {
-                let transcoder = self
-                    .transcoder
-                    .get_or_insert_with(|| Transcoder::new(self.level.compressor()));
                 copied_bytes += transcoder.member(raw, runs, copied, gzip)?.copied_bytes;
             }
         }
@@ -430,6 +447,14 @@ pub(super) fn runs(plan: &LayerPlan, member: &Member) -> Vec<Run> {
         start += len_bytes;
     }
     runs
+}
+
+/// Where `member` stands in the source, if it does so as a whole: the plan joins what follows each other.
+pub(super) fn stands_at(plan: &LayerPlan, member: &Member) -> Option<u64> {
+    match *plan.segments_of(member) {
+        [Segment::Spool { offset_bytes, .. }] => Some(offset_bytes),
+        _ => None,
+    }
 }
 
 /// `bytes * wanted / found`, which is not 0: a gzip member has a header.

@@ -15,6 +15,7 @@ pub mod entry;
 pub mod footer;
 pub mod header;
 mod in_order;
+pub mod index_cache;
 mod inflated;
 pub mod plan;
 pub mod reuse;

@@ -1,6 +1,7 @@
 //! Gather: the tar as it passes by in, groups of members out, in the order of the source.
 
 use std::collections::VecDeque;
+use std::ops::Range;
 
 use crossbeam::channel::Sender;
 
@@ -8,7 +9,7 @@ use crate::layer::ahead::budget::Budget;
 use crate::layer::buffers::Buffers;
 use crate::layer::choice::Sampler;
 use crate::layer::deflate::{Index, MIN_RUN_BYTES};
-use crate::layer::encode::{Encoder, Gathered, runs};
+use crate::layer::encode::{Encoder, Gathered, runs, stands_at};
 use crate::layer::entry::Entry;
 use crate::layer::plan::{
     Builder, LANDMARK_NAMES, LayerPlan, PlanOptions, Segment, has_reserved_name, is_full,
@@ -18,6 +19,8 @@ use crate::layer::scan::Follow;
 /// Bytes that wait until the index knows where their blocks lie; more are given up. Blocks are some
 /// 100 KiB long where they are not made to annoy. Half of it may wait until a way is chosen.
 const MAX_WAITING_BYTES: u64 = 48 << 20;
+/// So many may wait however little memory there is: all of a small layer.
+const MIN_WAITING_BYTES: u64 = 1 << 20;
 /// Bytes of runs that are compressed to see which way is better, before the first group is sent.
 const SAMPLE_BYTES: u64 = 8 << 20;
 
@@ -59,14 +62,22 @@ pub(super) struct Gatherer<'a> {
     /// Bytes from this place on that have passed already.
     passed: Vec<u8>,
     index: Index,
-    /// Groups that are whole but for their index, with their costs.
-    waiting: VecDeque<(Gathered, u64)>,
+    /// Groups that are whole but for their index.
+    waiting: VecDeque<Waiting>,
     waiting_bytes: u64,
     way: Option<Way>,
     way_of_large_files: Way,
     sampler: Sampler<'a>,
     max_waiting_bytes: u64,
     sent: u64,
+}
+
+/// A group that waits for its index.
+struct Waiting {
+    gathered: Gathered,
+    cost_bytes: u64,
+    /// The bytes of the source that it is made of.
+    source_bytes: Range<u64>,
 }
 
 /// How far the plan's members are filled.
@@ -173,7 +184,8 @@ impl<'a> Gatherer<'a> {
                 Way::Compress
             },
             sampler,
-            max_waiting_bytes: MAX_WAITING_BYTES.min(feed.budget.limit_bytes() / 2),
+            max_waiting_bytes: (feed.budget.limit_bytes() / 2)
+                .clamp(MIN_WAITING_BYTES, MAX_WAITING_BYTES),
             sent: 0,
             feed: Some(feed),
         }
@@ -231,10 +243,8 @@ impl<'a> Gatherer<'a> {
                 }
                 Filled::Wholly => {}
             }
-            if self.group.members.is_empty() {
-                self.group.offset_bytes = plan.spool_offset(&member).unwrap_or(0);
-            }
             self.group.runs.push(runs(plan, &member));
+            self.group.source_bytes.push(stands_at(plan, &member));
             self.group.members.push(member);
             if is_full(self.group.raw.len() as u64) {
                 self.end_group();
@@ -253,6 +263,7 @@ impl<'a> Gatherer<'a> {
             return false;
         }
         if self.group.members.is_empty() {
+            self.group.offset_bytes = self.place.at;
             self.group.raw = feed.buffers.take_empty(len_bytes as usize);
         }
         self.group.raw.reserve_exact(len_bytes as usize);
@@ -267,8 +278,11 @@ impl<'a> Gatherer<'a> {
             return;
         }
         self.waiting_bytes += group.raw.len() as u64;
-        let cost_bytes = std::mem::take(&mut self.group_cost_bytes);
-        self.waiting.push_back((group, cost_bytes));
+        self.waiting.push_back(Waiting {
+            source_bytes: group.offset_bytes..self.place.at,
+            cost_bytes: std::mem::take(&mut self.group_cost_bytes),
+            gathered: group,
+        });
         self.decide();
         self.send(None);
         if self.way.is_some() && self.waiting_bytes > self.max_waiting_bytes {
@@ -282,7 +296,7 @@ impl<'a> Gatherer<'a> {
             return;
         }
         let known_bytes = self.index.output_bytes();
-        let groups = self.waiting.iter().map(|(group, _)| group);
+        let groups = self.waiting.iter().map(|waiting| &waiting.gathered);
         let samples: Vec<_> = groups
             .flat_map(Gathered::copyable)
             .filter(|(_, run)| run.source_bytes + run.len_bytes as u64 <= known_bytes)
@@ -295,7 +309,7 @@ impl<'a> Gatherer<'a> {
             let are_small = self
                 .waiting
                 .iter()
-                .all(|(group, _)| group.copyable().next().is_none());
+                .all(|waiting| waiting.gathered.copyable().next().is_none());
             self.way = Some(if are_small {
                 // Others may follow, unless chunks are always too small.
                 self.way_of_large_files
@@ -315,33 +329,30 @@ impl<'a> Gatherer<'a> {
     /// Sends the groups that can be worked on, with their parts of the `whole` index if that is known.
     fn send(&mut self, whole: Option<&Index>) {
         let Some(way) = self.way else { return };
-        while let Some((group, _)) = self.waiting.front() {
-            let mut copied = group.runs.iter().flatten();
-            let index = match (way, copied.next()) {
-                (Way::Copy, Some(first)) => {
-                    let last = copied.next_back().unwrap_or(first);
-                    let end_bytes = last.source_bytes + last.len_bytes as u64;
+        while let Some(front) = self.waiting.front() {
+            let Range { start, end } = front.source_bytes;
+            let index = match way {
+                Way::Copy => {
                     let index = whole.unwrap_or(&self.index);
-                    if end_bytes > index.output_bytes() {
+                    if end > index.output_bytes() {
                         return;
                     }
-                    let part = index.part(first.source_bytes, end_bytes);
-                    self.index.forget_before(first.source_bytes);
+                    let part = index.part(start, end);
+                    self.index.forget_before(start);
                     Some(part)
                 }
-                (Way::Copy, None) => Some(Index::default()),
-                (Way::Compress, _) => None,
+                Way::Compress => None,
             };
-            let (Some((gathered, cost_bytes)), Some(feed)) = (self.waiting.pop_front(), &self.feed)
-            else {
+            let (Some(waiting), Some(feed)) = (self.waiting.pop_front(), &self.feed) else {
                 return;
             };
+            let gathered = waiting.gathered;
             self.waiting_bytes -= gathered.raw.len() as u64;
             feed.budget.hand_on();
             let job = Job {
                 number: self.sent,
                 gathered,
-                cost_bytes,
+                cost_bytes: waiting.cost_bytes,
                 index,
             };
             self.sent += 1;

@@ -67,7 +67,13 @@ impl AheadOptions<'_> {
             parallel: self.convert.parallel,
         };
         // What is kept until its member is known to end, once more while it grows.
-        Shares::of(&want, |_| SCAN_BYTES + 2 * chunk_bytes)
+        let sections = self.scan.decode.parallel;
+        let sections_bytes = if sections.threads > 1 {
+            sections.memory_bytes
+        } else {
+            0
+        };
+        Shares::of(&want, |_| SCAN_BYTES + sections_bytes + 2 * chunk_bytes)
     }
 
     /// Most chunks are followed by less.

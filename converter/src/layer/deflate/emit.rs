@@ -13,7 +13,7 @@ use super::bits::PADDING_BYTES;
 use super::block::{Body, Tables};
 use super::cut::{Cutter, Piece};
 use super::error::{Fault, TranscodeError};
-use super::gzip::PLAIN_HEADER;
+use super::gzip::{PLAIN_HEADER, TRAILER_BYTES, behind_names};
 use super::index::Index;
 use super::walk::Stretch;
 use crate::layer::spool::ReadAt;
@@ -46,6 +46,10 @@ const MIN_CUT_BYTES: u64 = 16 << 10;
 
 /// Memory beyond a member's length that a worker keeps of the source.
 const HELD_ABOVE_BYTES: usize = 1 << 20;
+
+/// A member that is copied as a whole has at most so many bytes more than what it holds, and one more in
+/// 1024: what is written must stay within what was counted for it.
+const MAX_WHOLE_SURPLUS_BYTES: usize = 100;
 
 /// What is not worth copying.
 #[derive(Clone, Copy, Debug)]
@@ -172,6 +176,56 @@ impl Transcoder {
         let len_bytes = bytes.len() as u32;
         member.extend_from_slice(&len_bytes.to_le_bytes());
         Ok(emitted)
+    }
+
+    /// Appends to `member` the source's own gzip member of `bytes`, which stand there from `source_bytes`
+    /// on, if one holds exactly these: byte for byte, but for the header of one that has a name or comment
+    /// (Go's reader refuses long ones). False if there is none, or it is too long.
+    ///
+    /// # Errors
+    /// As [`Transcoder::member`]; `member` is as it was then.
+    pub fn whole_member<R: ReadAt + ?Sized>(
+        &mut self,
+        bytes: &[u8],
+        source_bytes: u64,
+        source: &Source<'_, R>,
+        member: &mut Vec<u8>,
+    ) -> Result<bool, TranscodeError> {
+        let end_bytes = source_bytes + bytes.len() as u64;
+        let Some(place) = source.index.member_of(source_bytes, end_bytes) else {
+            return Ok(false);
+        };
+        let len = usize::try_from(place.end - place.start).unwrap_or(usize::MAX);
+        if len > bytes.len() + bytes.len() / 1024 + MAX_WHOLE_SURPLUS_BYTES {
+            return Ok(false);
+        }
+        self.scratch.resize(len, 0);
+        source
+            .compressed
+            .read_exact_at(&mut self.scratch, place.start)
+            .map_err(|error| TranscodeError::Read {
+                offset_bytes: place.start,
+                source: error,
+            })?;
+        let mut crc = Crc::new();
+        crc.update(bytes);
+        let changed = TranscodeError::Changed {
+            position_bits: place.start * 8,
+        };
+        let trailer = self.scratch.last_chunk::<TRAILER_BYTES>();
+        let expected = u64::from(crc.sum()) | (bytes.len() as u64) << 32;
+        if trailer.is_none_or(|trailer| u64::from_le_bytes(*trailer) != expected) {
+            return Err(changed);
+        }
+        match behind_names(&self.scratch) {
+            Ok(None) => member.extend_from_slice(&self.scratch),
+            Ok(Some(rest)) => {
+                member.extend_from_slice(&PLAIN_HEADER);
+                member.extend_from_slice(rest);
+            }
+            Err(_) => return Err(changed),
+        }
+        Ok(true)
     }
 
     /// Compresses `bytes` and appends the blocks.

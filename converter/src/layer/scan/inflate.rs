@@ -6,9 +6,11 @@ use std::io::{self, BufRead, Read};
 use crossbeam::channel::Sender;
 
 use crate::layer::buffers::Buffers;
-use crate::layer::deflate::{Block, Container, DecodeError, Index, Known, Sink, decode};
+use crate::layer::deflate::{Block, Border, Container, DecodeError, Index, Known, Sink, decode};
+use crate::layer::index_cache::Recorder;
 use crate::layer::scan::BLOCK_BYTES;
 use crate::layer::scan::passing::Passage;
+use crate::layer::scan::sections::Onward;
 
 /// Why a blob cannot be decompressed.
 #[derive(Debug, thiserror::Error)]
@@ -55,19 +57,33 @@ impl From<DecodeError> for InflateError {
     }
 }
 
-/// Inflates `stream` to its end and sends the bytes in blocks. Gives the index of a gzip stream.
+/// Inflates `stream` to its end and sends the bytes in blocks. Gives the index of a gzip stream, whose
+/// borders `recorder` sees.
 pub(super) fn inflate(
     stream: &mut impl BufRead,
-    limit_bytes: u64,
-    mut forward: Forward<'_>,
+    onward: Onward<'_>,
+    recorder: Option<&mut Recorder>,
 ) -> Result<Option<Index>, InflateError> {
-    let mut out = Output::new(forward.sender, limit_bytes, forward.buffers);
+    let Onward {
+        sender,
+        buffers,
+        limit_bytes,
+        is_index_wanted,
+    } = onward;
+    let mut out = Output::new(sender, limit_bytes, buffers);
     let head = stream.fill_buf().map_err(|source| InflateError::Read {
         output_bytes: 0,
         source,
     })?;
     match head {
         [0x1f, 0x8b, ..] => {
+            let mut forward = Forward {
+                sender,
+                buffers,
+                recorder,
+                known: is_index_wanted.then(Known::default),
+                index: Index::default(),
+            };
             let decoded = decode(stream, Container::Gzip, limit_bytes, &mut forward)?;
             return Ok(Some(decoded.index));
         }
@@ -92,34 +108,25 @@ pub(super) fn inflate(
 }
 
 /// Sends on what the decoder makes.
-pub(super) struct Forward<'a> {
+struct Forward<'a> {
     sender: &'a Sender<Passage>,
     buffers: &'a Buffers,
+    recorder: Option<&'a mut Recorder>,
     /// How much of the index has been sent, if it is sent.
     known: Option<Known>,
     index: Index,
-}
-
-impl<'a> Forward<'a> {
-    /// To `sender`, with blocks from `buffers`; together with the growing index, if that is wanted.
-    pub(super) fn new(
-        sender: &'a Sender<Passage>,
-        buffers: &'a Buffers,
-        is_index_wanted: bool,
-    ) -> Self {
-        Self {
-            sender,
-            buffers,
-            known: is_index_wanted.then(Known::default),
-            index: Index::default(),
-        }
-    }
 }
 
 impl Sink for Forward<'_> {
     fn indexed(&mut self, index: &Index) {
         if let Some(known) = &mut self.known {
             self.index = index.settled_after(known);
+        }
+    }
+
+    fn border(&mut self, border: Border, output_bytes: u64, history: &[u8]) {
+        if let Some(recorder) = &mut self.recorder {
+            recorder.border(border, output_bytes, history);
         }
     }
 

@@ -5,11 +5,14 @@
 //! Three threads a layer: one reads and hashes the blob, one inflates, one hashes the tar, keeps what
 //! is needed to read it again, and finds its entries.
 
+mod borders;
+mod decode_options;
 mod inflate;
 mod kept;
 mod memory;
 mod passing;
 mod pax;
+mod sections;
 mod sparse;
 pub mod tar;
 
@@ -22,13 +25,16 @@ use crossbeam::channel::{Receiver, Sender, bounded};
 
 use crate::blob::Blob;
 use crate::cancel::{Cancel, Cancelled};
-use crate::image::{Digest, Hasher};
+use crate::image::{BlobId, Digest, Hasher};
 use crate::layer::buffers::{Buffers, REUSED_BUFFER_BYTES};
 use crate::layer::deflate::Index;
 use crate::layer::entry::{Entry, ScannedLayer};
+use crate::layer::scan::decode_options::Prepared;
 use crate::layer::scan::kept::Kept;
 use crate::layer::scan::passing::Passing;
+use crate::layer::scan::sections::{Onward, inflate_sections};
 
+pub use decode_options::DecodeOptions;
 pub use inflate::InflateError;
 pub use kept::Keep;
 pub use memory::EntryMemory;
@@ -62,6 +68,8 @@ pub struct ScanOptions {
     pub entry_memory: EntryMemory,
     /// How the tar can be read afterwards.
     pub keep: Keep,
+    /// How a gzip blob that can be read again is decoded.
+    pub decode: DecodeOptions,
 }
 
 /// Why a layer cannot be used. Every variant but the last names the layer's digest.
@@ -217,9 +225,19 @@ pub(super) fn scan_followed(
     let (tar_sender, tar_receiver) = bounded(QUEUE);
     let memory = &options.entry_memory;
     let is_followed = follow.is_some();
+    let id = BlobId {
+        digest,
+        size_bytes: expected.size_bytes,
+    };
+    let mut prepared =
+        again.map_or_else(Prepared::default, |blob| options.decode.prepare(blob, id));
+    let sections = again.zip(prepared.proposer.take());
+    let mut misses = 0;
     let (read, inflated, (passed, archive)) = thread::scope(|scope| {
         // Each thread owns its ends: a channel is closed when either side is done.
-        let reader = scope.spawn(move || read_blob(blob, &blob_sender, buffers, cancels));
+        // Sections are read by those who decode them.
+        let blob_sender = sections.is_none().then_some(blob_sender);
+        let reader = scope.spawn(move || read_blob(blob, blob_sender.as_ref(), buffers, cancels));
         let tar = scope.spawn(move || {
             let passing = Passing::new(&tar_receiver, tar_buffers, kept, follow);
             let archive = tar::follow_entries(&passing, memory, |entry| passing.entry(entry));
@@ -231,9 +249,23 @@ pub(super) fn scan_followed(
         // A panic in a scoped thread is passed on by `join` below.
         let inflated = {
             let mut stream = BlockReader::new(blob_receiver, buffers);
-            let limit_bytes = options.max_layer_bytes;
-            let sink = inflate::Forward::new(&tar_sender, tar_buffers, is_followed);
-            let result = inflate::inflate(&mut stream, limit_bytes, sink);
+            let onward = Onward {
+                sender: &tar_sender,
+                buffers: tar_buffers,
+                limit_bytes: options.max_layer_bytes,
+                is_index_wanted: is_followed,
+            };
+            let result = if let Some((blob, proposer)) = sections {
+                let parallel = options.decode.parallel;
+                let joined = inflate_sections(blob, proposer, onward, parallel, cancels);
+                joined.map(|joined| {
+                    misses = joined.misses;
+                    tracing::debug!(layer = %digest, joined.sections, misses, "decoded in sections");
+                    Some(joined.index)
+                })
+            } else {
+                inflate::inflate(&mut stream, onward, prepared.recorder.as_mut())
+            };
             if !matches!(result, Ok(_) | Err(InflateError::SinkClosed)) {
                 // The digest of the whole blob tells damage from a strange format.
                 let _ = io::copy(&mut stream, &mut io::sink());
@@ -295,6 +327,7 @@ pub(super) fn scan_followed(
         },
         source => ScanError::Tar { digest, source },
     })?;
+    options.decode.keep(id, prepared.recorder, misses);
     Ok(ScannedLayer {
         digest,
         size_bytes: found_bytes,
@@ -313,10 +346,10 @@ fn join<T>(thread: thread::ScopedJoinHandle<'_, T>) -> T {
         .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }
 
-/// Reads and hashes the blob; the sender is closed at its end.
+/// Reads and hashes the blob, and sends it on if somebody wants it; the sender is closed at its end.
 fn read_blob(
     mut blob: impl Read,
-    sender: &Sender<Vec<u8>>,
+    sender: Option<&Sender<Vec<u8>>>,
     buffers: &Buffers,
     cancels: &[&Cancel],
 ) -> io::Result<(Digest, u64)> {
@@ -334,6 +367,10 @@ fn read_blob(
         hasher.update(&block);
         size_bytes += block.len() as u64;
         // A closed channel means that inflating failed; the error is reported there.
+        let Some(sender) = sender else {
+            buffers.give_back(block);
+            continue;
+        };
         if sender.send(block).is_err() {
             break;
         }
