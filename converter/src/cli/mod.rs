@@ -19,6 +19,7 @@ use std::process::ExitCode;
 use clap::Parser as _;
 
 use crate::cancel::Cancel;
+use crate::sys;
 use args::{Cli, Command};
 use failure::Failure;
 use progress::Shown;
@@ -37,6 +38,7 @@ pub fn main() -> ExitCode {
             });
         }
     };
+    sys::allocator::return_large_blocks();
     let shown = Shown::new(cli.progress);
     output::init_logging(&cli.log_level, shown.clone());
     let cancel = Cancel::default();

@@ -88,6 +88,11 @@ impl Buffers {
         while idle.bytes > self.limit_bytes && idle.take(|_| true).is_some() {}
     }
 
+    /// Forgets those that nobody has.
+    pub fn clear(&self) {
+        *self.idle() = Idle::default();
+    }
+
     /// One of the right size, so that no small job holds a large buffer.
     fn find(&self, len_bytes: usize) -> Option<Vec<u8>> {
         let size_bytes = Self::size_bytes(len_bytes);
@@ -149,6 +154,11 @@ mod tests {
             buffers.give_back(vec![0; 1 << 20]);
         }
         assert_eq!(buffers.idle().bytes, 3 << 20);
+        let kept = buffers.take(1 << 20);
+        buffers.clear();
+        assert_eq!(buffers.idle().bytes, 0);
+        buffers.give_back(kept);
+        assert_eq!(buffers.idle().bytes, 1 << 20);
         buffers.give_back(vec![0; 3 << 20]);
         assert_eq!(buffers.idle().buffers.len(), 1);
         buffers.give_back(vec![0; 4 << 20]);

@@ -141,6 +141,9 @@ pub fn convert_layer(
                 Ok(write(encoded.gzip, encoded.gzip_bytes)?)
             },
         );
+        // A large layer's TOC takes the place of what its members took.
+        buffers.clear();
+        layer.spool.forget();
         let made: Result<_, ConvertError> = made.and_then(|()| {
             let mut assembled = assembler.finish(layer, plan, &mut level.compressor());
             let tail = std::mem::take(&mut assembled.tail);

@@ -75,6 +75,13 @@ impl Spool {
         }
     }
 
+    /// Frees what [`Spool::held_bytes`] counts, until somebody reads again.
+    pub(super) fn forget(&self) {
+        if let Kind::Inflated(inflated) = &self.0 {
+            inflated.forget();
+        }
+    }
+
     /// The file, to be mounted; none where the tar lies in no file of its own.
     pub fn file(&self) -> Option<BorrowedFd<'_>> {
         match &self.0 {
