@@ -1,4 +1,5 @@
-//! The `filemap` tracepoints (Linux 6.12): every look-up of a page in the page cache.
+//! The `filemap` tracepoints: every look-up of a page in the page cache (Linux 6.12), and every page that
+//! enters it (all kernels; with a cold cache and no read-ahead, these are the touched ones).
 
 use aya_ebpf::Global;
 use aya_ebpf::helpers::bpf_get_current_comm;
@@ -6,11 +7,12 @@ use aya_ebpf::macros::{map, tracepoint};
 use aya_ebpf::maps::Array;
 use aya_ebpf::programs::TracePointContext;
 use esgz_ebpf_abi::{
-    ChunkBitmap, Event, FILE_MAPPED, LOADER_COMM, PAGES_PER_CHUNK, PAGES_PER_WINDOW, RECORD_BYTES,
-    WORDS_PER_CHUNK, counter, kind,
+    ChunkBitmap, Event, FILE_EXECUTED, FILE_MAPPED, LOADER_COMM, PAGES_PER_CHUNK, PAGES_PER_WINDOW,
+    RECORD_BYTES, WORDS_PER_CHUNK, counter, kind,
 };
 
 use crate::atomic::Word;
+use crate::kernel;
 use crate::record::{
     CACHED, CACHED_LARGE, PAGES, Watched, count, emit, event, recording, watching,
 };
@@ -69,6 +71,9 @@ pub fn get_pages(ctx: TracePointContext) -> Result<(), i32> {
     let last = last.saturating_sub(u64::from(GET_PAGES_EXCLUSIVE.load()));
     if COLD_CACHE.load() != 0 && first > 0 && first < u64::from(file.size_pages()) {
         mark_silent(&file, first, phase);
+    }
+    if first == 0 {
+        executed(&file, phase);
     }
     mark::<MAX_CHUNKS>(&file, first, last, phase);
     Ok(())
@@ -139,6 +144,9 @@ pub fn fill(ctx: TracePointContext) -> Result<(), i32> {
         return Ok(());
     }
     let first: u64 = record.field(&FILL_PAGE);
+    if first == 0 {
+        executed(&file, phase);
+    }
     mark::<8>(
         &file,
         first,
@@ -146,6 +154,15 @@ pub fn fill(ctx: TracePointContext) -> Result<(), i32> {
         phase,
     );
     Ok(())
+}
+
+/// The first page of a file was read. If the kernel did so in order to execute something, it is that, or
+/// the interpreter: of a script, which no later event names, or the dynamic linker.
+#[inline(always)]
+fn executed(file: &Watched, phase: u32) {
+    if file.flags().load() & FILE_EXECUTED == 0 && kernel::executing() {
+        file.record(kind::EXEC, phase);
+    }
 }
 
 /// Pages of the largest folio: the page cache has none above order 11 (`MAX_XAS_ORDER`).

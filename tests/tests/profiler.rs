@@ -3,6 +3,7 @@
 
 mod profiler {
     pub(crate) mod bench;
+    mod tiers;
     pub(crate) mod worker;
 }
 

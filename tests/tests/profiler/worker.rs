@@ -23,6 +23,10 @@ pub(crate) fn work(script: &str) -> anyhow::Result<()> {
             "exec" => drop(Command::new(format!("./{}", words[1])).status()?),
             "exec-true" => drop(Command::new("/bin/true").status()?),
             "pread" => pread(words[1], number(2)?, number(3)?)?,
+            "random" => random(
+                words[1],
+                &[(number(2)?, number(3)?), (number(4)?, number(5)?)],
+            )?,
             "read" => pread(words[1], 0, number(2)?)?,
             "sendfile" => {
                 let mut offset = number(2)?;
@@ -64,6 +68,16 @@ fn pread(name: &str, offset: u64, len: u64) -> anyhow::Result<()> {
     let file = File::open(name)?;
     let mut buffer = vec![0; len as usize];
     file.read_at(&mut buffer, offset)?;
+    Ok(())
+}
+
+/// Reads without read-ahead.
+fn random(name: &str, parts: &[(u64, u64)]) -> anyhow::Result<()> {
+    let file = File::open(name)?;
+    rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::Random)?;
+    for &(offset, len) in parts {
+        file.read_at(&mut vec![0; len as usize], offset)?;
+    }
     Ok(())
 }
 
