@@ -316,14 +316,15 @@ fn mark<const CHUNKS: u64>(file: &Watched, first: u64, last: u64, phase: u32) {
 /// Marks cached pages right before page `first`, of which a read is reported.
 ///
 /// A read that finds a batch of cached pages of which the last is still being read copies the others,
-/// without an event, and comes back for that one. So if the page before is cached and untouched, it
-/// and all cached pages before it count: up to 64, and a batch has 31 folios.
+/// without an event, and comes back for that one. So if the page before is cached, it and all cached
+/// pages before it count: up to 64, and a batch has 31 folios. Also where the page before was touched
+/// by another read already: those before it may not have been.
 #[inline(always)]
 fn mark_silent(file: &Watched, first: u64, phase: u32) {
     let before = first - 1;
     let (high, bit) = (before / 64, before & 63);
     let cached = word_of(file, &CACHED, high);
-    if (cached & !word_of(file, &PAGES, high)) >> bit & 1 == 0 {
+    if cached >> bit & 1 == 0 {
         return;
     }
     // The word's pages up to `before`, in the topmost bits; below them those of the word before.

@@ -235,6 +235,15 @@ impl Bench {
     pub(crate) fn fresh_mount(&self, pages: u64, read_ahead_kib: u32) -> Option<MountedRootfs> {
         let contents = vec![7; (pages * PAGE) as usize];
         let layer = LayerBuilder::default().add(layers::file("a"), &contents);
+        self.mount_layer(layer, read_ahead_kib)
+    }
+
+    /// As `fresh_mount`, for any layer.
+    pub(crate) fn mount_layer(
+        &self,
+        layer: LayerBuilder,
+        read_ahead_kib: u32,
+    ) -> Option<MountedRootfs> {
         let layer = layer.finish(self.directory.path()).unwrap();
         let options = RootfsOptions {
             mode: RootfsMode::Auto,
@@ -247,13 +256,20 @@ impl Bench {
 
     /// Watches a root file system of which nothing should be cached.
     pub(crate) fn start_cold(&self, rootfs: &MountedRootfs) -> Profiler {
-        Profiler::start(&self.config(
-            rootfs.files(),
-            rootfs.opened_as(),
-            Exactness::FaultAround,
-            CacheAtStart::Cold,
-            1 << 20,
-        ))
+        self.start_on(rootfs, Exactness::FaultAround)
+    }
+
+    pub(crate) fn start_on(&self, rootfs: &MountedRootfs, exactness: Exactness) -> Profiler {
+        Profiler::start(&ProfilerConfig {
+            root: rootfs.path(),
+            ..self.config(
+                rootfs.files(),
+                rootfs.opened_as(),
+                exactness,
+                CacheAtStart::Cold,
+                4 << 20,
+            )
+        })
         .unwrap()
     }
 

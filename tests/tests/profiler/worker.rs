@@ -56,8 +56,13 @@ pub(crate) fn work(script: &str) -> anyhow::Result<()> {
                 }
             }
             "race" => race(words[1], number(2)?)?,
-            "storm" => storm(number(1)?, number(2)?, number(3)?)?,
-            other => anyhow::bail!("unknown action {other}"),
+            "storm" => storm(
+                words.get(4).unwrap_or(&"."),
+                number(1)?,
+                number(2)?,
+                number(3)?,
+            )?,
+            _ => super::generator::act(&words)?,
         }
     }
     Ok(())
@@ -134,14 +139,16 @@ fn race(name: &str, pages: u64) -> anyhow::Result<()> {
     })
 }
 
-/// `threads` threads open and read the files `f0` to `f<files - 1>`, `times` times together.
-fn storm(threads: u64, files: u64, times: u64) -> anyhow::Result<()> {
+/// `threads` threads open and read the files `f0` to `f<files - 1>` of `directory`, `times` times
+/// together.
+fn storm(directory: &str, threads: u64, files: u64, times: u64) -> anyhow::Result<()> {
     std::thread::scope(|scope| {
         let workers: Vec<_> = (0..threads)
             .map(|thread| {
                 scope.spawn(move || -> anyhow::Result<()> {
                     for i in 0..times / threads {
-                        pread(&format!("f{}", (i * 7 + thread * 61) % files), 0, 1)?;
+                        let file = (i * 7 + thread * 61) % files;
+                        pread(&format!("{directory}/f{file}"), 0, 1)?;
                     }
                     Ok(())
                 })
