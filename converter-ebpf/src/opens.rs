@@ -8,6 +8,7 @@ use aya_ebpf::macros::{map, tracepoint};
 use aya_ebpf::maps::{HashMap, PerCpuArray};
 use aya_ebpf::programs::TracePointContext;
 use aya_ebpf::{EbpfContext as _, Global, bindings::BPF_NOEXIST};
+use aya_log_ebpf::debug;
 use esgz_ebpf_abi::{Event, NAME_BYTES, NameEvent, base, counter, kind, phase};
 
 use crate::kernel;
@@ -49,7 +50,7 @@ pub fn exit_open(ctx: TracePointContext) -> Result<(), i32> {
     };
     let ret = result(&ctx)?;
     if ret >= 0 {
-        opened(ret, phase);
+        opened(&ctx, ret, phase);
     } else if is_missing(ret) {
         missing(AT_FDCWD, kernel::first_argument()?, phase);
     }
@@ -64,7 +65,7 @@ pub fn exit_openat(ctx: TracePointContext) -> Result<(), i32> {
     };
     let ret = result(&ctx)?;
     if ret >= 0 {
-        opened(ret, phase);
+        opened(&ctx, ret, phase);
     } else if is_missing(ret) {
         let (directory, name) = kernel::arguments()?;
         missing(directory as i32, name, phase);
@@ -80,7 +81,7 @@ pub fn exit_open_by_handle(ctx: TracePointContext) -> Result<(), i32> {
     };
     let ret = result(&ctx)?;
     if ret >= 0 {
-        opened(ret, phase);
+        opened(&ctx, ret, phase);
     }
     Ok(())
 }
@@ -125,7 +126,7 @@ pub fn uring_complete(ctx: TracePointContext) -> Result<(), i32> {
         )
     };
     if result >= 0 && kernel::uring_opens(request)? {
-        opened(i64::from(result), phase);
+        opened(&ctx, i64::from(result), phase);
     }
     Ok(())
 }
@@ -149,7 +150,13 @@ pub fn exec(ctx: TracePointContext) -> Result<(), i32> {
                 Some(file) => file.record(kind::EXEC, phase),
                 None => count(counter::OTHER_OPENS),
             },
-            Err(_) => count(counter::UNREADABLE_OPENS),
+            Err(error) => {
+                count(counter::UNREADABLE_OPENS);
+                debug!(
+                    &ctx,
+                    "the file of an executed program is unreadable: {}", error
+                );
+            }
         }
     }
     let place = EXEC_NAME.load();
@@ -175,13 +182,19 @@ fn is_missing(ret: i64) -> bool {
 }
 
 #[inline(always)]
-fn opened(fd: i64, phase: u32) {
+fn opened(ctx: &TracePointContext, fd: i64, phase: u32) {
     match kernel::descriptor_inode(fd as u32) {
         Ok((device, inode)) => match Watched::find(device, inode) {
             Some(file) => file.record(kind::OPEN, phase),
             None => count(counter::OTHER_OPENS),
         },
-        Err(_) => count(counter::UNREADABLE_OPENS),
+        Err(error) => {
+            count(counter::UNREADABLE_OPENS);
+            debug!(
+                ctx,
+                "the file of descriptor {} is unreadable: {}", fd, error
+            );
+        }
     }
 }
 

@@ -22,6 +22,7 @@ pub(super) struct BpfCollector {
     chunks: u32,
     pub(super) opens: Opens,
     pub(super) start_ns: u64,
+    diagnostics: load::Diagnostics,
 }
 
 /// Everything that was recorded.
@@ -50,6 +51,7 @@ impl BpfCollector {
             counters,
             ring,
             opens,
+            diagnostics,
         } = loaded;
         let chunks = if config.tier.knows_ranges() {
             index.chunks
@@ -65,6 +67,7 @@ impl BpfCollector {
             chunks,
             opens,
             start_ns,
+            diagnostics,
         })
     }
 
@@ -79,6 +82,7 @@ impl BpfCollector {
         drop(self.links.pop());
         load::detach_behind(self.links);
         let log = self.drain.finish()?;
+        (self.diagnostics)();
         let (losses, unattributed) = read_counters(&self.counters)?;
         Ok(Recorded {
             log,

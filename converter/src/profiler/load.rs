@@ -7,6 +7,7 @@ use aya::maps::{Array, HashMap, MapData, PerCpuArray, RingBuf};
 use aya::programs::trace_point::TracePointLink;
 use aya::programs::{ProgramError, TracePoint};
 use aya::{Ebpf, EbpfLoader};
+use aya_log::EbpfLogger;
 use esgz_ebpf_abi::{ChunkBitmap, FILE_MAPPED};
 use zerocopy::transmute;
 
@@ -25,6 +26,8 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!("../../../converter-ebpf/esgz
 
 /// Room for names that are looked up in vain, each counted once.
 const MAX_NAMES: u32 = 1 << 17;
+/// `Level::Debug` of aya-log.
+const DEBUG_MESSAGES: u8 = 4;
 const KERNEL_BTF: &str = "/sys/kernel/btf/vmlinux";
 
 /// The attached programs and their maps. Dropping a link detaches its program; the last link keeps
@@ -38,7 +41,12 @@ pub(super) struct Loaded {
     pub(super) counters: PerCpuArray<MapData, u64>,
     pub(super) ring: RingBuf<MapData>,
     pub(super) opens: Opens,
+    /// Passes on what the programs say of rare failures.
+    pub(super) diagnostics: Diagnostics,
 }
+
+/// Reads the programs' messages and gives them to the log.
+pub(super) type Diagnostics = Box<dyn FnMut() + Send>;
 
 /// An object in the kernel whose programs are not attached yet.
 struct Prepared {
@@ -66,6 +74,8 @@ pub(super) fn load(
     let pages = take(&mut programs, "PAGES", Array::try_from)?;
     let counters = take(&mut programs, "COUNTERS", PerCpuArray::try_from)?;
     let ring = take(&mut programs, "EVENTS", RingBuf::try_from)?;
+    let mut messages =
+        EbpfLogger::init(&mut programs).map_err(|_| ProfilerError::ObjectLacks("AYA_LOGS"))?;
     fill_files(&mut programs, index)?;
 
     let start_ns = super::monotonic_ns();
@@ -82,6 +92,7 @@ pub(super) fn load(
         counters,
         ring,
         opens,
+        diagnostics: Box::new(move || messages.flush()),
     })
 }
 
@@ -148,9 +159,16 @@ fn prepare(
         Err(reason) => Opens::Untracked { reason },
     };
 
+    // Where nobody would see their messages, the verifier takes them out of the programs.
+    let message_level: u8 = if tracing::enabled!(tracing::Level::DEBUG) {
+        DEBUG_MESSAGES
+    } else {
+        0
+    };
     let mut loader = EbpfLoader::new();
     loader
         .btf(None)
+        .override_global(aya_log::LEVEL, &message_level, true)
         .override_global("CGROUP_ID", &config.cgroup.id, true);
     for (name, value) in &globals {
         loader.override_global(name, value, true);

@@ -203,7 +203,10 @@ fn ranges_are_those_that_the_generators_touched() {
         for (method, touched) in &truth {
             let found = scene.pages_of(&seen, method);
             let missed: Vec<_> = touched.difference(&found).collect();
-            assert!(missed.is_empty(), "{method}: pages were missed: {missed:?} of {script}");
+            assert!(
+                missed.is_empty(),
+                "{method}: pages were missed: {missed:?} of {script}"
+            );
             let (touched_windows, found_windows) = (windows(touched), windows(&found));
             if READ_FAMILY.contains(method) {
                 let precision = share(&found_windows, &touched_windows);
