@@ -144,6 +144,12 @@ pub fn choose(wanted: Option<Tier>) -> Result<Tier, ProfilerError> {
                 let source = Box::new(error);
                 return Err(ProfilerError::Collector { tier, source });
             }
+            // Who may not use this one may not use any.
+            None if tier == Tier::Fanotify
+                && matches!(error, ProfilerError::NotPermitted { .. }) =>
+            {
+                return Err(error);
+            }
             None => reasons.push(format!("{}: {}", tier.name(), error.in_one_line())),
         }
     }
