@@ -13,6 +13,7 @@ mod ci;
 mod corpus;
 mod demo;
 mod fuzz;
+mod kernels;
 mod layout;
 mod prerequisites;
 mod python_image;
@@ -28,6 +29,7 @@ const USAGE: &str = "usage: cargo xtask TASK
   demo [oci:DIR]   optimises an image under eBPF: the given one, or one made of this machine's Python
   fuzz [TARGET] [SECONDS]
                    fuzz targets of the parsers, each for 10 s or SECONDS; crashes in fuzz/artifacts
+  kernels          the profiler's tests on Debian's 6.1 kernel under QEMU
   ci               format, lints, licences, then test
   bench optimize oci:DIR NAME [RUNS]
                    whole runs of esgz optimize; raw results and table in bench/runs/NAME
@@ -51,6 +53,7 @@ fn main() -> ExitCode {
         "test" => test::run(rest),
         "demo" => demo::run(rest),
         "fuzz" => fuzz::run(rest),
+        "kernels" => kernels::run(rest),
         "ci" => ci::run(rest),
         "corpus" => corpus::run(rest),
         _ => {

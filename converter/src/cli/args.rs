@@ -87,6 +87,9 @@ pub(super) struct WorkloadArgs {
     /// See every single page that is touched; slower: no read-ahead
     #[arg(long)]
     pub(super) exact: bool,
+    /// How to watch the workload; by default as well as the kernel can
+    #[arg(long, default_value = "auto", value_name = "HOW")]
+    pub(super) collector: CollectorArg,
     /// Go on although the workload exits with an error
     #[arg(long)]
     pub(super) allow_failure: bool,
@@ -111,6 +114,21 @@ pub(super) enum RootfsArg {
     Erofs,
     /// Unpack every layer
     Unpack,
+}
+
+/// See [`crate::profiler::Tier`].
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(super) enum CollectorArg {
+    /// The first of these that works
+    Auto,
+    /// eBPF, every page that is read or mapped; Linux 6.12
+    Filemap,
+    /// eBPF, every page that enters the page cache, without read-ahead; Linux 5.15
+    PageCache,
+    /// eBPF, opened and executed files as a whole; Linux 5.15
+    Open,
+    /// No eBPF, opened and executed files as a whole
+    Fanotify,
 }
 
 #[derive(Debug, Args)]

@@ -7,7 +7,7 @@ use std::time::Instant;
 use serde_json::json;
 
 use crate::cancel::Cancel;
-use crate::cli::args::{OptimizeArgs, RecordArgs, RootfsArg, WorkloadArgs};
+use crate::cli::args::{CollectorArg, OptimizeArgs, RecordArgs, RootfsArg, WorkloadArgs};
 use crate::cli::conversion::{
     Others, Wanted, image_options, open_ends, others, scan_options, scan_stage, threads,
     warn_missed,
@@ -21,7 +21,7 @@ use crate::image::Platform;
 use crate::layer::entry::ScannedLayer;
 use crate::layer::scan::{Keep, ScanOptions};
 use crate::profile::{self, Ended, Profile};
-use crate::profiler::Exactness;
+use crate::profiler::{Exactness, Tier};
 use crate::progress::{Progress, Step};
 use crate::record::{RecordOptions, Recorded};
 use crate::rootfs::{RootfsMode, RootfsOptions};
@@ -216,6 +216,13 @@ fn record_options(args: &WorkloadArgs, scan: &ScanOptions, json: bool) -> Record
             Exactness::Exact
         } else {
             Exactness::FaultAround
+        },
+        collector: match args.collector {
+            CollectorArg::Auto => None,
+            CollectorArg::Filemap => Some(Tier::Filemap),
+            CollectorArg::PageCache => Some(Tier::PageCache),
+            CollectorArg::Open => Some(Tier::Open),
+            CollectorArg::Fanotify => Some(Tier::Fanotify),
         },
         ring_bytes: args.ring_size,
     }
