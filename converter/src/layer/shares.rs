@@ -31,7 +31,7 @@ pub(super) struct Shares {
 }
 
 /// Buffers that nobody has take at most this part of the memory.
-const IDLE_SHARE: u64 = 16;
+const IDLE_SHARE: u64 = 4;
 
 impl Shares {
     /// As many of the threads as there is memory for, or one: what a thread holds, what waits to be written
