@@ -11,8 +11,13 @@ use crate::prerequisites;
 use crate::shell::{cargo, has_program};
 
 /// Programs that tests compare with or run, and their packages.
-const PREREQUISITES: [(&str, &str); 5] = [
+const PREREQUISITES: [(&str, &str); 10] = [
     ("runc", "runc"),
+    ("crun", "crun"),
+    ("busybox", "busybox-static"),
+    ("ip", "iproute2"),
+    ("/usr/lib/cni/bridge", "containernetworking-plugins"),
+    ("gcc", "gcc"),
     ("strace", "strace"),
     ("skopeo", "skopeo"),
     ("umoci", "umoci"),

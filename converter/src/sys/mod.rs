@@ -3,4 +3,6 @@
 
 pub mod gzip;
 pub mod loopdev;
+pub mod process;
+pub mod tree;
 pub mod writeback;
