@@ -33,7 +33,6 @@ impl Cancel {
             Ok(())
         }
     }
-
 }
 
 /// A wish that the run of a workload ends, and nothing else. Clones share one.
@@ -61,7 +60,9 @@ impl EndOfRun {
     /// Utters the wish. Returns whether a run has waited for it.
     pub fn ask(&self) -> bool {
         let order = Ordering::SeqCst;
-        self.0.compare_exchange(AWAITED, ASKED, order, order).is_ok()
+        self.0
+            .compare_exchange(AWAITED, ASKED, order, order)
+            .is_ok()
     }
 
     /// Whether the run is to end.

@@ -81,7 +81,12 @@ pub fn with_busybox(applets: &[&str]) -> Option<LayoutBuilder> {
         Entry::dir("usr/local/bin"),
     ];
     let link = |name: &&str| Entry::symlink(format!("usr/local/bin/{name}"), target.clone());
-    let entries: Vec<Entry> = copied.entries.into_values().chain(local).chain(applets.iter().map(link)).collect();
+    let entries: Vec<Entry> = copied
+        .entries
+        .into_values()
+        .chain(local)
+        .chain(applets.iter().map(link))
+        .collect();
     Some(image().layer(Layer::new(&entries, Compression::Gzip(1))))
 }
 

@@ -67,7 +67,8 @@ cat \"$root/opt/data/never\" > /dev/null
 
 #[test]
 fn what_a_device_needs_is_in_the_container() {
-    let Some(_turn) = privileged::workload("devices::what_a_device_needs_is_in_the_container") else {
+    let Some(_turn) = privileged::workload("devices::what_a_device_needs_is_in_the_container")
+    else {
         return;
     };
     let conversion = Conversion::of(&machine::image());
@@ -75,14 +76,18 @@ fn what_a_device_needs_is_in_the_container() {
     let script = "echo $DRIVER,$GPU,$GPU1; cat /opt/driver; id -G; test -c /dev/gpu0 && echo node
         cat /dev/gpu0 | dd bs=1 count=1 status=none | cat > /dev/null; echo read";
     let printed = |gpus: &str| {
-        let finished = conversion.finish(record(&conversion, script, gpus).run()).unwrap();
+        let finished = conversion
+            .finish(record(&conversion, script, gpus).run())
+            .unwrap();
         finished.success().unwrap().stderr
     };
     assert_eq!(printed("0"), "1,0,\nof the driver\n0 44\nnode\nread\n");
     assert_eq!(printed("0,1"), "1,0,1\nof the driver\n0 44\nnode\nread\n");
     assert_eq!(printed("all"), "1,0,1\nof the driver\n0 44\nnode\nread\n");
     assert_eq!(printed("nvidia.com/gpu=1").lines().next(), Some("1,,1"));
-    let unknown = conversion.finish(record(&conversion, "true", "7").run()).unwrap();
+    let unknown = conversion
+        .finish(record(&conversion, "true", "7").run())
+        .unwrap();
     unknown.failed_with(2, &["nvidia.com/gpu=7"]).unwrap();
 }
 
@@ -116,15 +121,22 @@ fn what_hooks_touch_is_seen_as_setup() {
         let file = |path: &str| -> Value {
             let files = profile["files"].as_array().unwrap();
             let found = files.iter().find(|file| file["path"] == path);
-            found.unwrap_or_else(|| panic!("{kind}: no {path} in {profile:#}")).clone()
+            found
+                .unwrap_or_else(|| panic!("{kind}: no {path} in {profile:#}"))
+                .clone()
         };
         let by_hook = file("opt/data/never");
         assert_eq!(by_hook["phase"], "setup", "{kind}");
-        assert_eq!(by_hook["ranges"], json!([[0, by_hook["size_bytes"]]]), "{kind}");
+        assert_eq!(
+            by_hook["ranges"],
+            json!([[0, by_hook["size_bytes"]]]),
+            "{kind}"
+        );
         assert_eq!(by_hook["opened"], true, "{kind}");
         let by_workload = file("opt/data/small");
         assert_eq!(by_workload["phase"], "run", "{kind}");
-        let earlier = |a: &Value, b: &Value| a["first_touch_seq"].as_u64() < b["first_touch_seq"].as_u64();
+        let earlier =
+            |a: &Value, b: &Value| a["first_touch_seq"].as_u64() < b["first_touch_seq"].as_u64();
         assert!(earlier(&by_hook, &by_workload), "{kind}");
     }
     // A hook that runs when the workload has begun.
@@ -134,7 +146,10 @@ fn what_hooks_touch_is_seen_as_setup() {
     conversion.finish(command.run().success().unwrap()).unwrap();
     let profile = conversion.json("profile");
     let files = profile["files"].as_array().unwrap();
-    assert!(files.iter().any(|file| file["path"] == "opt/data/never"), "{profile:#}");
+    assert!(
+        files.iter().any(|file| file["path"] == "opt/data/never"),
+        "{profile:#}"
+    );
 }
 
 /// A hook that hangs: SIGINT and SIGTERM end the call nevertheless, and nothing is left.
@@ -152,7 +167,10 @@ fn a_hanging_hook_is_interrupted() {
         let conversion = Conversion::of(&machine::image());
         specification(&conversion, &[(kind, hang)]);
         let mut command = record(&conversion, "sleep 1000", "0").into_command();
-        command.stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
+        command
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .process_group(0);
         let mut child = command.spawn().unwrap();
         let began = conversion.path(&format!("cdi/{kind}.began"));
         let deadline = Instant::now() + Duration::from_secs(20);

@@ -26,7 +26,10 @@ struct Net {
 impl Drop for Net {
     fn drop(&mut self) {
         // CNI leaves bridges; there is none where a test failed early.
-        let _ = Command::new("ip").args(["link", "delete", &self.bridge]).stderr(Stdio::null()).status();
+        let _ = Command::new("ip")
+            .args(["link", "delete", &self.bridge])
+            .stderr(Stdio::null())
+            .status();
     }
 }
 
@@ -76,7 +79,12 @@ impl Net {
     fn record(&self, script: &str) -> Esgz {
         self.conversion
             .record_run("profile")
-            .args(["--json", "--cni", "--cni-plugin-dir=/usr/lib/cni", "--cni-plugin-config-dir"])
+            .args([
+                "--json",
+                "--cni",
+                "--cni-plugin-dir=/usr/lib/cni",
+                "--cni-plugin-config-dir",
+            ])
             .arg(self.conversion.path("net.d"))
             .args(["--entrypoint", "[\"/bin/sh\",\"-c\"]", "--args"])
             .arg(json!([script]).to_string())
@@ -91,7 +99,10 @@ impl Net {
 
     /// Interfaces on the bridge.
     fn ports(&self) -> Vec<String> {
-        names(&PathBuf::from(format!("/sys/class/net/{}/brif", self.bridge)))
+        names(&PathBuf::from(format!(
+            "/sys/class/net/{}/brif",
+            self.bridge
+        )))
     }
 
     fn assert_nothing_left(&self, what: &str) {
@@ -117,7 +128,10 @@ fn a_bridge_connects_the_container() {
     let script = "ip -o addr; ip route";
     let finished = net.conversion.finish(net.record(script).run()).unwrap();
     let printed = finished.success().unwrap().stderr;
-    assert!(printed.contains("eth0") && printed.contains("10.213.1.2/24"), "{printed}");
+    assert!(
+        printed.contains("eth0") && printed.contains("10.213.1.2/24"),
+        "{printed}"
+    );
     assert!(printed.contains("127.0.0.1/8"), "{printed}");
     assert!(printed.contains("default via 10.213.1.1"), "{printed}");
     net.assert_nothing_left("after a run");
@@ -130,18 +144,35 @@ fn a_bridge_connects_the_container() {
         let (mut stream, peer) = listener.accept().unwrap();
         let mut request = [0; 1024];
         let _ = stream.read(&mut request).unwrap();
-        stream.write_all(b"HTTP/1.0 200 OK\r\nContent-Length: 6\r\n\r\nhello\n").unwrap();
+        stream
+            .write_all(b"HTTP/1.0 200 OK\r\nContent-Length: 6\r\n\r\nhello\n")
+            .unwrap();
         peer.ip().to_string()
     });
     let script = format!("wget -q -O - http://gateway:{port}/");
-    let finished = net.record(&script).arg("--add-hosts=gateway:10.213.1.1").run();
-    let printed = net.conversion.finish(finished).unwrap().success().unwrap().stderr;
+    let finished = net
+        .record(&script)
+        .arg("--add-hosts=gateway:10.213.1.1")
+        .run();
+    let printed = net
+        .conversion
+        .finish(finished)
+        .unwrap()
+        .success()
+        .unwrap()
+        .stderr;
     assert_eq!(printed, "hello\n");
     assert!(server.join().unwrap().starts_with("10.213.1."));
     // And a request of ours reaches the container.
     let script = "exec httpd -f -p 8080 -h /opt/data";
-    let esgz = net.record(script).args(["--wait-on-http=http://127.0.0.1:8080/small", "--period=30"]);
-    net.conversion.finish(esgz.run()).unwrap().success().unwrap();
+    let esgz = net
+        .record(script)
+        .args(["--wait-on-http=http://127.0.0.1:8080/small", "--period=30"]);
+    net.conversion
+        .finish(esgz.run())
+        .unwrap()
+        .success()
+        .unwrap();
     assert_eq!(net.conversion.json("profile")["ended"], "http");
     net.assert_nothing_left("after all");
 }
@@ -171,7 +202,11 @@ fn chains_and_their_ends() {
         fs::write(plugins.join(plugin), &script).unwrap();
         fs::set_permissions(plugins.join(plugin), fs::Permissions::from_mode(0o755)).unwrap();
     }
-    let chain = [net.bridge_plugin(2), json!({"type": "first"}), json!({"type": "second"})];
+    let chain = [
+        net.bridge_plugin(2),
+        json!({"type": "first"}),
+        json!({"type": "second"}),
+    ];
     net.configure("10-test.conflist", &chain);
     let calls = || -> Vec<String> {
         let text = fs::read_to_string(&log).unwrap_or_default();
@@ -186,7 +221,12 @@ fn chains_and_their_ends() {
         text.lines().map(word).collect()
     };
     let record = |script: &str| net.record(script).arg("--cni-plugin-dir").arg(&plugins);
-    let whole = ["first ADD true", "second ADD true", "second DEL true", "first DEL true"];
+    let whole = [
+        "first ADD true",
+        "second ADD true",
+        "second DEL true",
+        "first DEL true",
+    ];
 
     let ended = net.conversion.finish(record("true").run()).unwrap();
     ended.success().unwrap();
@@ -203,7 +243,11 @@ fn chains_and_their_ends() {
     net.assert_nothing_left("after a failure");
 
     let mut esgz = record("echo up; exec sleep 1000").into_command();
-    let mut child = esgz.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut child = esgz
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
     let mut up = [0; 3];
     std::io::Read::read_exact(child.stderr.as_mut().unwrap(), &mut up).unwrap();
     kill(Pid::from_raw(child.id().cast_signed()), Signal::SIGINT).unwrap();
@@ -215,20 +259,36 @@ fn chains_and_their_ends() {
     let fail = net.conversion.path("calls.fail");
     fs::write(&fail, "").unwrap();
     let broken = net.conversion.finish(record("true").run()).unwrap();
-    broken.failed_with(OTHER, &["\"first\" failed (ADD): is broken: on purpose"]).unwrap();
-    assert_eq!(calls(), ["first ADD true", "second DEL false", "first DEL false"]);
+    broken
+        .failed_with(OTHER, &["\"first\" failed (ADD): is broken: on purpose"])
+        .unwrap();
+    assert_eq!(
+        calls(),
+        ["first ADD true", "second DEL false", "first DEL false"]
+    );
     net.assert_nothing_left("after a broken plugin");
     fs::remove_file(&fail).unwrap();
 
     // Killed: the next call undoes it.
     let state = net.conversion.path("state");
-    let mut esgz = record("echo up; exec sleep 1000").arg("--state-dir").arg(&state).into_command();
-    let mut child = esgz.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut esgz = record("echo up; exec sleep 1000")
+        .arg("--state-dir")
+        .arg(&state)
+        .into_command();
+    let mut child = esgz
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
     std::io::Read::read_exact(child.stderr.as_mut().unwrap(), &mut up).unwrap();
     child.kill().unwrap();
     child.wait().unwrap();
     assert_eq!(net.leases().len(), 1);
-    let next = net.conversion.record_run("other").arg("--state-dir").arg(&state);
+    let next = net
+        .conversion
+        .record_run("other")
+        .arg("--state-dir")
+        .arg(&state);
     next.run().success().unwrap();
     assert_eq!(calls(), whole);
     assert!(names(&state).is_empty());
@@ -244,15 +304,23 @@ fn what_is_missing_is_said() {
     let conversion = Conversion::of(&machine::image());
     let directory = conversion.path("net.d");
     let record = || {
-        let command = conversion.record_run("profile").args(["--cni", "--cni-plugin-conf-dir"]);
+        let command = conversion
+            .record_run("profile")
+            .args(["--cni", "--cni-plugin-conf-dir"]);
         conversion.finish(command.arg(&directory).run()).unwrap()
     };
     let expected = directory.display().to_string();
     record().failed_with(OTHER, &[&expected]).unwrap();
     fs::create_dir(&directory).unwrap();
     record().failed_with(OTHER, &["there is none"]).unwrap();
-    fs::write(directory.join("a.conf"), "{\"name\":\"n\",\"type\":\"no-such-plugin\"}").unwrap();
-    record().failed_with(OTHER, &["no-such-plugin", "loopback"]).unwrap();
+    fs::write(
+        directory.join("a.conf"),
+        "{\"name\":\"n\",\"type\":\"no-such-plugin\"}",
+    )
+    .unwrap();
+    record()
+        .failed_with(OTHER, &["no-such-plugin", "loopback"])
+        .unwrap();
     fs::write(directory.join("a.conf"), "{\"name\":").unwrap();
     record().failed_with(OTHER, &["a.conf"]).unwrap();
 }

@@ -108,7 +108,12 @@ pub(super) struct NetworkArgs {
     #[arg(long)]
     pub(super) cni: bool,
     /// Directory with CNI configurations; the first by name is used
-    #[arg(long, alias = "cni-plugin-conf-dir", default_value = "/etc/cni/net.d", value_name = "DIR")]
+    #[arg(
+        long,
+        alias = "cni-plugin-conf-dir",
+        default_value = "/etc/cni/net.d",
+        value_name = "DIR"
+    )]
     pub(super) cni_plugin_config_dir: PathBuf,
     /// Directory with CNI plugins; may be repeated [default: /opt/cni/bin and /usr/lib/cni]
     #[arg(long, value_name = "DIR")]
@@ -243,7 +248,11 @@ fn workload_options(
                 .iter()
                 .map(|(name, address)| (name.clone(), address.to_string()))
                 .collect(),
-            nameservers: network.dns_nameservers.iter().map(IpAddr::to_string).collect(),
+            nameservers: network
+                .dns_nameservers
+                .iter()
+                .map(IpAddr::to_string)
+                .collect(),
             search: network.dns_search_domains.clone(),
             options: network.dns_options.clone(),
         },
@@ -291,7 +300,10 @@ fn env_file(args: &WorkloadArgs) -> Result<Vec<String>, Failure> {
 /// A mount with the source as the runtime understands it, which runs in another directory.
 fn absolute(mount: &Mount) -> Result<Mount, Failure> {
     let is_bind = mount.kind == "bind"
-        || mount.options.iter().any(|option| matches!(&**option, "bind" | "rbind"));
+        || mount
+            .options
+            .iter()
+            .any(|option| matches!(&**option, "bind" | "rbind"));
     if !is_bind {
         return Ok(mount.clone());
     }
@@ -304,7 +316,10 @@ fn absolute(mount: &Mount) -> Result<Mount, Failure> {
     })?;
     // The runtime wants to be told in the options, too.
     let mut options = mount.options.clone();
-    if !options.iter().any(|option| matches!(&**option, "bind" | "rbind")) {
+    if !options
+        .iter()
+        .any(|option| matches!(&**option, "bind" | "rbind"))
+    {
         options.insert(0, "rbind".to_owned());
     }
     Ok(Mount {
@@ -358,7 +373,11 @@ fn parse_mount(text: &str) -> Result<Mount, String> {
             "source" | "src" => value.clone_into(&mut mount.source),
             "destination" | "dst" => value.clone_into(&mut mount.destination),
             "options" => mount.options = value.split(':').map(str::to_owned).collect(),
-            _ => return Err(format!("\"{key}\" is not one of type, source, destination, options")),
+            _ => {
+                return Err(format!(
+                    "\"{key}\" is not one of type, source, destination, options"
+                ));
+            }
         }
     }
     mount.options.retain(|option| !option.is_empty());
@@ -395,7 +414,9 @@ fn csv_fields(text: &str) -> Result<Vec<String>, String> {
 fn parse_host(text: &str) -> Result<(String, IpAddr), String> {
     let (name, address) = text.split_once(':').ok_or("not of the form NAME:ADDRESS")?;
     let address = address.trim_start_matches('[').trim_end_matches(']');
-    let address = address.parse().map_err(|_| format!("\"{address}\" is no address"))?;
+    let address = address
+        .parse()
+        .map_err(|_| format!("\"{address}\" is no address"))?;
     Ok((parse_word(name)?, address))
 }
 
@@ -433,31 +454,60 @@ mod tests {
     #[test]
     fn mounts_are_written_as_for_ctr() {
         let mount = parse_mount("type=bind,src=/s,dst=/d,options=rbind:ro").unwrap();
-        assert_eq!((&*mount.kind, &*mount.source, &*mount.destination), ("bind", "/s", "/d"));
+        assert_eq!(
+            (&*mount.kind, &*mount.source, &*mount.destination),
+            ("bind", "/s", "/d")
+        );
         assert_eq!(mount.options, ["rbind", "ro"]);
         let mount = parse_mount("type=tmpfs,destination=/d").unwrap();
-        assert_eq!((mount.source.is_empty(), mount.options.is_empty()), (true, true));
+        assert_eq!(
+            (mount.source.is_empty(), mount.options.is_empty()),
+            (true, true)
+        );
         let mount = parse_mount("type=bind,\"source=/a,\"\"b\"\"\",destination=/d").unwrap();
         assert_eq!(mount.source, "/a,\"b\"");
-        for bad in ["", "type=bind", "type=bind,dst=d", "dst=/d", "type=bind,dst=/d,x=1", "type=bind,dst=/d,ro", "\"type=bind,dst=/d"] {
+        for bad in [
+            "",
+            "type=bind",
+            "type=bind,dst=d",
+            "dst=/d",
+            "type=bind,dst=/d,x=1",
+            "type=bind,dst=/d,ro",
+            "\"type=bind,dst=/d",
+        ] {
             assert!(parse_mount(bad).is_err(), "{bad}");
         }
         // The example of ctr-remote's manual.
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("hello.go");
         std::fs::write(&file, "").unwrap();
-        let text = format!("type=bind,source={},destination=/hello.go,options=bind:ro", file.display());
+        let text = format!(
+            "type=bind,source={},destination=/hello.go,options=bind:ro",
+            file.display()
+        );
         let mount = absolute(&parse_mount(&text).unwrap()).unwrap();
         assert_eq!(mount.options, ["bind", "ro"]);
         let text = text.replace("options=bind:ro", "options=ro");
-        assert_eq!(absolute(&parse_mount(&text).unwrap()).unwrap().options, ["rbind", "ro"]);
+        assert_eq!(
+            absolute(&parse_mount(&text).unwrap()).unwrap().options,
+            ["rbind", "ro"]
+        );
     }
 
     #[test]
     fn values_are_checked() {
-        assert_eq!(parse_host("db:10.0.0.1"), Ok(("db".to_owned(), "10.0.0.1".parse().unwrap())));
-        assert_eq!(parse_host("db:::1"), Ok(("db".to_owned(), "::1".parse().unwrap())));
-        assert_eq!(parse_host("db:[::1]"), Ok(("db".to_owned(), "::1".parse().unwrap())));
+        assert_eq!(
+            parse_host("db:10.0.0.1"),
+            Ok(("db".to_owned(), "10.0.0.1".parse().unwrap()))
+        );
+        assert_eq!(
+            parse_host("db:::1"),
+            Ok(("db".to_owned(), "::1".parse().unwrap()))
+        );
+        assert_eq!(
+            parse_host("db:[::1]"),
+            Ok(("db".to_owned(), "::1".parse().unwrap()))
+        );
         for bad in ["", "db", "db:", "db:x", ":1.1.1.1", "a b:1.1.1.1"] {
             assert!(parse_host(bad).is_err(), "{bad}");
         }

@@ -41,7 +41,10 @@ pub enum MergeError {
 /// [`MergeError`].
 pub fn merge(profiles: &[Profile]) -> Result<Profile, MergeError> {
     let (first, others) = profiles.split_first().ok_or(MergeError::Nothing)?;
-    if let Some(other) = others.iter().find(|other| other.image.manifest != first.image.manifest) {
+    if let Some(other) = others
+        .iter()
+        .find(|other| other.image.manifest != first.image.manifest)
+    {
         return Err(MergeError::Images {
             first: first.image.manifest,
             other: other.image.manifest,
@@ -220,14 +223,20 @@ mod tests {
         assert_eq!(merged.files[1].ranges, [(0, 4096), (8192, 4096)]);
         assert_eq!(merged.files[1].touched_bytes, 8192);
         assert!(merged.files.is_sorted_by_key(|file| file.first_touch_ms));
-        assert_eq!((merged.runs, merged.complete, merged.lost_events), (3, false, 3));
+        assert_eq!(
+            (merged.runs, merged.complete, merged.lost_events),
+            (3, false, 3)
+        );
         assert_eq!(merged.missing, ["m", "n"]);
         assert_eq!(merge(std::slice::from_ref(&a)).unwrap(), a);
         Profile::parse(&merged.to_json()).unwrap();
 
         let mut other = a.clone();
         other.image.manifest = Digest::of(b"other");
-        assert!(matches!(merge(&[a.clone(), other]), Err(MergeError::Images { .. })));
+        assert!(matches!(
+            merge(&[a.clone(), other]),
+            Err(MergeError::Images { .. })
+        ));
         let mut larger = a.clone();
         larger.files[0].size_bytes += 1;
         assert!(matches!(merge(&[a, larger]), Err(MergeError::Sizes { .. })));

@@ -37,7 +37,9 @@ pub(super) fn write(directory: &Path, contents: &Contents<'_>) -> Result<Bundle,
     let options = contents.options;
     let edits = cdi::edits(&options.devices)?;
     let nodes = edits.iter().flat_map(|edits| &edits.device_nodes);
-    let device_nodes = nodes.map(cdi::resolve).collect::<Result<Vec<DeviceNode>, _>>()?;
+    let device_nodes = nodes
+        .map(cdi::resolve)
+        .collect::<Result<Vec<DeviceNode>, _>>()?;
     let is_host = options.network == Network::Host;
     let of_host = |path: &str| is_host.then(|| fs::read_to_string(path).ok()).flatten();
     let hosts = names::hosts(&options.names, of_host("/etc/hosts"));

@@ -155,13 +155,23 @@ pub(super) fn remove_named(name: &str) -> Result<(), RuntimeError> {
 fn reap(cgroup: &str) {
     let own = std::process::id();
     for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
-        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else {
+        let Some(pid) = entry
+            .file_name()
+            .to_str()
+            .and_then(|name| name.parse().ok())
+        else {
             continue;
         };
         let read = |file: &str| fs::read_to_string(entry.path().join(file)).unwrap_or_default();
         let stat = read("stat");
-        let mut fields = stat.rsplit_once(')').map_or("", |(_, rest)| rest).split_whitespace();
-        let (state, parent) = (fields.next(), fields.next().and_then(|ppid| ppid.parse().ok()));
+        let mut fields = stat
+            .rsplit_once(')')
+            .map_or("", |(_, rest)| rest)
+            .split_whitespace();
+        let (state, parent) = (
+            fields.next(),
+            fields.next().and_then(|ppid| ppid.parse().ok()),
+        );
         if state == Some("Z")
             && parent == Some(own)
             && read("cgroup").lines().any(|line| line.starts_with(cgroup))

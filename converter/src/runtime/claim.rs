@@ -191,8 +191,8 @@ fn remove_run(state: &Path) -> Result<u32, RuntimeError> {
             }
             network::remove_abandoned(state);
             for point in mounts::below(&[state, scratch])? {
-                let flags = rustix::mount::UnmountFlags::NOFOLLOW
-                    | rustix::mount::UnmountFlags::DETACH;
+                let flags =
+                    rustix::mount::UnmountFlags::NOFOLLOW | rustix::mount::UnmountFlags::DETACH;
                 rustix::mount::unmount(&point, flags)
                     .map_err(|source| RuntimeError::io("unmounting", &point, source))?;
             }
@@ -239,7 +239,12 @@ fn unique_name() -> String {
     static RUNS: AtomicU32 = AtomicU32::new(0);
     let run = RUNS.fetch_add(1, Ordering::Relaxed);
     let now = rustix::time::clock_gettime(rustix::time::ClockId::Realtime);
-    format!("esgz-{}-{run}-{:x}{:08x}", std::process::id(), now.tv_sec, now.tv_nsec)
+    format!(
+        "esgz-{}-{run}-{:x}{:08x}",
+        std::process::id(),
+        now.tv_sec,
+        now.tv_nsec
+    )
 }
 
 fn boot_id() -> String {
@@ -261,7 +266,10 @@ mod tests {
     #[test]
     fn a_live_run_is_left_alone_and_a_dead_one_is_removed() {
         let directory = tempfile::tempdir().unwrap();
-        let (state, scratch) = (directory.path().join("state"), directory.path().join("scratch"));
+        let (state, scratch) = (
+            directory.path().join("state"),
+            directory.path().join("scratch"),
+        );
         fs::create_dir(&scratch).unwrap();
         let live = Claim::take(&state, &scratch, "runc").unwrap();
         fs::write(live.scratch().join("file"), "x").unwrap();
@@ -281,14 +289,23 @@ mod tests {
             runtime: "runc".to_owned(),
             scratch: left.clone(),
         };
-        fs::write(dead.join(DESCRIPTION), serde_json::to_vec(&description).unwrap()).unwrap();
+        fs::write(
+            dead.join(DESCRIPTION),
+            serde_json::to_vec(&description).unwrap(),
+        )
+        .unwrap();
         // One that claims a directory which is not its own.
         let liar = state.join("esgz-2-0-0");
         fs::create_dir(&liar).unwrap();
-        fs::write(liar.join(DESCRIPTION), serde_json::to_vec(&Description {
-            scratch: scratch.clone(),
-            ..description
-        }).unwrap()).unwrap();
+        fs::write(
+            liar.join(DESCRIPTION),
+            serde_json::to_vec(&Description {
+                scratch: scratch.clone(),
+                ..description
+            })
+            .unwrap(),
+        )
+        .unwrap();
         fs::create_dir(state.join("esgz-3-0-0")).unwrap();
         remove_abandoned(&state);
         assert!(!left.exists() && !dead.exists() && !liar.exists());

@@ -1,7 +1,7 @@
 //! A terminal for the container: the OCI runtime makes it, and sends its master through a socket
 //! (`--console-socket` of runc's command line). Ours is put into raw mode meanwhile.
 
-use std::io::{self, IsTerminal as _};
+use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener;
@@ -53,11 +53,6 @@ impl ConsoleSocket {
         let master = { descriptors }.next();
         master.ok_or_else(|| failed(io::Error::other("the runtime sent none")))
     }
-}
-
-/// Whether stdin is a terminal.
-pub(super) fn stdin_is_terminal() -> bool {
-    io::stdin().is_terminal()
 }
 
 /// Our terminal in raw mode: every key goes to the container, Ctrl-C too. Dropping it restores the mode.

@@ -147,7 +147,12 @@ impl Container {
         let wanted = wanted.as_deref();
         let mut command = self.runtime.command();
         let pid_file = self.directory.join("init.pid");
-        command.arg("create").arg("--bundle").arg(&self.directory).arg("--pid-file").arg(&pid_file);
+        command
+            .arg("create")
+            .arg("--bundle")
+            .arg(&self.directory)
+            .arg("--pid-file")
+            .arg(&pid_file);
         let mut console = None;
         let mut stdin_pipe = None;
         let mut stdin = Stdio::null();
@@ -175,7 +180,9 @@ impl Container {
             .stdout(stdout)
             .stderr(self.duplicate_of_stderr()?);
         let within = Within::Watched(&self.cgroup);
-        let created = self.runtime.step("create", &mut command, within, Limit::Cancel(cancel));
+        let created = self
+            .runtime
+            .step("create", &mut command, within, Limit::Cancel(cancel));
         // The command holds the pipes' other ends.
         drop(command);
         created.map_err(|error| self.explained(error, cancel))?;
@@ -200,7 +207,11 @@ impl Container {
 
     /// Begins the workload's program.
     pub(super) fn start(&mut self, cancel: &Cancel) -> Result<(), RuntimeError> {
-        if self.until.port.is_some_and(|port| self.is_listened_on(port)) {
+        if self
+            .until
+            .port
+            .is_some_and(|port| self.is_listened_on(port))
+        {
             let port = self.until.port.unwrap_or_default();
             return Err(RuntimeError::Malformed {
                 what: "port",
@@ -225,7 +236,9 @@ impl Container {
         } else {
             Within::Ours
         };
-        let started = self.runtime.step("start", &mut command, within, Limit::Cancel(cancel));
+        let started = self
+            .runtime
+            .step("start", &mut command, within, Limit::Cancel(cancel));
         started.map_err(|error| self.explained(error, cancel))
     }
 
@@ -282,7 +295,9 @@ impl Container {
         let mut met = None;
         loop {
             cancel.check()?;
-            let left = until.period.map(|period| period.saturating_sub(started.elapsed()));
+            let left = until
+                .period
+                .map(|period| period.saturating_sub(started.elapsed()));
             if init.exited_within(left.unwrap_or(TICK).min(TICK))? {
                 return Ok(Ended::Exit);
             }
@@ -314,10 +329,16 @@ impl Container {
         if self.stdout.as_ref().is_some_and(Copier::has_found) {
             return Some(Ended::Line);
         }
-        if self.until.port.is_some_and(|port| self.is_listened_on(port)) {
+        if self
+            .until
+            .port
+            .is_some_and(|port| self.is_listened_on(port))
+        {
             return Some(Ended::Port);
         }
-        requests.is_some_and(Requests::are_answered).then_some(Ended::Http)
+        requests
+            .is_some_and(Requests::are_answered)
+            .then_some(Ended::Http)
     }
 
     fn is_listened_on(&self, port: u16) -> bool {
@@ -338,7 +359,11 @@ impl Container {
                 command,
             })
         };
-        self.commands.iter().zip(&self.bundle.commands).map(prepare).collect()
+        self.commands
+            .iter()
+            .zip(&self.bundle.commands)
+            .map(prepare)
+            .collect()
     }
 
     /// The stop signal, then SIGKILL.
@@ -402,7 +427,11 @@ impl Container {
             self.stderr_pipe = None;
             self.stderr.finish(cancel);
             let held = self.stderr.held();
-            let last = held.lines().rev().map(str::trim).find(|line| !line.is_empty());
+            let last = held
+                .lines()
+                .rev()
+                .map(str::trim)
+                .find(|line| !line.is_empty());
             if let Some(last) = last {
                 reason = last.to_owned();
             }

@@ -28,7 +28,11 @@ impl Init {
             .map_err(|source| RuntimeError::io("reading", pid_file, source))?;
         let pid = text.trim().parse().ok().and_then(Pid::from_raw);
         let pid = pid.ok_or_else(|| {
-            RuntimeError::io("reading", pid_file, io::Error::other("it holds no process id"))
+            RuntimeError::io(
+                "reading",
+                pid_file,
+                io::Error::other("it holds no process id"),
+            )
         })?;
         let pidfd =
             pidfd_open(pid, PidfdFlags::empty()).map_err(|errno| watch("opening", errno))?;
@@ -108,7 +112,9 @@ fn signal_called(name: &str) -> Option<Signal> {
                 FIRST_REAL_TIME + i32::from(above)
             } else if let Some(below) = distance("RTMAX-") {
                 let number = LAST - i32::from(below);
-                return (number >= FIRST_REAL_TIME).then(|| signal(number)).flatten();
+                return (number >= FIRST_REAL_TIME)
+                    .then(|| signal(number))
+                    .flatten();
             } else {
                 let known: nix::sys::signal::Signal = format!("SIG{short}").parse().ok()?;
                 known as i32
@@ -133,7 +139,15 @@ mod tests {
         check(Some("RTMIN"), 34);
         check(Some("sigrtmax-1"), 63);
         check(Some("37"), 37);
-        for nonsense in ["nonsense", "SIGRTMIN+31", "RTMIN+x", "RTMAX-60", "33", "0", ""] {
+        for nonsense in [
+            "nonsense",
+            "SIGRTMIN+31",
+            "RTMIN+x",
+            "RTMAX-60",
+            "33",
+            "0",
+            "",
+        ] {
             check(Some(nonsense), 15);
         }
     }

@@ -103,7 +103,11 @@ fn forward(sink: Sink, is_over: &AtomicBool) {
         }
         if !pending.is_empty() {
             // A terminal takes a byte at least when it says that it is ready.
-            let most = if matches!(sink, Sink::Pipe(_)) { pending.len() } else { 1 };
+            let most = if matches!(sink, Sink::Pipe(_)) {
+                pending.len()
+            } else {
+                1
+            };
             match rustix::io::write(target, &buffer[pending.start..pending.start + most]) {
                 Ok(len) => pending.start += len,
                 Err(Errno::INTR | Errno::AGAIN) => {}

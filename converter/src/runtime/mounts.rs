@@ -35,7 +35,11 @@ fn points_below(mountinfo: &[u8], directories: &[&Path]) -> Vec<PathBuf> {
     let lines = mountinfo.split(|&b| b == b'\n').rev();
     let points = lines.filter_map(|line| line.split(|&b| b == b' ').nth(4).map(unescape));
     points
-        .filter(|point| directories.iter().any(|directory| point.starts_with(directory)))
+        .filter(|point| {
+            directories
+                .iter()
+                .any(|directory| point.starts_with(directory))
+        })
         .collect()
 }
 

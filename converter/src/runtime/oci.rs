@@ -41,10 +41,6 @@ impl OciRuntime {
         }
     }
 
-    pub(super) fn program(&self) -> &str {
-        &self.program
-    }
-
     /// Its command with the global options.
     pub(super) fn command(&self) -> Command {
         let mut command = Command::new(&self.program);
@@ -141,7 +137,8 @@ impl OciRuntime {
 
     /// A file for what it prints; only where it ends before it can log is that of use.
     fn errors(&self) -> Stdio {
-        File::create(self.state.with_extension("errors")).map_or_else(|_| Stdio::null(), Stdio::from)
+        File::create(self.state.with_extension("errors"))
+            .map_or_else(|_| Stdio::null(), Stdio::from)
     }
 
     /// What the failed step said last.
@@ -152,7 +149,10 @@ impl OciRuntime {
         };
         // runc says first which step it was, as our own message does.
         let said_twice = format!("{} {step} failed: ", self.program);
-        reason.strip_prefix(&said_twice).unwrap_or(&reason).to_owned()
+        reason
+            .strip_prefix(&said_twice)
+            .unwrap_or(&reason)
+            .to_owned()
     }
 }
 
@@ -194,7 +194,10 @@ mod tests {
     fn crun_is_told_not_to_ask_systemd() {
         let args = |program: &str| -> Vec<String> {
             let command = OciRuntime::new(program, Path::new("/s")).command();
-            command.get_args().map(|arg| arg.to_string_lossy().into_owned()).collect()
+            command
+                .get_args()
+                .map(|arg| arg.to_string_lossy().into_owned())
+                .collect()
         };
         assert!(args("/usr/bin/crun").contains(&"--cgroup-manager=cgroupfs".to_owned()));
         assert!(!args("runc").contains(&"--cgroup-manager=cgroupfs".to_owned()));

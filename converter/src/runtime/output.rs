@@ -174,7 +174,10 @@ impl Search {
             return false;
         };
         self.tail.extend_from_slice(bytes);
-        let found = self.tail.windows(self.wanted.len()).any(|window| window == self.wanted);
+        let found = self
+            .tail
+            .windows(self.wanted.len())
+            .any(|window| window == self.wanted);
         let excess = self.tail.len().saturating_sub(overlap);
         self.tail.drain(..excess);
         found
@@ -191,11 +194,18 @@ mod tests {
     fn a_text_is_found_across_pieces() {
         let check = |wanted: &str, pieces: &[&str], expected: &[bool]| {
             let mut search = Search::new(Some(wanted));
-            let found: Vec<_> = pieces.iter().map(|piece| search.finds_in(piece.as_bytes())).collect();
+            let found: Vec<_> = pieces
+                .iter()
+                .map(|piece| search.finds_in(piece.as_bytes()))
+                .collect();
             assert_eq!(found, expected, "{wanted} in {pieces:?}");
         };
         check("ready", &["rea", "dy\n"], &[false, true]);
-        check("ready", &["r", "e", "a", "d", "x", "ready"], &[false, false, false, false, false, true]);
+        check(
+            "ready",
+            &["r", "e", "a", "d", "x", "ready"],
+            &[false, false, false, false, false, true],
+        );
         check("aab", &["aa", "ab"], &[false, true]);
         check("x", &["abc", "x"], &[false, true]);
         check("", &["abc"], &[false]);

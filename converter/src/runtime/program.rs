@@ -21,7 +21,11 @@ const MAX_DEPTH: usize = 5;
 ///
 /// # Errors
 /// [`RuntimeError::NotExecutable`].
-pub(super) fn check(process: &Process, rootfs: &Path, mounts: &[Mount]) -> Result<(), RuntimeError> {
+pub(super) fn check(
+    process: &Process,
+    rootfs: &Path,
+    mounts: &[Mount],
+) -> Result<(), RuntimeError> {
     let Some(mut path) = find(process, rootfs) else {
         return Ok(());
     };
@@ -30,7 +34,10 @@ pub(super) fn check(process: &Process, rootfs: &Path, mounts: &[Mount]) -> Resul
         reason,
     };
     for _ in 0..MAX_DEPTH {
-        if mounts.iter().any(|mount| path.starts_with(&mount.destination)) {
+        if mounts
+            .iter()
+            .any(|mount| path.starts_with(&mount.destination))
+        {
             return Ok(());
         }
         let Some(head) = head(rootfs, &path) else {
@@ -51,7 +58,9 @@ pub(super) fn check(process: &Process, rootfs: &Path, mounts: &[Mount]) -> Resul
         };
         // A relative one is looked for in the working directory.
         let next = Path::new(&process.cwd).join(next);
-        let is_mounted = mounts.iter().any(|mount| next.starts_with(&mount.destination));
+        let is_mounted = mounts
+            .iter()
+            .any(|mount| next.starts_with(&mount.destination));
         if !is_mounted && matches!(open_confined(rootfs, &next), Ok(None)) {
             return Err(refused(format!(
                 "its interpreter \"{}\" is not in the image",
@@ -70,8 +79,14 @@ fn find(process: &Process, rootfs: &Path) -> Option<PathBuf> {
     if program.contains('/') {
         return Some(cwd.join(program));
     }
-    let path = process.env.iter().rev().find_map(|entry| entry.strip_prefix("PATH="))?;
-    let candidates = path.split(':').map(|directory| cwd.join(directory).join(program));
+    let path = process
+        .env
+        .iter()
+        .rev()
+        .find_map(|entry| entry.strip_prefix("PATH="))?;
+    let candidates = path
+        .split(':')
+        .map(|directory| cwd.join(directory).join(program));
     { candidates }.find(|candidate| {
         let file = open_confined(rootfs, candidate).ok().flatten();
         let metadata = file.and_then(|file| file.metadata().ok());
@@ -97,8 +112,13 @@ fn head(rootfs: &Path, path: &Path) -> Option<Vec<u8>> {
 enum Kind {
     Script(String),
     /// With the dynamic linker that it names.
-    Linked { by: String, machine: u16 },
-    Static { machine: u16 },
+    Linked {
+        by: String,
+        machine: u16,
+    },
+    Static {
+        machine: u16,
+    },
     Unknown,
 }
 
@@ -124,7 +144,12 @@ fn elf(head: &[u8]) -> Option<Kind> {
     let number = |at: usize, len: usize| -> Option<u64> {
         let bytes = head.get(at..at.checked_add(len)?)?;
         // Both machines that we are built for are little-endian.
-        Some(bytes.iter().rev().fold(0, |number, &byte| number << 8 | u64::from(byte)))
+        Some(
+            bytes
+                .iter()
+                .rev()
+                .fold(0, |number, &byte| number << 8 | u64::from(byte)),
+        )
     };
     let machine = number(18, 2)? as u16;
     let (table, size, count) = if is_64 {
@@ -163,16 +188,19 @@ fn check_machine(machine: u16) -> Result<(), String> {
         Some(u16::from_le_bytes(bytes))
     });
     match own {
-        Some(own) if own != machine && !ALSO_RUN.contains(&machine) && !has_other_formats() => {
-            Err(format!("it is made for another machine (ELF machine {machine}, not {own})"))
-        }
+        Some(own) if own != machine && !ALSO_RUN.contains(&machine) && !has_other_formats() => Err(
+            format!("it is made for another machine (ELF machine {machine}, not {own})"),
+        ),
         _ => Ok(()),
     }
 }
 
 /// Whether the kernel was told of more formats (binfmt_misc), such as emulators.
 fn has_other_formats() -> bool {
-    let entries = fs::read_dir("/proc/sys/fs/binfmt_misc").into_iter().flatten().flatten();
+    let entries = fs::read_dir("/proc/sys/fs/binfmt_misc")
+        .into_iter()
+        .flatten()
+        .flatten();
     { entries }.any(|entry| entry.file_name() != "register" && entry.file_name() != "status")
 }
 
@@ -183,8 +211,14 @@ mod tests {
     #[test]
     fn files_are_recognised() {
         let script = |text: &str| kind(text.as_bytes());
-        assert_eq!(script("#!/bin/sh\necho"), Kind::Script("/bin/sh".to_owned()));
-        assert_eq!(script("#! \t/usr/bin/env python3"), Kind::Script("/usr/bin/env".to_owned()));
+        assert_eq!(
+            script("#!/bin/sh\necho"),
+            Kind::Script("/bin/sh".to_owned())
+        );
+        assert_eq!(
+            script("#! \t/usr/bin/env python3"),
+            Kind::Script("/usr/bin/env".to_owned())
+        );
         assert_eq!(script("#!\n"), Kind::Unknown);
         assert_eq!(script("echo"), Kind::Unknown);
         assert_eq!(script(""), Kind::Unknown);

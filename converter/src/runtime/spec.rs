@@ -83,7 +83,11 @@ pub(super) fn process(process: &Process, surroundings: &Surroundings<'_>) -> Val
         env.push("TERM=xterm".to_owned());
     }
     let mut gids = ids.additional_gids.clone();
-    for gid in surroundings.edits.iter().flat_map(|edits| &edits.additional_gids) {
+    for gid in surroundings
+        .edits
+        .iter()
+        .flat_map(|edits| &edits.additional_gids)
+    {
         // 0 is left out (CDI specification, additionalGids).
         if *gid != 0 && !gids.contains(gid) {
             gids.push(*gid);
@@ -189,12 +193,12 @@ fn mounts(surroundings: &Surroundings<'_>) -> Value {
             "/proc",
             "proc",
             Path::new("proc"),
-            &["nosuid", "noexec", "nodev"]
+            &["nosuid", "noexec", "nodev"],
         ),
         tmpfs(
             "/dev",
             "tmpfs",
-            &["nosuid", "strictatime", "mode=755", "size=65536k"]
+            &["nosuid", "strictatime", "mode=755", "size=65536k"],
         ),
         mount(
             "/dev/pts",
@@ -206,30 +210,30 @@ fn mounts(surroundings: &Surroundings<'_>) -> Value {
                 "newinstance",
                 "ptmxmode=0666",
                 "mode=0620",
-                "gid=5"
+                "gid=5",
             ],
         ),
         tmpfs(
             "/dev/shm",
             "shm",
-            &["nosuid", "noexec", "nodev", "mode=1777", "size=65536k"]
+            &["nosuid", "noexec", "nodev", "mode=1777", "size=65536k"],
         ),
         mount(
             "/dev/mqueue",
             "mqueue",
             Path::new("mqueue"),
-            &["nosuid", "noexec", "nodev"]
+            &["nosuid", "noexec", "nodev"],
         ),
         mount(
             "/sys",
             "sysfs",
             Path::new("sysfs"),
-            &["nosuid", "noexec", "nodev", "ro"]
+            &["nosuid", "noexec", "nodev", "ro"],
         ),
         tmpfs(
             "/run",
             "tmpfs",
-            &["nosuid", "strictatime", "mode=755", "size=65536k"]
+            &["nosuid", "strictatime", "mode=755", "size=65536k"],
         ),
         generated_file("/etc/hosts", surroundings.hosts),
         generated_file("/etc/resolv.conf", surroundings.resolv_conf),
@@ -243,11 +247,21 @@ fn mounts(surroundings: &Surroundings<'_>) -> Value {
         } else {
             options
         };
-        mount(&edited.container_path, kind, Path::new(&edited.host_path), &options)
+        mount(
+            &edited.container_path,
+            kind,
+            Path::new(&edited.host_path),
+            &options,
+        )
     }));
     mounts.extend(surroundings.mounts.iter().map(|wanted| {
         let options: Vec<&str> = wanted.options.iter().map(String::as_str).collect();
-        mount(&wanted.destination, &wanted.kind, Path::new(&wanted.source), &options)
+        mount(
+            &wanted.destination,
+            &wanted.kind,
+            Path::new(&wanted.source),
+            &options,
+        )
     }));
     Value::Array(mounts)
 }
@@ -375,14 +389,23 @@ mod tests {
         let [edited, mounted] = &listed[listed.len() - 2..] else {
             panic!("two mounts");
         };
-        assert_eq!((&edited["destination"], &edited["options"]), (&json!("/c"), &json!(["rbind"])));
-        assert_eq!((&mounted["source"], &mounted["options"]), (&json!("/s"), &json!(["rbind", "ro"])));
+        assert_eq!(
+            (&edited["destination"], &edited["options"]),
+            (&json!("/c"), &json!(["rbind"]))
+        );
+        assert_eq!(
+            (&mounted["source"], &mounted["options"]),
+            (&json!("/s"), &json!(["rbind", "ro"]))
+        );
         let namespaces = spec["linux"]["namespaces"].as_array().unwrap();
         assert!(namespaces.contains(&json!({ "type": "network", "path": "/run/netns" })));
         assert_eq!(spec["linux"]["devices"][0]["major"], 195);
         let rules = spec["linux"]["resources"]["devices"].as_array().unwrap();
         assert_eq!(rules.last().unwrap()["access"], "rw");
-        assert_eq!(spec["hooks"]["createContainer"][0]["args"], json!(["hook", "x"]));
+        assert_eq!(
+            spec["hooks"]["createContainer"][0]["args"],
+            json!(["hook", "x"])
+        );
 
         let of_host = Surroundings {
             network: NetworkNamespace::OfHost,
@@ -390,6 +413,10 @@ mod tests {
         };
         let spec = value_of(&process, &of_host);
         let namespaces = spec["linux"]["namespaces"].as_array().unwrap();
-        assert!(!namespaces.iter().any(|namespace| namespace["type"] == "network"));
+        assert!(
+            !namespaces
+                .iter()
+                .any(|namespace| namespace["type"] == "network")
+        );
     }
 }

@@ -100,7 +100,10 @@ mod tests {
     fn a_program_ends_by_itself_or_is_killed() {
         let cancel = Cancel::default();
         let end = run(&mut shell("exit 3"), Limit::Cancel(&cancel), |_| {}).unwrap();
-        assert!(matches!(end, End::Exited(status) if status.code() == Some(3)), "{end:?}");
+        assert!(
+            matches!(end, End::Exited(status) if status.code() == Some(3)),
+            "{end:?}"
+        );
         let time = Duration::from_millis(100);
         let started = Instant::now();
         let end = run(&mut shell("sleep 60 & sleep 60"), Limit::Time(time), |_| {}).unwrap();

@@ -35,7 +35,9 @@ fn has_listener(table: &str, port: u16) -> bool {
     table.lines().skip(1).any(|line| {
         let mut fields = line.split_whitespace().skip(1);
         let (local, state) = (fields.next().unwrap_or_default(), fields.nth(1));
-        let local = local.rsplit_once(':').map(|(_, port)| u16::from_str_radix(port, 16));
+        let local = local
+            .rsplit_once(':')
+            .map(|(_, port)| u16::from_str_radix(port, 16));
         state == Some("0A") && matches!(local, Some(Ok(local)) if local == port)
     })
 }

@@ -30,7 +30,8 @@ const LAST_CLASSIC: i32 = 31;
 /// The signal with this number, real-time ones included; those that C libraries keep to themselves are
 /// none.
 pub fn signal(number: i32) -> Option<Signal> {
-    let is_signal = (1..=LAST_CLASSIC).contains(&number) || (FIRST_REAL_TIME..=LAST).contains(&number);
+    let is_signal =
+        (1..=LAST_CLASSIC).contains(&number) || (FIRST_REAL_TIME..=LAST).contains(&number);
     // SAFETY: the number is one of a signal, and not of 32 and 33, which C libraries use inside.
     is_signal.then(|| unsafe { Signal::from_raw_unchecked(number) })
 }
@@ -41,7 +42,8 @@ mod tests {
 
     #[test]
     fn numbers_of_signals() {
-        let check = |number, is_signal: bool| assert_eq!(signal(number).is_some(), is_signal, "{number}");
+        let check =
+            |number, is_signal: bool| assert_eq!(signal(number).is_some(), is_signal, "{number}");
         check(0, false);
         check(-1, false);
         check(1, true);

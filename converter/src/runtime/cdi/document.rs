@@ -126,7 +126,10 @@ impl Document {
             return Err(format!("version \"{}\" is not known", self.cdi_version));
         }
         if !self.kind.contains('/') {
-            return Err(format!("its kind \"{}\" is not of the form VENDOR/CLASS", self.kind));
+            return Err(format!(
+                "its kind \"{}\" is not of the form VENDOR/CLASS",
+                self.kind
+            ));
         }
         let of_devices = self.devices.iter().map(|device| &device.container_edits);
         for edits in of_devices.chain([&self.container_edits]) {

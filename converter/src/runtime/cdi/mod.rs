@@ -9,8 +9,8 @@ use std::io;
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 
-pub(super) use document::{Edits, HookKind};
 use document::{Device, Document};
+pub(super) use document::{Edits, HookKind};
 
 use crate::runtime::RuntimeError;
 use crate::runtime::options::Devices;
@@ -71,7 +71,11 @@ pub(super) fn edits(wanted: &Devices) -> Result<Vec<Edits>, RuntimeError> {
             found = of_kind().map(|(_, known)| known).collect();
         }
         if found.is_empty() {
-            let directories: Vec<_> = wanted.spec_dirs.iter().map(|d| d.display().to_string()).collect();
+            let directories: Vec<_> = wanted
+                .spec_dirs
+                .iter()
+                .map(|d| d.display().to_string())
+                .collect();
             return Err(RuntimeError::UnknownDevice {
                 name: name.clone(),
                 directories: directories.join(", "),
@@ -146,7 +150,9 @@ fn read(path: &Path) -> Result<Option<Document>, RuntimeError> {
     let failed = |source| RuntimeError::io("reading the device specification", path, source);
     let text = fs::read_to_string(path).map_err(failed)?;
     let document = parse(&text).map_err(|reason| failed(io::Error::other(reason)))?;
-    document.check().map_err(|reason| failed(io::Error::other(reason)))?;
+    document
+        .check()
+        .map_err(|reason| failed(io::Error::other(reason)))?;
     Ok(Some(document))
 }
 
@@ -216,11 +222,17 @@ mod tests {
             found.iter().flat_map(|edits| edits.env.clone()).collect()
         };
         assert_eq!(env(&["nvidia.com/gpu=1"]), ["ALL=1", "ONE=1"]);
-        assert_eq!(env(&["nvidia.com/gpu=all", "nvidia.com/gpu=1"]), ["ALL=1", "ONE=1"]);
+        assert_eq!(
+            env(&["nvidia.com/gpu=all", "nvidia.com/gpu=1"]),
+            ["ALL=1", "ONE=1"]
+        );
         assert_eq!(env(&[]), [""; 0]);
         let found = edits(&devices(&[&first], &["nvidia.com/gpu=0"])).unwrap();
         let node = resolve(&found[1].device_nodes[0]).unwrap();
-        assert_eq!((&*node.kind, node.major, node.minor, &*node.access), ("c", 1, 3, "rwm"));
+        assert_eq!(
+            (&*node.kind, node.major, node.minor, &*node.access),
+            ("c", 1, 3, "rwm")
+        );
 
         // The later directory has the last word.
         fs::create_dir_all(&second).unwrap();
@@ -253,8 +265,16 @@ mod tests {
         for (from, to, reason) in [
             ("0.5.0", "9.0.0", "9.0.0"),
             ("nvidia.com/gpu", "gpu", "kind"),
-            ("\"env\":[\"ONE=1\"]", "\"intelRdt\":{\"closID\":\"x\"}", "intelRdt"),
-            ("{\"path\":\"/dev/null\"}", "{\"path\":\"dev/null\"}", "absolute"),
+            (
+                "\"env\":[\"ONE=1\"]",
+                "\"intelRdt\":{\"closID\":\"x\"}",
+                "intelRdt",
+            ),
+            (
+                "{\"path\":\"/dev/null\"}",
+                "{\"path\":\"dev/null\"}",
+                "absolute",
+            ),
         ] {
             let changed = JSON.replacen(from, to, 1);
             assert_ne!(changed, JSON);

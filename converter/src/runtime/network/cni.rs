@@ -42,8 +42,9 @@ pub(super) fn first_configuration(directory: &Path) -> Result<Configuration, Run
         let extension = path.extension().and_then(|extension| extension.to_str());
         matches!(extension, Some("conf" | "conflist" | "json"))
     };
-    let entries = fs::read_dir(directory)
-        .map_err(|source| RuntimeError::io("reading the CNI configurations in", directory, source))?;
+    let entries = fs::read_dir(directory).map_err(|source| {
+        RuntimeError::io("reading the CNI configurations in", directory, source)
+    })?;
     let mut files: Vec<PathBuf> = entries
         .flatten()
         .map(|entry| entry.path())
@@ -56,7 +57,11 @@ pub(super) fn first_configuration(directory: &Path) -> Result<Configuration, Run
     })?;
     let text = fs::read(first).map_err(|source| RuntimeError::io("reading", first, source))?;
     parse(&text).map_err(|reason| {
-        RuntimeError::io("reading the CNI configuration", first, io::Error::other(reason))
+        RuntimeError::io(
+            "reading the CNI configuration",
+            first,
+            io::Error::other(reason),
+        )
     })
 }
 
@@ -71,7 +76,9 @@ fn parse(text: &[u8]) -> Result<Configuration, String> {
     let plugins = match document.get("plugins") {
         Some(Value::Array(plugins)) => {
             let objects = plugins.iter().map(|plugin| plugin.as_object().cloned());
-            objects.collect::<Option<Vec<_>>>().ok_or("a plugin is no object")?
+            objects
+                .collect::<Option<Vec<_>>>()
+                .ok_or("a plugin is no object")?
         }
         Some(_) => return Err("its plugins are no list".to_owned()),
         None => vec![document.clone()],
@@ -81,7 +88,10 @@ fn parse(text: &[u8]) -> Result<Configuration, String> {
     }
     for plugin in &plugins {
         // The type is the program's name, not a path.
-        let kind = plugin.get("type").and_then(Value::as_str).unwrap_or_default();
+        let kind = plugin
+            .get("type")
+            .and_then(Value::as_str)
+            .unwrap_or_default();
         if kind.is_empty() || kind.contains('/') || kind.starts_with('.') {
             return Err(format!("a plugin's type is \"{kind}\""));
         }
@@ -109,7 +119,10 @@ impl Configuration {
 
     /// DEL gets the result of ADD since 0.4.0.
     fn deletes_with_result(&self) -> bool {
-        let mut numbers = self.version.split('.').map(|part| part.parse().unwrap_or(0));
+        let mut numbers = self
+            .version
+            .split('.')
+            .map(|part| part.parse().unwrap_or(0));
         (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0)) >= (0, 4)
     }
 }
@@ -217,20 +230,31 @@ impl Attached {
         state: &Path,
         limit: Limit<'_>,
     ) -> Result<Value, RuntimeError> {
-        let kind = plugin.get("type").and_then(Value::as_str).unwrap_or_default();
+        let kind = plugin
+            .get("type")
+            .and_then(Value::as_str)
+            .unwrap_or_default();
         let failed = |reason: String| RuntimeError::Network {
             plugin: kind.to_owned(),
             command,
             reason,
         };
         let io_failed = |error: io::Error| failed(error.to_string());
-        let candidates = self.plugin_dirs.iter().map(|directory| directory.join(kind));
+        let candidates = self
+            .plugin_dirs
+            .iter()
+            .map(|directory| directory.join(kind));
         let program = { candidates }.find(|path| path.is_file()).ok_or_else(|| {
-            let directories: Vec<_> = self.plugin_dirs.iter().map(|d| d.display().to_string()).collect();
+            let directories: Vec<_> = self
+                .plugin_dirs
+                .iter()
+                .map(|d| d.display().to_string())
+                .collect();
             failed(format!("it is not in {}", directories.join(", ")))
         })?;
         // Files, not pipes: a plugin may leave a process behind that keeps them.
-        let [input, output, errors] = ["in", "out", "err"].map(|name| state.join(format!("cni.{name}")));
+        let [input, output, errors] =
+            ["in", "out", "err"].map(|name| state.join(format!("cni.{name}")));
         let document = attachment.configuration.for_plugin(plugin, previous);
         fs::write(&input, document.to_string()).map_err(io_failed)?;
         let path = std::env::join_paths(&self.plugin_dirs).unwrap_or_else(|_| OsString::new());
@@ -251,13 +275,19 @@ impl Attached {
             .and_then(|text| serde_json::from_slice(&text).ok());
         match end {
             End::Exited(status) if status.success() => match said {
-                None if command == "ADD" => Err(failed("its result is no JSON document".to_owned())),
+                None if command == "ADD" => {
+                    Err(failed("its result is no JSON document".to_owned()))
+                }
                 said => Ok(said.unwrap_or(Value::Null)),
             },
             End::Exited(status) => {
                 let text = |key: &str| said.as_ref()?.get(key)?.as_str().map(str::to_owned);
                 let words = [text("msg"), text("details")];
-                let words: Vec<String> = words.into_iter().flatten().filter(|w| !w.is_empty()).collect();
+                let words: Vec<String> = words
+                    .into_iter()
+                    .flatten()
+                    .filter(|w| !w.is_empty())
+                    .collect();
                 if words.is_empty() {
                     let errors = fs::read_to_string(&errors).unwrap_or_default();
                     let last = errors.lines().last().unwrap_or_default();
@@ -288,7 +318,10 @@ mod tests {
             json!({"type": "portmap", "cniVersion": "1.0.0", "name": "n", "prevResult": {"ips": []}})
         );
         let single = parse(br#"{"name":"n","cniVersion":"0.3.1","type":"ptp"}"#).unwrap();
-        assert_eq!((single.plugins.len(), single.deletes_with_result()), (1, false));
+        assert_eq!(
+            (single.plugins.len(), single.deletes_with_result()),
+            (1, false)
+        );
         for (broken, reason) in [
             ("[]", "invalid type"),
             (r#"{"plugins":[{"type":"a"}]}"#, "no name"),

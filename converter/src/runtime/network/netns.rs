@@ -12,9 +12,8 @@ use crate::runtime::RuntimeError;
 
 /// Makes a namespace, and mounts it on the new file `path`.
 pub(super) fn make(path: &Path) -> Result<(), RuntimeError> {
-    let failed = |source: std::io::Error| {
-        RuntimeError::io("making a network namespace at", path, source)
-    };
+    let failed =
+        |source: std::io::Error| RuntimeError::io("making a network namespace at", path, source);
     File::create(path).map_err(failed)?;
     // Only the thread changes its namespace, and it ends then.
     let work = || -> std::io::Result<()> {
