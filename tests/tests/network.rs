@@ -77,6 +77,10 @@ impl Net {
     }
 
     fn record(&self, script: &str) -> Esgz {
+        self.record_program(&["/bin/sh", "-c", script])
+    }
+
+    fn record_program(&self, words: &[&str]) -> Esgz {
         self.conversion
             .record_run("profile")
             .args([
@@ -86,8 +90,8 @@ impl Net {
                 "--cni-plugin-config-dir",
             ])
             .arg(self.conversion.path("net.d"))
-            .args(["--entrypoint", "[\"/bin/sh\",\"-c\"]", "--args"])
-            .arg(json!([script]).to_string())
+            .arg("--entrypoint")
+            .arg(json!(words).to_string())
     }
 
     /// Addresses that are in use, as host-local keeps them.
@@ -220,7 +224,8 @@ fn chains_and_their_ends() {
         };
         text.lines().map(word).collect()
     };
-    let record = |script: &str| net.record(script).arg("--cni-plugin-dir").arg(&plugins);
+    let in_chain = |command: Esgz| command.arg("--cni-plugin-dir").arg(&plugins);
+    let record = |script: &str| in_chain(net.record(script));
     let whole = [
         "first ADD true",
         "second ADD true",
@@ -236,7 +241,7 @@ fn chains_and_their_ends() {
     let failing = net.conversion.finish(record("exit 1").run()).unwrap();
     assert_eq!(failing.code, Some(3));
     assert_eq!(calls(), whole);
-    let command = record("true").args(["--entrypoint", "[\"/gone\"]"]);
+    let command = in_chain(net.record_program(&["/gone"]));
     let refused = net.conversion.finish(command.run()).unwrap();
     assert_eq!(refused.code, Some(3), "{}", refused.stderr);
     assert_eq!(calls(), whole);
