@@ -41,7 +41,7 @@ impl Forwarder {
         }
         let thread = thread::Builder::new()
             .name("workload-stdin".to_owned())
-            .spawn(move || forward(sink, &inner))?;
+            .spawn(move || forward(&sink, &inner))?;
         Ok(Self {
             is_over,
             thread: Some(thread),
@@ -58,7 +58,7 @@ impl Drop for Forwarder {
     }
 }
 
-fn forward(sink: Sink, is_over: &AtomicBool) {
+fn forward(sink: &Sink, is_over: &AtomicBool) {
     let stdin = io::stdin();
     let mut buffer = [0; 4096];
     // What of the buffer is not written yet.
@@ -67,7 +67,7 @@ fn forward(sink: Sink, is_over: &AtomicBool) {
     let mut size = None;
     let tick = Timespec::try_from(TICK).ok();
     while !is_over.load(Ordering::Acquire) {
-        let target = match &sink {
+        let target = match sink {
             Sink::Pipe(pipe) => pipe,
             Sink::Terminal(master) => {
                 follow_size(master, &mut size);
