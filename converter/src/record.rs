@@ -7,7 +7,7 @@ use crate::cancel::Cancel;
 use crate::layer::entry::ScannedLayer;
 use crate::profile::{self, Ended, Image, MergeError, Profile, Run, Workload};
 use crate::profiler::{
-    CacheAtStart, CgroupFilter, Exactness, Profiler, ProfilerConfig, ProfilerError,
+    self, CacheAtStart, CgroupFilter, Exactness, Profiler, ProfilerConfig, ProfilerError, Tier,
 };
 use crate::rootfs::{self, Backend, RootfsError, RootfsOptions};
 use crate::runtime::{self, Cgroup, Claim, FailedCommand, RuntimeError, WorkloadOptions};
@@ -26,6 +26,8 @@ pub struct RecordOptions {
     pub state: PathBuf,
     /// How touches through mappings are counted.
     pub exactness: Exactness,
+    /// How to watch; None: with the collector that knows most of those that work.
+    pub collector: Option<Tier>,
     /// Size of the ring buffer in bytes.
     pub ring_bytes: u32,
 }
@@ -71,12 +73,13 @@ pub fn record(
     cancel: &Cancel,
 ) -> Result<Recorded, RecordError> {
     runtime::remove_abandoned(&options.state);
-    let mut all = record_once(source, layers, options, cancel)?;
+    let tier = profiler::choose(options.collector)?;
+    let mut all = record_once(source, layers, options, tier, cancel)?;
     for _ in 1..options.runs {
         if all.has_failed() {
             break;
         }
-        let next = record_once(source, layers, options, cancel)?;
+        let next = record_once(source, layers, options, tier, cancel)?;
         all.profiles.extend(next.profiles);
         all.failed_commands.extend(next.failed_commands);
         all.mount += next.mount;
@@ -109,6 +112,7 @@ fn record_once(
     source: &SourceImage,
     layers: &[ScannedLayer],
     options: &RecordOptions,
+    tier: Tier,
     cancel: &Cancel,
 ) -> Result<Runs, RecordError> {
     let started = Instant::now();
@@ -116,10 +120,14 @@ fn record_once(
     let plan = runtime::plan(&source.config.parsed, workload)?;
     let claim = Claim::take(&options.state, &options.rootfs.scratch, &workload.runtime)?;
     let all: Vec<&ScannedLayer> = layers.iter().collect();
-    let rootfs_options = RootfsOptions {
+    let mut rootfs_options = RootfsOptions {
         scratch: claim.scratch().to_owned(),
         ..options.rootfs.clone()
     };
+    if tier == Tier::PageCache {
+        // Every page that enters the cache counts.
+        rootfs_options.read_ahead_kib = 0;
+    }
     let rootfs = rootfs::mount(&all, &rootfs_options, cancel)?;
     if let Some(reason) = rootfs.fallback_reason() {
         tracing::warn!("layers are unpacked, EROFS cannot be used: {reason}");
@@ -129,9 +137,11 @@ fn record_once(
     let started = Instant::now();
     let cgroup = Cgroup::create(claim.name())?;
     let mut profiler = Profiler::start(&ProfilerConfig {
+        tier,
         cgroup: CgroupFilter::from_directory(cgroup.directory())?,
         files: rootfs.files(),
         opened_as: rootfs.opened_as(),
+        root: rootfs.path(),
         cwd: plan.cwd().as_bytes(),
         ring_bytes: options.ring_bytes,
         exactness: options.exactness,

@@ -45,9 +45,9 @@ interrupted; 1 anything else.";
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
     /// Run an image's workload, watch what it touches, and convert the image to eStargz
-    Optimize(OptimizeArgs),
+    Optimize(Box<OptimizeArgs>),
     /// Run an image's workload and write down what it touches
-    Record(RecordArgs),
+    Record(Box<RecordArgs>),
     /// Convert an image to eStargz without running it; needs no privilege
     Convert(ConvertArgs),
     /// Show an eStargz image's layers, or one layer's table of contents
@@ -172,8 +172,8 @@ pub(super) struct ReadingArgs {
     /// Refuse layers, and archives, that are larger than this when decompressed
     #[arg(long, default_value = "256GiB", value_name = "SIZE", value_parser = parse_size)]
     pub(super) max_layer_size: u64,
-    /// Memory, with a suffix KiB, MiB or GiB: half for buffers, half for entries and TOCs; layers that
-    /// have too many entries for it are refused
+    /// Memory, with a suffix KiB, MiB or GiB. Layers whose entries and TOCs take more than half of it are
+    /// refused; a thread needs about 35 MiB of the rest, or nine chunks, and those that find none are not used
     #[arg(long, default_value = "512MiB", value_name = "SIZE", value_parser = parse_size)]
     pub(super) memory: u64,
 }
@@ -201,6 +201,10 @@ pub(super) struct ConversionArgs {
         conflicts_with = "estargz_compression_level"
     )]
     pub(super) transcode_overhead: f64,
+    /// Keep there, for each gzip layer, where it can be decoded from: the next conversion of the same
+    /// layer decodes it on all cores; takes 1 % of the layers at most
+    #[arg(long, value_name = "DIR")]
+    pub(super) index_cache: Option<PathBuf>,
     /// Uncompressed bytes in a chunk, the unit that a lazy-pulling runtime fetches; 1 KiB to 128 MiB,
     /// 0 means 4 MiB
     #[arg(long, default_value = "0", value_name = "SIZE", value_parser = parse_chunk_size)]

@@ -9,7 +9,8 @@ use serde_json::json;
 use crate::cancel::Cancel;
 use crate::cli::args::{OptimizeArgs, RecordArgs};
 use crate::cli::conversion::{
-    Others, Wanted, image_options, open_ends, others, scan_options, threads, warn_missed,
+    Others, Wanted, image_options, open_ends, others, scan_options, scan_stage, threads,
+    warn_missed,
 };
 use crate::cli::failure::{Failure, INCOMPLETE, OTHER, USAGE, WORKLOAD};
 use crate::cli::output::{self, Size};
@@ -61,22 +62,27 @@ pub(super) fn optimize(
         conversion.image(profiled, &layers, &prioritized)?;
         recorded = Some((profiled, found));
     }
+    let for_others = match (wanted, &recorded, others(&args.conversion.output)) {
+        (Some(wanted), _, _) => wanted,
+        (None, Some((_, recorded)), Others::Profiled) => {
+            Wanted::Profile(Box::new(recorded.profile.clone()))
+        }
+        _ => Wanted::Nothing,
+    };
     for (number, image) in source.images.iter().enumerate() {
         if recorded.as_ref().is_some_and(|(done, _)| *done == number) {
             continue;
         }
+        if matches!(for_others, Wanted::Nothing) {
+            conversion.image_in_one_pass(number)?;
+            continue;
+        }
         let layers = scanner.scan(image)?;
-        let prioritized = match (&wanted, &recorded, others(&args.conversion.output)) {
-            (Some(wanted), _, _) => wanted.resolve(&layers),
-            (None, Some((_, recorded)), Others::Profiled) => {
-                profile::from_profile(&recorded.profile, &layers)
-            }
-            _ => profile::from_paths([], &layers),
-        };
+        let prioritized = for_others.resolve(&layers);
         warn_missed(&prioritized);
         conversion.image(number, &layers, &prioritized)?;
     }
-    let mut stages = vec![("scan", scanner.elapsed())];
+    let mut stages = scan_stage(&scanner);
     if let Some((_, recorded)) = &recorded {
         stages.extend([("mount", recorded.mount), ("run", recorded.run)]);
     }

@@ -9,7 +9,7 @@ use clap::{Args, ValueEnum};
 use crate::cli::args::parse_size;
 use crate::cli::failure::{Failure, USAGE};
 use crate::cli::signals::Signals;
-use crate::profiler::Exactness;
+use crate::profiler::{Exactness, Tier};
 use crate::record::RecordOptions;
 use crate::rootfs::{RootfsMode, RootfsOptions};
 use crate::runtime::{
@@ -142,6 +142,9 @@ pub(super) struct WatchingArgs {
     /// See every single page that is touched; slower: no read-ahead
     #[arg(long)]
     pub(super) exact: bool,
+    /// How to watch the workload; by default as well as the kernel can
+    #[arg(long, default_value = "auto", value_name = "HOW")]
+    pub(super) collector: CollectorArg,
     /// Go on although events were lost
     #[arg(long)]
     pub(super) allow_incomplete: bool,
@@ -166,6 +169,21 @@ pub(super) enum RootfsArg {
     Erofs,
     /// Unpack every layer
     Unpack,
+}
+
+/// See [`crate::profiler::Tier`].
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(super) enum CollectorArg {
+    /// The first of these that works
+    Auto,
+    /// eBPF, every page that is read or mapped; Linux 6.12
+    Filemap,
+    /// eBPF, every page that enters the page cache, without read-ahead; Linux 5.15
+    PageCache,
+    /// eBPF, opened and executed files as a whole; Linux 5.15
+    Open,
+    /// No eBPF, opened and executed files as a whole
+    Fanotify,
 }
 
 /// Above 64 the kernel hides touches (docs/profile.md). Below, less counts as touched that is not, and
@@ -205,6 +223,13 @@ pub(super) fn record_options(
             Exactness::Exact
         } else {
             Exactness::FaultAround
+        },
+        collector: match watching.collector {
+            CollectorArg::Auto => None,
+            CollectorArg::Filemap => Some(Tier::Filemap),
+            CollectorArg::PageCache => Some(Tier::PageCache),
+            CollectorArg::Open => Some(Tier::Open),
+            CollectorArg::Fanotify => Some(Tier::Fanotify),
         },
         ring_bytes: watching.ring_size,
     })

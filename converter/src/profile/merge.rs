@@ -31,7 +31,8 @@ pub enum MergeError {
     },
 }
 
-/// Merges profiles of the same image. What is the union: ranges, missing names. What is added up: runs and
+/// Merges profiles of the same image. What is the union: ranges, missing names, what
+/// a collector could not know. What is added up: runs and
 /// losses. What is taken of the first: image, workload, collector, why it ended. A file's place is the median of
 /// its places in the profiles that have it; its other values are those of the earliest touch. The result is
 /// complete if all are, and one of partial ranges makes it so. It lasted as long as the longest, and its exit
@@ -64,6 +65,11 @@ pub fn merge(profiles: &[Profile]) -> Result<Profile, MergeError> {
         }
         if merged.collector.ranges.is_none() {
             merged.collector.ranges.clone_from(&other.collector.ranges);
+        }
+        for key in &other.collector.not_known {
+            if !merged.collector.not_known.contains(key) {
+                merged.collector.not_known.push(key.clone());
+            }
         }
         for name in &other.missing {
             if !merged.missing.contains(name) {
