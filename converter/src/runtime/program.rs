@@ -102,8 +102,10 @@ fn head(rootfs: &Path, path: &Path) -> Option<Vec<u8>> {
     // No more than that is to be cached: the workload has not begun.
     let _ = fadvise(&file, 0, None, Advice::Random);
     let mut head = vec![0; HEAD_BYTES];
-    let len = file.read_at(&mut head, 0).ok()?;
-    head.truncate(len);
+    let read = file.read_at(&mut head, 0);
+    // A page that is cached already would not be seen to enter the cache when the workload begins.
+    let _ = fadvise(&file, 0, None, Advice::DontNeed);
+    head.truncate(read.ok()?);
     Some(head)
 }
 
