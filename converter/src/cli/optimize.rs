@@ -73,7 +73,7 @@ pub(super) fn optimize(
         if recorded.as_ref().is_some_and(|(done, _)| *done == number) {
             continue;
         }
-        if matches!(for_others, Wanted::Nothing) {
+        if matches!(for_others, Wanted::Nothing) && conversion.can_go_in_one_pass() {
             conversion.image_in_one_pass(number)?;
             continue;
         }
