@@ -276,7 +276,8 @@ impl<'a> Conversion<'a> {
         let config = rewrite_config(&source.config, &new_layers, documents);
         let config = self.sink.add_bytes(&config)?;
         let manifest = rewrite_manifest(&source.manifest, config, &new_layers, documents);
-        let manifest = self.sink.add_bytes(&manifest)?;
+        let media_type = documents.media_types.manifest();
+        let manifest = self.sink.add_manifest(&manifest, media_type)?;
         self.images[image] = Some(ConvertedImage {
             platform: source.platform.clone(),
             source: source.manifest.id.digest,

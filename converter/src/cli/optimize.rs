@@ -14,6 +14,7 @@ use crate::cli::conversion::{
 use crate::cli::failure::{Failure, INCOMPLETE, OTHER, USAGE, WORKLOAD};
 use crate::cli::output::{self, Size};
 use crate::cli::reading;
+use crate::cli::registry;
 use crate::cli::report::{Report, print_profile, profile_json};
 use crate::convert::{Conversion, Scanner};
 use crate::image::Platform;
@@ -41,7 +42,8 @@ pub(super) fn optimize(
     }
     let record_options = record_options(&args.workload, &options.scan, args.conversion.json);
     let ends = (&args.source, &args.destination);
-    let (source, sink) = open_ends(ends, &args.conversion, &options, cancel)?;
+    let registry = registry::options(&args.conversion.registry, None)?;
+    let (source, sink) = open_ends(ends, (&args.conversion, registry), &options, cancel)?;
     let threads = options.parallel.threads;
     let mut scanner = Scanner::new(&source, &options.scan, threads, cancel).shown(progress);
     let mut conversion = Conversion::new(&source, &options, sink, cancel)?.shown(progress);
@@ -150,7 +152,8 @@ pub(super) fn record(
         ..scan_options(&args.reading)
     };
     let record_options = record_options(&args.workload, &scan, args.json);
-    let source = reading::open(&args.source, &args.platforms, &scan, cancel)?;
+    let registry = registry::options(&args.registry, None)?;
+    let source = reading::open(&args.source, &args.platforms, &scan, registry, cancel)?;
     let image = &source.images[image_to_run(&source)?];
     let threads = threads(&args.reading);
     let mut scanner = Scanner::new(&source, &scan, threads, cancel).shown(progress);

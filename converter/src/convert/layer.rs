@@ -183,10 +183,9 @@ fn find_reusable(job: &Job<'_>, plan: &LayerPlan) -> Result<Option<Reusable>, Im
 /// Puts the source's own blob into the destination.
 fn reuse(job: &Job<'_>, reused: Reusable, sink: &mut Sink) -> Result<ConvertedLayer, ImageError> {
     tracing::info!("reusing \"{}\" without conversion", job.layer.digest);
-    let blob = job.image.open_layer(job.source)?;
     copy_blob(
         "layer",
-        blob,
+        || job.image.open_layer(job.source),
         job.source.blob,
         sink,
         job.cancel,
