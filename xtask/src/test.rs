@@ -17,6 +17,7 @@ const PREREQUISITES: [(&str, &str); 5] = [
     ("skopeo", "skopeo"),
     ("umoci", "umoci"),
     ("bsdtar", "libarchive-tools"),
+    ("docker-registry", "docker-registry"),
 ];
 
 /// Runs all tests; `args` go to `cargo test`. Fails when a test fails, or when none ran.
