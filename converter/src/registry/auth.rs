@@ -82,23 +82,34 @@ impl Auth {
                         token
                     }
                 };
-                Ok(Some(hidden(&format!("Bearer {}", token.token.reveal()))))
+                Ok(Some(bearer(&token.token)))
             }
         }
     }
 
-    /// Takes note of a refusal. `false` if there is nothing else to try.
-    pub(super) async fn refused(&self, headers: &[&str], scopes: &[String]) -> bool {
+    /// Takes note of a refusal, in spite of the header that was `used`. `false` if there is nothing else to
+    /// try.
+    pub(super) async fn refused(
+        &self,
+        headers: &[&str],
+        scopes: &[String],
+        used: Option<&HeaderValue>,
+    ) -> bool {
         let mut challenges = headers.iter().filter_map(|header| Challenge::parse(header));
         let Some(challenge) = challenges.next() else {
             return false;
         };
         let mut state = self.state.lock().await;
-        let known = state.tokens.remove(&scopes.join(" ")).is_some();
+        let key = scopes.join(" ");
+        // Another request may have fetched a new one meanwhile.
+        let is_current = |token: &Token| used == Some(&bearer(&token.token));
+        if state.tokens.get(&key).is_some_and(is_current) {
+            state.tokens.remove(&key);
+        }
         let is_new = state.challenge.as_ref() != Some(&challenge);
         let is_of_use = match challenge {
             Challenge::Basic => is_new && matches!(self.login, Login::Password { .. }),
-            Challenge::Bearer { .. } => is_new || known,
+            Challenge::Bearer { .. } => is_new || used.is_some(),
         };
         state.challenge = Some(challenge);
         is_of_use
@@ -197,6 +208,10 @@ async fn ask(request: RequestBuilder, url: &Url) -> Result<Vec<u8>, RegistryErro
 
 fn is_header(text: &str) -> bool {
     !text.is_empty() && HeaderValue::from_str(text).is_ok()
+}
+
+fn bearer(token: &Secret) -> HeaderValue {
+    hidden(&format!("Bearer {}", token.reveal()))
 }
 
 /// A header that no log shows.

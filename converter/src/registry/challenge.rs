@@ -51,9 +51,7 @@ fn challenges(header: &str) -> Vec<(String, Parameters)> {
     let mut found: Vec<(String, Parameters)> = Vec::new();
     let mut rest = header.trim_start_matches([' ', ',']);
     while !rest.is_empty() {
-        let end = rest
-            .find(|c: char| matches!(c, ' ' | ',' | '='))
-            .unwrap_or(rest.len());
+        let end = rest.find([' ', ',', '=']).unwrap_or(rest.len());
         let (word, behind) = rest.split_at(end);
         if word.is_empty() {
             break;

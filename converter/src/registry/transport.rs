@@ -13,6 +13,8 @@ use crate::registry::retry::parse_retry_after;
 use crate::registry::upload_body::UploadBody;
 
 const MAX_REDIRECTS: usize = 10;
+/// More new tokens than this are of no use. Of those that others have used up, too, some may be needed.
+const MAX_REFUSALS: usize = 5;
 const MAX_MESSAGE_BYTES: usize = 16 << 10;
 /// A connection on which nothing moves for so long counts as cut.
 pub(super) const STALL: Duration = Duration::from_secs(60);
@@ -52,8 +54,12 @@ impl Transport {
             let is_registry = url.origin() == self.base.origin();
             let mut request = self.http.request(call.method.clone(), url.clone());
             request = request.headers(call.headers.clone());
-            if is_registry && let Some(header) = self.auth.header(&self.http, call.scopes).await? {
-                request = request.header(AUTHORIZATION, header);
+            let mut used = None;
+            if is_registry {
+                used = self.auth.header(&self.http, call.scopes).await?;
+            }
+            if let Some(header) = &used {
+                request = request.header(AUTHORIZATION, header.clone());
             }
             if let Some(body) = call.body {
                 request = request.body(Body::wrap(body.again()));
@@ -66,14 +72,15 @@ impl Transport {
                 url = self.redirected(&url, &response, redirects)?;
                 continue;
             }
-            if status == StatusCode::UNAUTHORIZED && is_registry && refused < 2 {
+            if status == StatusCode::UNAUTHORIZED && is_registry && refused < MAX_REFUSALS {
                 refused += 1;
                 let challenges = response.headers().get_all(WWW_AUTHENTICATE);
                 let challenges: Vec<&str> = challenges
                     .iter()
                     .filter_map(|value| value.to_str().ok())
                     .collect();
-                if self.auth.refused(&challenges, call.scopes).await {
+                let (auth, used) = (&self.auth, used.as_ref());
+                if auth.refused(&challenges, call.scopes, used).await {
                     continue;
                 }
             }

@@ -65,7 +65,7 @@ impl Uploads {
     /// # Errors
     /// When an earlier one could not be sent.
     pub fn push(&mut self, id: BlobId, blob: Blob) -> Result<(), RegistryError> {
-        self.settle(|task| task.is_finished())?;
+        self.settle(JoinHandle::is_finished)?;
         let inner = Arc::clone(&self.registry.inner);
         let stop = self.stop.clone();
         let task = async move { inner.upload(id, blob, &stop).await };
