@@ -106,10 +106,10 @@ impl Auth {
         if state.tokens.get(&key).is_some_and(is_current) {
             state.tokens.remove(&key);
         }
-        let is_new = state.challenge.as_ref() != Some(&challenge);
         let is_of_use = match challenge {
-            Challenge::Basic => is_new && matches!(self.login, Login::Password { .. }),
-            Challenge::Bearer { .. } => is_new || used.is_some(),
+            // The challenge may have become known while the request was under way.
+            Challenge::Basic => used.is_none() && matches!(self.login, Login::Password { .. }),
+            Challenge::Bearer { .. } => true,
         };
         state.challenge = Some(challenge);
         is_of_use
