@@ -6,7 +6,7 @@ use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, 
 use esgz::blob::Blob;
 use esgz::layer::assemble::Assembler;
 use esgz::layer::buffers::Buffers;
-use esgz::layer::encode::{Check, Copied, EncodedGroup, Encoder, Level};
+use esgz::layer::encode::{Check, Copied, EncodedGroup, Encoder, Gathered, Level};
 use esgz::layer::entry::ScannedLayer;
 use esgz::layer::plan::{LayerPlan, PlanOptions, groups, plan_layer};
 use esgz::layer::scan::{scan_layer, tar};
@@ -42,14 +42,16 @@ fn made() -> Vec<Made> {
 fn encode_all(
     made: &Made,
     level: Level,
-    copied: Option<Copied<'_>>,
+    copied: Option<&Copied<'_>>,
     buffers: &Buffers,
     mut take: impl FnMut(EncodedGroup),
 ) {
-    let mut encoder = Encoder::new(level, copied, Check::Skip, buffers);
+    let mut encoder = Encoder::new(level, Check::Skip, buffers);
     for group in groups(&made.plan) {
-        let encoded = encoder.encode(&made.plan, &group, &made.scanned.spool);
-        take(encoded.expect("the spool can be read"));
+        let gathered = Gathered::read(&made.plan, &group, &made.scanned.spool, buffers);
+        let gathered = gathered.expect("the spool can be read");
+        let encoded = encoder.encode(gathered, copied, 0);
+        take(encoded.expect("the source can be read"));
     }
 }
 
@@ -104,7 +106,7 @@ fn encode(criterion: &mut Criterion) {
                     compressed: &compressed,
                     index,
                 };
-                encode_all(&made, Level::default(), Some(copied), &buffers, |group| {
+                encode_all(&made, Level::default(), Some(&copied), &buffers, |group| {
                     group.recycle(&buffers);
                 });
             });
@@ -120,15 +122,14 @@ fn assemble(criterion: &mut Criterion) {
         let mut encoded = Vec::new();
         let level = Level::new(1).expect("there are 12 levels");
         encode_all(&made, level, None, &buffers, |group| encoded.push(group));
-        let groups = groups(&made.plan);
         bench.throughput(Throughput::Bytes(made.plan.tar_bytes));
         bench.bench_function(made.name, |bench| {
             bench.iter_batched_ref(
                 || level.compressor(),
                 |compressor| {
                     let mut assembler = Assembler::default();
-                    for (group, encoded) in groups.iter().zip(&encoded) {
-                        assembler.group(&made.plan.members[group.members.clone()], encoded);
+                    for encoded in &encoded {
+                        assembler.group(encoded);
                     }
                     assembler.finish(&made.scanned, &made.plan, compressor).tail
                 },

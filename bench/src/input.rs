@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result};
 use esgz::image::Digest;
 use esgz::layer::encode::Level;
 use esgz::layer::entry::ScannedLayer;
-use esgz::layer::scan::{EntryMemory, Expected, Keep, ScanOptions, scan_layer};
+use esgz::layer::scan::{DecodeOptions, EntryMemory, Expected, Keep, ScanOptions, scan_layer};
 
 /// A layer in both forms.
 #[derive(Clone, Debug)]
@@ -70,6 +70,7 @@ pub fn scan_options() -> ScanOptions {
         max_layer_bytes: u64::MAX,
         entry_memory: EntryMemory::unlimited(),
         keep: Keep::Spool,
+        decode: DecodeOptions::ONE_THREAD,
     }
 }
 

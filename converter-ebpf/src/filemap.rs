@@ -1,4 +1,5 @@
-//! The `filemap` tracepoints (Linux 6.12): every look-up of a page in the page cache.
+//! The `filemap` tracepoints: every look-up of a page in the page cache (Linux 6.12), and every page that
+//! enters it (all kernels; with a cold cache and no read-ahead, these are the touched ones).
 
 use aya_ebpf::Global;
 use aya_ebpf::helpers::bpf_get_current_comm;
@@ -6,11 +7,12 @@ use aya_ebpf::macros::{map, tracepoint};
 use aya_ebpf::maps::Array;
 use aya_ebpf::programs::TracePointContext;
 use esgz_ebpf_abi::{
-    ChunkBitmap, Event, FILE_MAPPED, LOADER_COMM, PAGES_PER_CHUNK, PAGES_PER_WINDOW, RECORD_BYTES,
-    WORDS_PER_CHUNK, counter, kind,
+    ChunkBitmap, Event, FILE_EXECUTED, FILE_MAPPED, LOADER_COMM, PAGES_PER_CHUNK, PAGES_PER_WINDOW,
+    RECORD_BYTES, WORDS_PER_CHUNK, counter, kind,
 };
 
 use crate::atomic::Word;
+use crate::kernel;
 use crate::record::{
     CACHED, CACHED_LARGE, PAGES, Watched, count, emit, event, recording, watching,
 };
@@ -69,6 +71,9 @@ pub fn get_pages(ctx: TracePointContext) -> Result<(), i32> {
     let last = last.saturating_sub(u64::from(GET_PAGES_EXCLUSIVE.load()));
     if COLD_CACHE.load() != 0 && first > 0 && first < u64::from(file.size_pages()) {
         mark_silent(&file, first, phase);
+    }
+    if first == 0 {
+        executed(&file, phase);
     }
     mark::<MAX_CHUNKS>(&file, first, last, phase);
     Ok(())
@@ -139,6 +144,9 @@ pub fn fill(ctx: TracePointContext) -> Result<(), i32> {
         return Ok(());
     }
     let first: u64 = record.field(&FILL_PAGE);
+    if first == 0 {
+        executed(&file, phase);
+    }
     mark::<8>(
         &file,
         first,
@@ -146,6 +154,15 @@ pub fn fill(ctx: TracePointContext) -> Result<(), i32> {
         phase,
     );
     Ok(())
+}
+
+/// The first page of a file was read. If the kernel did so in order to execute something, it is that, or
+/// the interpreter: of a script, which no later event names, or the dynamic linker.
+#[inline(always)]
+fn executed(file: &Watched, phase: u32) {
+    if file.flags().load() & FILE_EXECUTED == 0 && kernel::executing() {
+        file.record(kind::EXEC, phase);
+    }
 }
 
 /// Pages of the largest folio: the page cache has none above order 11 (`MAX_XAS_ORDER`).
@@ -299,14 +316,15 @@ fn mark<const CHUNKS: u64>(file: &Watched, first: u64, last: u64, phase: u32) {
 /// Marks cached pages right before page `first`, of which a read is reported.
 ///
 /// A read that finds a batch of cached pages of which the last is still being read copies the others,
-/// without an event, and comes back for that one. So if the page before is cached and untouched, it
-/// and all cached pages before it count: up to 64, and a batch has 31 folios.
+/// without an event, and comes back for that one. So if the page before is cached, it and all cached
+/// pages before it count: up to 64, and a batch has 31 folios. Also where the page before was touched
+/// by another read already: those before it may not have been.
 #[inline(always)]
 fn mark_silent(file: &Watched, first: u64, phase: u32) {
     let before = first - 1;
     let (high, bit) = (before / 64, before & 63);
     let cached = word_of(file, &CACHED, high);
-    if (cached & !word_of(file, &PAGES, high)) >> bit & 1 == 0 {
+    if cached >> bit & 1 == 0 {
         return;
     }
     // The word's pages up to `before`, in the topmost bits; below them those of the word before.

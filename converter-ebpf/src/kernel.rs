@@ -23,6 +23,11 @@ offsets!(
     INODE_NUMBER,
     SUPER_DEVICE,
     MM_EXE_FILE,
+    // The byte and bit of `task_struct` that say that a program is being executed; bit 0: unknown.
+    TASK_IN_EXECVE,
+    IN_EXECVE_MASK,
+    URING_OPCODE,
+    URING_OPEN_SLOT,
     REGS_ARGUMENT_0,
     REGS_ARGUMENT_1,
 );
@@ -73,6 +78,34 @@ pub(crate) fn program_inode() -> Result<(u32, u64), i32> {
             .follow(&TASK_MM)?
             .follow(&MM_EXE_FILE)?,
     )
+}
+
+/// Whether the current task is on its way into another program: what is read now, the kernel reads
+/// in order to execute it.
+#[inline(always)]
+pub(crate) fn executing() -> bool {
+    let mask = IN_EXECVE_MASK.load();
+    if mask == 0 {
+        return false;
+    }
+    let flags = Address::current_task().read::<u8>(u64::from(TASK_IN_EXECVE.load()));
+    flags.is_ok_and(|flags| u32::from(flags) & mask != 0)
+}
+
+/// Whether the request `io_kiocb` of io_uring is an open that gives a descriptor.
+#[inline(always)]
+pub(crate) fn uring_opens(request: u64) -> Result<bool, i32> {
+    // `enum io_uring_op`, which is part of the kernel's interface.
+    const OPENAT: u8 = 18;
+    const OPENAT2: u8 = 28;
+    let request = Address(request);
+    let opcode: u8 = request.read(u64::from(URING_OPCODE.load()))?;
+    if opcode != OPENAT && opcode != OPENAT2 {
+        return Ok(false);
+    }
+    // Else it goes into the ring's own table, and the result is no descriptor.
+    let slot: u32 = request.read(u64::from(URING_OPEN_SLOT.load()))?;
+    Ok(slot == 0)
 }
 
 #[inline(always)]

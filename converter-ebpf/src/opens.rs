@@ -3,15 +3,18 @@
 //! All is done when the system call returns. A success is found through the new descriptor, so no
 //! string is read; a name that was not found is read then, when its page is surely mapped.
 
-use aya_ebpf::helpers::generated::bpf_probe_read_user_str;
+use aya_ebpf::helpers::generated::{bpf_probe_read_kernel_str, bpf_probe_read_user_str};
 use aya_ebpf::macros::{map, tracepoint};
 use aya_ebpf::maps::{HashMap, PerCpuArray};
 use aya_ebpf::programs::TracePointContext;
-use aya_ebpf::{Global, bindings::BPF_NOEXIST};
+use aya_ebpf::{EbpfContext as _, Global, bindings::BPF_NOEXIST};
+use aya_log_ebpf::debug;
 use esgz_ebpf_abi::{Event, NAME_BYTES, NameEvent, base, counter, kind, phase};
 
 use crate::kernel;
-use crate::record::{EVENTS, Watched, count, emit, event, phase_word, wake_up, watching};
+use crate::record::{
+    EVENTS, Watched, count, emit, event, phase_word, wake_up, watching, watching_as_told,
+};
 
 /// Where `sys_exit_*` keeps the return value.
 #[unsafe(no_mangle)]
@@ -19,6 +22,14 @@ static SYS_EXIT_RET: Global<u32> = Global::new(0);
 /// 1 where the kernel has BTF, so that [`kernel`] works; else executions only begin phase run.
 #[unsafe(no_mangle)]
 static KERNEL_WALKS: Global<u32> = Global::new(0);
+/// Where `sched_process_exec` says where the program's name is; 0 if nobody wants to know.
+#[unsafe(no_mangle)]
+static EXEC_NAME: Global<u32> = Global::new(0);
+/// Where `io_uring_complete` keeps the request and its result.
+#[unsafe(no_mangle)]
+static URING_REQUEST: Global<u32> = Global::new(0);
+#[unsafe(no_mangle)]
+static URING_RESULT: Global<u32> = Global::new(0);
 
 /// Hashes of the missing names that were sent.
 #[map]
@@ -39,7 +50,7 @@ pub fn exit_open(ctx: TracePointContext) -> Result<(), i32> {
     };
     let ret = result(&ctx)?;
     if ret >= 0 {
-        opened(ret, phase);
+        opened(&ctx, ret, phase);
     } else if is_missing(ret) {
         missing(AT_FDCWD, kernel::first_argument()?, phase);
     }
@@ -54,7 +65,7 @@ pub fn exit_openat(ctx: TracePointContext) -> Result<(), i32> {
     };
     let ret = result(&ctx)?;
     if ret >= 0 {
-        opened(ret, phase);
+        opened(&ctx, ret, phase);
     } else if is_missing(ret) {
         let (directory, name) = kernel::arguments()?;
         missing(directory as i32, name, phase);
@@ -70,7 +81,7 @@ pub fn exit_open_by_handle(ctx: TracePointContext) -> Result<(), i32> {
     };
     let ret = result(&ctx)?;
     if ret >= 0 {
-        opened(ret, phase);
+        opened(&ctx, ret, phase);
     }
     Ok(())
 }
@@ -100,10 +111,30 @@ pub fn exit_execveat(ctx: TracePointContext) -> Result<(), i32> {
     Ok(())
 }
 
+/// A request of io_uring is done; the task that asked for it, or a kernel thread with its descriptors, is
+/// the current one.
+#[tracepoint]
+pub fn uring_complete(ctx: TracePointContext) -> Result<(), i32> {
+    let Some(phase) = watching() else {
+        return Ok(());
+    };
+    // SAFETY: as in `filemap::field`.
+    let (request, result): (u64, i32) = unsafe {
+        (
+            ctx.read_at(URING_REQUEST.load() as usize)?,
+            ctx.read_at(URING_RESULT.load() as usize)?,
+        )
+    };
+    if result >= 0 && kernel::uring_opens(request)? {
+        opened(&ctx, i64::from(result), phase);
+    }
+    Ok(())
+}
+
 /// A program was executed: the task has its new address space.
 #[tracepoint]
-pub fn exec(_: TracePointContext) -> Result<(), i32> {
-    let Some(mut phase) = watching() else {
+pub fn exec(ctx: TracePointContext) -> Result<(), i32> {
+    let Some(mut phase) = watching_as_told() else {
         return Ok(());
     };
     if phase == phase::ARMED {
@@ -119,8 +150,22 @@ pub fn exec(_: TracePointContext) -> Result<(), i32> {
                 Some(file) => file.record(kind::EXEC, phase),
                 None => count(counter::OTHER_OPENS),
             },
-            Err(_) => count(counter::UNREADABLE_OPENS),
+            Err(error) => {
+                count(counter::UNREADABLE_OPENS);
+                debug!(
+                    &ctx,
+                    "the file of an executed program is unreadable: {}", error
+                );
+            }
         }
+    }
+    let place = EXEC_NAME.load();
+    if place != 0 {
+        // SAFETY: as in `filemap::field`. The low half is the offset of the name in the record.
+        let name: u32 = unsafe { ctx.read_at(place as usize) }?;
+        // SAFETY: the record is in the kernel's memory; only its address is computed here.
+        let address = unsafe { ctx.as_ptr().byte_add((name & 0xffff) as usize) };
+        send_name(Name::Executed, address as u64, phase);
     }
     Ok(())
 }
@@ -137,31 +182,56 @@ fn is_missing(ret: i64) -> bool {
 }
 
 #[inline(always)]
-fn opened(fd: i64, phase: u32) {
+fn opened(ctx: &TracePointContext, fd: i64, phase: u32) {
     match kernel::descriptor_inode(fd as u32) {
         Ok((device, inode)) => match Watched::find(device, inode) {
             Some(file) => file.record(kind::OPEN, phase),
             None => count(counter::OTHER_OPENS),
         },
-        Err(_) => count(counter::UNREADABLE_OPENS),
+        Err(error) => {
+            count(counter::UNREADABLE_OPENS);
+            debug!(
+                ctx,
+                "the file of descriptor {} is unreadable: {}", fd, error
+            );
+        }
     }
 }
 
 /// Sends a missing name, once.
 #[inline(always)]
 fn missing(directory: i32, address: u64, phase: u32) {
+    send_name(Name::Missing { directory }, address, phase);
+}
+
+/// What a name is the name of, and where it lies.
+#[derive(Clone, Copy)]
+enum Name {
+    /// Of nothing; in the task's memory.
+    Missing { directory: i32 },
+    /// Of what was executed; in the kernel's memory.
+    Executed,
+}
+
+/// Sends a name, once.
+#[inline(always)]
+fn send_name(what: Name, address: u64, phase: u32) {
     let Some(scratch) = NAME.get_ptr_mut(0) else {
         return;
     };
     // SAFETY: this CPU's own element, and system calls' tracepoints do not interrupt each other.
     let scratch = unsafe { &mut *scratch };
-    // SAFETY: the helper writes at most as many bytes as the array has, and checks the address.
+    let (to, len) = (scratch.name.as_mut_ptr().cast(), scratch.name.len() as u32);
+    let (kind, directory, seed) = match what {
+        Name::Missing { directory } => (kind::MISSING, directory, 0),
+        Name::Executed => (kind::EXEC_NAME, AT_FDCWD, 1 << 8),
+    };
+    // SAFETY: the helpers write at most as many bytes as the array has, and check the address.
     let read = unsafe {
-        bpf_probe_read_user_str(
-            scratch.name.as_mut_ptr().cast(),
-            scratch.name.len() as u32,
-            address as *const _,
-        )
+        match what {
+            Name::Missing { .. } => bpf_probe_read_user_str(to, len, address as *const _),
+            Name::Executed => bpf_probe_read_kernel_str(to, len, address as *const _),
+        }
     };
     // The count includes the terminating zero; a full buffer may have cut the name.
     if read <= 1 || read > NAME_BYTES as i64 {
@@ -174,7 +244,11 @@ fn missing(directory: i32, address: u64, phase: u32) {
         (_, AT_FDCWD) => base::CWD,
         _ => base::DIRECTORY,
     };
-    match NAMES.insert(&hash(&scratch.name, len, base), &1, u64::from(BPF_NOEXIST)) {
+    match NAMES.insert(
+        &hash(&scratch.name, len, base | seed),
+        &1,
+        u64::from(BPF_NOEXIST),
+    ) {
         Ok(()) => {}
         Err(error) if i64::from(error) == EEXIST => return,
         Err(_) => {
@@ -184,7 +258,7 @@ fn missing(directory: i32, address: u64, phase: u32) {
     }
     scratch.event = Event {
         chunk: len as u32,
-        ..event(kind::MISSING, phase, base)
+        ..event(kind, phase, base)
     };
     // SAFETY: `len` is below the array's length, and both parts lie one behind the other.
     let bytes = unsafe {

@@ -10,6 +10,7 @@ use esgz_ebpf_abi::{
 };
 
 use crate::atomic::Word;
+use crate::kernel;
 
 /// Id of the watched cgroup and its depth below the root of the v2 hierarchy.
 #[unsafe(no_mangle)]
@@ -41,9 +42,20 @@ static SEQUENCE: Array<u64> = Array::with_max_entries(1, 0);
 #[map]
 static COUNTERS: PerCpuArray<u64> = PerCpuArray::with_max_entries(counter::COUNT, 0);
 
-/// The phase, if the current task is in the watched cgroup and recording is on.
+/// The phase, if the current task is in the watched cgroup and recording is on. What the kernel reads
+/// for the execution that begins the run belongs to the run.
 #[inline(always)]
 pub(crate) fn watching() -> Option<u32> {
+    let phase = watching_as_told()?;
+    if phase == phase::ARMED && kernel::executing() {
+        return Some(phase::RUN);
+    }
+    Some(phase)
+}
+
+/// As `watching`, but the phase is what the phase word says.
+#[inline(always)]
+pub(crate) fn watching_as_told() -> Option<u32> {
     // SAFETY: the helper takes no pointer.
     let id = unsafe { bpf_get_current_ancestor_cgroup_id(CGROUP_LEVEL.load() as i32) };
     if id != CGROUP_ID.load() {

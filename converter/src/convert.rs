@@ -15,7 +15,6 @@ use crate::image::manifest::{DocumentOptions, rewrite_config, rewrite_manifest};
 use crate::image::{BlobId, Digest, NewLayer, Platform};
 use crate::layer::assemble::FinishedLayer;
 use crate::layer::choice::Choice;
-use crate::layer::encode::Level;
 use crate::layer::entry::ScannedLayer;
 use crate::layer::plan::{PlanError, PlanOptions, Prefetch};
 use crate::layer::scan::{ScanError, ScanOptions};
@@ -25,8 +24,9 @@ use crate::profile::Prioritized;
 use crate::progress::{Progress, Silent};
 use crate::scratch::ScratchError;
 use crate::sink::{ImageBlobs, Sink, SinkError};
-use crate::source::{Source, SourceError};
+use crate::source::{Source, SourceError, SourceImage, SourceLayer};
 
+pub use crate::layer::choice::Compression;
 pub use scan::{Scanner, scan_image};
 
 /// How an image is converted.
@@ -38,7 +38,7 @@ pub struct ImageOptions {
     pub plan: PlanOptions,
     /// How they are compressed.
     pub compression: Compression,
-    /// Threads and memory.
+    /// Threads, and the memory of the whole conversion.
     pub parallel: Parallel,
     /// What layers become.
     pub format: LayerFormat,
@@ -48,19 +48,6 @@ pub struct ImageOptions {
     pub verify: Verify,
     /// What configurations, manifests and indexes say.
     pub documents: DocumentOptions,
-}
-
-/// How layers are compressed.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Compression {
-    /// At this level.
-    Level(Level),
-    /// As the source is, by copying its compressed bits, where that makes the layer larger by no more
-    /// than this part of one; otherwise at the default level.
-    Keep {
-        /// 0.01 is one percent.
-        overhead: f64,
-    },
 }
 
 /// What layers become.
@@ -116,7 +103,7 @@ pub struct ConvertedImage {
     pub config: BlobId,
     /// What became of each layer, base first.
     pub layers: Vec<ConvertedLayer>,
-    /// Time spent making the layers, and checking them.
+    /// Time spent making the layers, and checking them; and reading them, where that is one pass.
     pub encode: Duration,
 }
 
@@ -182,13 +169,32 @@ pub enum ImageError {
     Cancelled(#[from] Cancelled),
 }
 
+/// What a process takes that does nothing yet, and what its allocator leaves unused.
+const PROCESS_BYTES: u64 = 64 << 20;
+/// What is under way for a thread needs no more: it waits for the slowest member, which does not take longer
+/// for it.
+const MOST_BYTES_A_THREAD: u64 = 128 << 20;
+
 /// All that a converted layer depends on, beside the options.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct LayerKey {
     source: Digest,
+    /// A layer with the wrong one is refused, whoever else has it.
+    diff_id: Digest,
     /// What the manifest says decides whether a layer is reused.
     annotated_toc: Option<String>,
     prioritized: Vec<u32>,
+}
+
+impl LayerKey {
+    fn of(layer: &SourceLayer, prioritized: &[u32]) -> Self {
+        Self {
+            source: layer.blob.digest,
+            diff_id: layer.diff_id,
+            annotated_toc: layer.toc_digest.clone(),
+            prioritized: prioritized.to_vec(),
+        }
+    }
 }
 
 /// A source on its way to a sink, image by image.
@@ -245,31 +251,68 @@ impl<'a> Conversion<'a> {
         let source = &self.source.images[image];
         let started = Instant::now();
         let mut converted = Vec::with_capacity(layers.len());
+        let parallel = self.parallel_beside(layers);
         let layers = source.layers.iter().zip(layers);
         for ((source_layer, layer), prioritized) in layers.zip(&prioritized.layers) {
-            let key = LayerKey {
-                source: layer.digest,
-                annotated_toc: source_layer.toc_digest.clone(),
-                prioritized: prioritized.clone(),
-            };
+            let job = self.job(source, source_layer, parallel);
+            let key = LayerKey::of(source_layer, prioritized);
             let done = match self.layers.remove(&key) {
                 Some(done) => done,
-                None => layer::convert(
-                    &layer::Job {
-                        image: source,
-                        source: source_layer,
-                        layer,
-                        prioritized,
-                        options: self.options,
-                        cancel: self.cancel,
-                        progress: self.progress,
-                    },
-                    &mut self.sink,
-                )?,
+                None => layer::convert(&job, layer, prioritized, &mut self.sink)?,
             };
             converted.push(done.clone());
             self.layers.insert(key, done);
         }
+        self.documents(image, converted, started)
+    }
+
+    /// Scans and converts the image with this index into [`Source::images`], of which nothing is to be
+    /// prefetched, layer by layer: each is encoded while it is scanned.
+    ///
+    /// # Errors
+    /// [`ImageError`]; the destination is as it was then.
+    pub fn image_in_one_pass(&mut self, image: usize) -> Result<(), ImageError> {
+        let source = &self.source.images[image];
+        let started = Instant::now();
+        let mut converted = Vec::with_capacity(source.layers.len());
+        let parallel = self.parallel_beside(&[]);
+        for source_layer in &source.layers {
+            let job = self.job(source, source_layer, parallel);
+            let key = LayerKey::of(source_layer, &[]);
+            let done = match self.layers.remove(&key) {
+                Some(done) => done,
+                None => layer::scan_and_convert(&job, &mut self.sink)?,
+            };
+            converted.push(done.clone());
+            self.layers.insert(key, done);
+        }
+        self.documents(image, converted, started)
+    }
+
+    fn job(
+        &self,
+        image: &'a SourceImage,
+        source: &'a SourceLayer,
+        parallel: Parallel,
+    ) -> layer::Job<'a> {
+        layer::Job {
+            image,
+            source,
+            options: self.options,
+            parallel,
+            cancel: self.cancel,
+            progress: self.progress,
+        }
+    }
+
+    /// Writes configuration and manifest of an image whose layers are `converted`.
+    fn documents(
+        &mut self,
+        image: usize,
+        converted: Vec<ConvertedLayer>,
+        started: Instant,
+    ) -> Result<(), ImageError> {
+        let source = &self.source.images[image];
         let encode = started.elapsed();
         let new_layers: Vec<NewLayer> = converted.iter().map(new_layer).collect();
         let documents = &self.options.documents;
@@ -287,6 +330,24 @@ impl<'a> Conversion<'a> {
             encode,
         });
         Ok(())
+    }
+
+    /// The memory that is left for a layer beside what is held of all `layers`.
+    fn parallel_beside(&self, layers: &[ScannedLayer]) -> Parallel {
+        let Parallel {
+            threads,
+            memory_bytes,
+        } = self.options.parallel;
+        let indexes = layers.iter().filter_map(|layer| layer.deflate.as_ref());
+        let index_bytes: u64 = indexes.map(|index| index.memory_bytes()).sum();
+        let held_bytes = self.options.scan.entry_memory.used_bytes()
+            + index_bytes
+            + PROCESS_BYTES.min(memory_bytes / 8);
+        let most_bytes = (threads as u64).saturating_mul(MOST_BYTES_A_THREAD);
+        Parallel {
+            threads,
+            memory_bytes: memory_bytes.saturating_sub(held_bytes).min(most_bytes),
+        }
     }
 
     /// Writes indexes and what is carried over, and makes the whole visible. Every image must have

@@ -17,7 +17,8 @@ pub enum Stage {
     Scan,
     /// The workload runs; no bytes, and the terminal is the workload's.
     Run,
-    /// A layer is made anew; bytes of its uncompressed stream.
+    /// A layer is made anew; bytes of its uncompressed stream, or, where it is made while it is read, of
+    /// the blob.
     Encode,
     /// A blob is carried over as it is; its bytes.
     Copy,

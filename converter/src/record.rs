@@ -6,7 +6,7 @@ use crate::cancel::Cancel;
 use crate::layer::entry::ScannedLayer;
 use crate::profile::{self, Ended, Image, Profile, Run, Workload};
 use crate::profiler::{
-    CacheAtStart, CgroupFilter, Exactness, Profiler, ProfilerConfig, ProfilerError,
+    self, CacheAtStart, CgroupFilter, Exactness, Profiler, ProfilerConfig, ProfilerError, Tier,
 };
 use crate::rootfs::{self, Backend, RootfsError, RootfsOptions};
 use crate::runtime::{self, Cgroup, RuntimeError, WorkloadOptions};
@@ -23,6 +23,8 @@ pub struct RecordOptions {
     pub period: Duration,
     /// How touches through mappings are counted.
     pub exactness: Exactness,
+    /// How to watch; None: with the collector that knows most of those that work.
+    pub collector: Option<Tier>,
     /// Size of the ring buffer in bytes.
     pub ring_bytes: u32,
 }
@@ -65,7 +67,13 @@ pub fn record(
     let started = Instant::now();
     let plan = runtime::plan(&source.config.parsed, &options.workload)?;
     let all: Vec<&ScannedLayer> = layers.iter().collect();
-    let rootfs = rootfs::mount(&all, &options.rootfs, cancel)?;
+    let tier = profiler::choose(options.collector)?;
+    let mut rootfs_options = options.rootfs.clone();
+    if tier == Tier::PageCache {
+        // Every page that enters the cache counts.
+        rootfs_options.read_ahead_kib = 0;
+    }
+    let rootfs = rootfs::mount(&all, &rootfs_options, cancel)?;
     if let Some(reason) = rootfs.fallback_reason() {
         tracing::warn!("layers are unpacked, EROFS cannot be used: {reason}");
     }
@@ -74,9 +82,11 @@ pub fn record(
     let started = Instant::now();
     let cgroup = Cgroup::create(&unique_name())?;
     let mut profiler = Profiler::start(&ProfilerConfig {
+        tier,
         cgroup: CgroupFilter::from_directory(cgroup.directory())?,
         files: rootfs.files(),
         opened_as: rootfs.opened_as(),
+        root: rootfs.path(),
         cwd: plan.cwd().as_bytes(),
         ring_bytes: options.ring_bytes,
         exactness: options.exactness,

@@ -18,6 +18,7 @@ fuzz_target!(|blob: &[u8]| {
         max_layer_bytes: 1 << 20,
         entry_memory: esgz::layer::scan::EntryMemory::new(64 << 20),
         keep: Keep::Spool,
+        decode: esgz::layer::scan::DecodeOptions::ONE_THREAD,
     };
     let cancel = Cancel::default();
     // The first error tells the DiffID; with it the tar is read, too.

@@ -16,6 +16,7 @@ const usage = `usage:
   oracle verify BLOB --toc-digest DIGEST [--source BLOB] [--shared-members]
   oracle image LAYOUT [--tag TAG] [--source LAYOUT [--source-tag TAG]] [--plain] [--shared-members]
   oracle build SOURCE OUT [--prioritized FILE] [--level N] [--chunk-size N] [--min-chunk-size N]
+  oracle compress SOURCE OUT [--level N] [--klauspost]
   oracle compare BLOB SOURCE [--prioritized FILE] [--chunk-size N] [--min-chunk-size N]
   oracle extract BLOB DIR
   oracle layer-list BLOB
@@ -69,6 +70,7 @@ func run(args []string) (any, error) {
 		"verify":     verifyCommand,
 		"image":      imageCommand,
 		"build":      buildCommand,
+		"compress":   compressCommand,
 		"compare":    compareCommand,
 		"extract":    extractCommand,
 		"layer-list": listCommand,

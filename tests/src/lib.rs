@@ -5,9 +5,12 @@
 
 pub mod archive;
 pub mod compress;
+pub mod compressors;
 pub mod conversion;
 pub mod corrupt;
+pub mod drafts;
 pub mod esgz;
+pub mod fixed;
 mod header;
 pub mod inject;
 pub mod layers;

@@ -257,6 +257,7 @@ fn run_and_panic(conversion: &Conversion, scratch: &Path, steps: u32) {
         max_layer_bytes: 1 << 30,
         entry_memory: esgz::layer::scan::EntryMemory::unlimited(),
         keep: esgz::layer::scan::Keep::Spool,
+        decode: esgz::layer::scan::DecodeOptions::ONE_THREAD,
     };
     let layers = scan_image(&source, &scan, 2, &cancel).unwrap();
     let layers: Vec<_> = layers.iter().collect();

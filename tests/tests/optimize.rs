@@ -134,9 +134,16 @@ fn the_profile_is_what_the_workload_did() {
     for path in [&*sh, &*cat, &*dd] {
         assert_eq!(file(&profile, path)["executed"], true, "{path}");
     }
-    for path in [BIG, UNREAD, "opt/data/new"] {
-        assert_eq!(file(&profile, path)["phase"], "run");
+    // The program, its interpreter and its linker are read before the kernel reports the execution.
+    for path in [BIG, UNREAD, "opt/data/new", "opt/main", &*sh] {
+        assert_eq!(file(&profile, path)["phase"], "run", "{path}");
     }
+    for path in machine::libraries_of_sh() {
+        assert_eq!(file(&profile, &path)["phase"], "run", "{path}");
+        let is_linker = path.contains("/ld-");
+        assert_eq!(file(&profile, &path)["executed"], is_linker, "{path}");
+    }
+    assert_eq!(file(&profile, "opt/main")["executed"], true);
     for path in ["opt/main", &*sh, &*cat, &*dd] {
         assert_ne!(file(&profile, path)["ranges"], json!([]), "{path}");
     }
@@ -272,6 +279,56 @@ fn every_way_to_mount_gives_the_same_files() {
     assert_eq!(files_of("erofs", &["--rootfs=erofs"]), auto);
     assert_eq!(files_of("unpack", &["--rootfs=unpack"]), auto);
     assert_eq!(files_of("exact", &["--exact"]), auto);
+}
+
+#[test]
+fn every_collector_finds_the_same_files() {
+    let Some(_turn) = privileged::workload("optimize::every_collector_finds_the_same_files") else {
+        return;
+    };
+    let conversion = Conversion::of(&machine::image());
+    let record = |name: &str, args: &[&str]| -> Value {
+        let command = conversion.record_run(name).args(args);
+        let finished = command.run().success().unwrap();
+        conversion.finish(finished).unwrap();
+        let profile = conversion.json(name);
+        assert_eq!(profile["complete"], true, "{name}: {profile:#}");
+        assert_eq!(profile["collector"]["tier"], name);
+        profile
+    };
+    let filemap = record("filemap", &[]);
+    assert_eq!(filemap["collector"].get("not_known"), None);
+    let of = |profile: &Value| -> BTreeMap<String, Value> {
+        let row = |file: &Value| {
+            let keys = ["layer", "size_bytes", "executed"].map(|key| &file[key]);
+            (text(file, "path").to_owned(), json!(keys))
+        };
+        // The runtime itself looks into passwd and group; this process is not watched by all.
+        let files = files(profile).iter().map(row);
+        files
+            .filter(|(path, _)| !path.starts_with("etc/"))
+            .collect()
+    };
+    let page_cache = record("page-cache", &["--collector=page-cache"]);
+    assert_eq!(of(&page_cache), of(&filemap));
+    let ranges: Vec<_> = BIG_RANGES
+        .iter()
+        .map(|(at, len)| json!([at, len]))
+        .collect();
+    assert_eq!(file(&page_cache, BIG)["ranges"], json!(ranges));
+    for (name, missing) in [("open", true), ("fanotify", false)] {
+        let profile = record(name, &[&format!("--collector={name}")]);
+        assert_eq!(of(&profile), of(&filemap), "{name}");
+        assert_eq!(profile["collector"]["ranges"], "whole");
+        assert_eq!(profile["collector"]["not_known"][0], "ranges");
+        for file in files(&profile) {
+            assert_eq!(file["touched_bytes"], file["size_bytes"], "{name}: {file}");
+        }
+        let known = profile["missing"].as_array().unwrap();
+        assert_eq!(known.contains(&json!("opt/data/gone")), missing, "{name}");
+        assert_eq!(file(&profile, "opt/main")["executed"], true, "{name}");
+        assert_eq!(file(&profile, "opt/main")["phase"], "run", "{name}");
+    }
 }
 
 #[test]

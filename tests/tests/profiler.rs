@@ -3,6 +3,9 @@
 
 mod profiler {
     pub(crate) mod bench;
+    pub(crate) mod generator;
+    mod tiers;
+    mod truth;
     pub(crate) mod worker;
 }
 

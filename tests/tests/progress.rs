@@ -47,7 +47,23 @@ fn plain_lines_tell_each_step_in_order() {
     let short = |n| conversion.source.layer_digest(n)[..19].to_owned();
     let (small, large) = (short(0), short(1));
     let args = ["--progress=plain", "--log-level=info", "--threads=1"];
-    let run = conversion.command("plain").args(args).run();
+    let run = conversion.command("one-pass").args(args).run();
+    let run = run.success().unwrap();
+    let found: Vec<String> = words(&run.stderr)
+        .into_iter()
+        .map(|[_, stage, digest, done]| format!("{stage} {digest} {}", done == "done"))
+        .collect();
+    let expected =
+        [&small, &large].map(|digest| [false, true].map(|done| format!("encode {digest} {done}")));
+    assert_eq!(found, expected.concat(), "{}", run.stderr);
+
+    let record = conversion.record(&[(1, "large")]);
+    let run = conversion
+        .command("plain")
+        .args(args)
+        .arg("--record-in")
+        .arg(&record)
+        .run();
     let run = run.success().unwrap();
     let found = words(&run.stderr);
     let steps: Vec<(&str, &str, bool)> = found
@@ -170,8 +186,9 @@ fn screen(shown: &str) -> Vec<String> {
 fn a_terminal_has_bars_and_is_clean_afterwards() {
     let conversion = image();
     let short = |n| conversion.source.layer_digest(n)[..19].to_owned();
+    let record = conversion.record(&[(1, "large")]);
     let command = conversion.command("bars").arg("--log-level=info");
-    let (code, shown) = on_terminal(command);
+    let (code, shown) = on_terminal(command.arg("--record-in").arg(&record));
     assert_eq!(code, Some(0), "{shown:?}");
     for stage in ["scan  ", "encode"] {
         let bar = format!("{stage} {} [", short(1));
@@ -194,7 +211,7 @@ fn an_error_stands_alone_on_the_terminal() {
     std::fs::write(&layer, blob).unwrap();
     let (code, shown) = on_terminal(conversion.command("bars").arg("--log-level=info"));
     assert_eq!(code, Some(6), "{shown:?}");
-    assert!(shown.contains("scan   sha256:"), "{shown:?}");
+    assert!(shown.contains("encode sha256:"), "{shown:?}");
     let seen = screen(&shown).join("");
     assert!(seen.starts_with("esgz: "), "{seen:?}");
     assert!(!seen.contains(" left"), "{seen:?}");

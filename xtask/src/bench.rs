@@ -2,6 +2,7 @@
 
 mod contender;
 mod convert;
+mod limits;
 mod measure;
 mod optimize;
 mod peer;
@@ -20,7 +21,8 @@ pub(crate) fn run(args: &[String]) -> Result<ExitCode> {
     match args.split_first() {
         Some((task, rest)) if task == "optimize" => optimize::run(rest),
         Some((task, rest)) if task == "convert" => convert::run(rest),
-        _ => bail!("usage: cargo xtask bench optimize|convert …"),
+        Some((task, rest)) if task == "limits" => limits::run(rest),
+        _ => bail!("usage: cargo xtask bench optimize|convert|limits …"),
     }
 }
 

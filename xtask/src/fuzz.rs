@@ -3,17 +3,24 @@
 //! A target is first run over its committed corpus, so that what was found once stays fixed, then on
 //! inputs of libFuzzer's own making. What a crash was made by lies in `fuzz/artifacts/TARGET`.
 
-use std::fs;
+use std::fs::{self, File};
 use std::path::PathBuf;
-use std::process::{Command, ExitCode, Stdio};
+use std::process::{Child, Command, ExitCode, Stdio};
 use std::time::Instant;
 
 use anyhow::{Context as _, Result, ensure};
 
+use crate::prerequisites;
 use crate::shell::{cargo, run as run_command, workspace_dir};
 
 /// Seconds for each target where none are given.
-const DEFAULT_SECONDS: u64 = 10;
+pub(crate) const DEFAULT_SECONDS: u64 = 10;
+
+/// So much of a failed target's log is shown.
+const END_LINES: usize = 60;
+
+/// What a target says, among its artifacts.
+const LOG: &str = "log";
 
 /// Built for this triple by name, so that build scripts are not instrumented.
 #[cfg(target_arch = "aarch64")]
@@ -23,7 +30,7 @@ const TRIPLE: &str = "x86_64-unknown-linux-gnu";
 
 /// Coverage for libFuzzer: what cargo-fuzz passes, without a sanitizer, which stable Rust does not have.
 /// Overflows and failed assertions are found by the profile's checks.
-const INSTRUMENTATION: [&str; 8] = [
+const INSTRUMENTATION: [&str; 7] = [
     "--cfg",
     "fuzzing",
     "-Cpasses=sancov-module",
@@ -31,7 +38,6 @@ const INSTRUMENTATION: [&str; 8] = [
     "-Cllvm-args=-sanitizer-coverage-inline-8bit-counters",
     "-Cllvm-args=-sanitizer-coverage-pc-table",
     "-Cllvm-args=-sanitizer-coverage-trace-compares",
-    "-Ccodegen-units=1",
 ];
 
 /// `[TARGET] [SECONDS]`.
@@ -54,6 +60,8 @@ pub(crate) fn run(args: &[String]) -> Result<ExitCode> {
     } else {
         names.into_iter().cloned().collect()
     };
+    prepare()?;
+    build()?;
     let failed = run_targets(&chosen, seconds)?;
     Ok(if failed.is_empty() {
         ExitCode::SUCCESS
@@ -63,8 +71,18 @@ pub(crate) fn run(args: &[String]) -> Result<ExitCode> {
     })
 }
 
+/// What the targets need that is none of ours: libFuzzer, as source, and a compiler for it.
+///
+/// # Errors
+/// When this machine lacks it and it cannot be installed.
+pub(crate) fn prepare() -> Result<()> {
+    prerequisites::install("c++", "g++")?;
+    // Not `--locked`: the outer workspace's dependencies, which are esgz's, change without this one's.
+    run_command(cargo().current_dir(fuzz_dir()).args(["fetch", "--quiet"]))
+}
+
 /// The names of all targets.
-fn targets() -> Result<Vec<String>> {
+pub(crate) fn targets() -> Result<Vec<String>> {
     let dir = fuzz_dir().join("fuzz_targets");
     let entries = fs::read_dir(&dir).with_context(|| format!("reading {}", dir.display()))?;
     let mut names: Vec<String> = entries
@@ -78,9 +96,8 @@ fn targets() -> Result<Vec<String>> {
     Ok(names)
 }
 
-/// Builds the targets and runs each for `seconds`, several beside each other. Gives those that failed.
-fn run_targets(names: &[String], seconds: u64) -> Result<Vec<String>> {
-    build()?;
+/// Runs each target for `seconds`, as many beside each other as there are cores. Gives those that failed.
+pub(crate) fn run_targets(names: &[String], seconds: u64) -> Result<Vec<String>> {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let mut failed = Vec::new();
     for group in names.chunks(cores) {
@@ -88,14 +105,16 @@ fn run_targets(names: &[String], seconds: u64) -> Result<Vec<String>> {
             .iter()
             .map(|name| Ok((name, Instant::now(), start(name, seconds)?)))
             .collect::<Result<_>>()?;
-        for (name, started, child) in running {
-            let output = child.wait_with_output().context("waiting for a target")?;
-            let log = String::from_utf8_lossy(&output.stderr);
+        for (name, started, mut child) in running {
+            let status = child.wait().context("waiting for a target")?;
+            let path = artifacts_dir(name).join(LOG);
+            let log = fs::read(&path).with_context(|| format!("reading {}", path.display()))?;
+            let log = String::from_utf8_lossy(&log);
             let elapsed = started.elapsed().as_secs();
-            if output.status.success() {
+            if status.success() {
                 println!("fuzz {name}: {}, {elapsed} s", executions(&log));
             } else {
-                println!("fuzz {name}: {}\n{log}", output.status);
+                println!("fuzz {name}: {status}\n{}", end_of(&log));
                 failed.push(name.clone());
             }
         }
@@ -103,11 +122,12 @@ fn run_targets(names: &[String], seconds: u64) -> Result<Vec<String>> {
     Ok(failed)
 }
 
-fn build() -> Result<()> {
+/// Builds all targets: two minutes of two cores from nothing.
+pub(crate) fn build() -> Result<()> {
     let mut command = cargo();
     command
         .current_dir(fuzz_dir())
-        .args(["build", "--quiet", "--release", "--bins", "--locked"])
+        .args(["build", "--quiet", "--release", "--bins"])
         .args(["--target", TRIPLE])
         .env("CARGO_ENCODED_RUSTFLAGS", INSTRUMENTATION.join("\u{1f}"))
         .env_remove("RUSTFLAGS")
@@ -115,11 +135,11 @@ fn build() -> Result<()> {
     run_command(&mut command)
 }
 
-fn start(name: &str, seconds: u64) -> Result<std::process::Child> {
+fn start(name: &str, seconds: u64) -> Result<Child> {
     let dir = fuzz_dir();
     // The first directory takes what libFuzzer finds worth keeping; the committed one is only read.
     let (found, corpus) = (dir.join("found").join(name), dir.join("corpus").join(name));
-    let artifacts = dir.join("artifacts").join(name);
+    let artifacts = artifacts_dir(name);
     for made in [&found, &artifacts] {
         fs::create_dir_all(made).with_context(|| format!("creating {}", made.display()))?;
     }
@@ -127,17 +147,20 @@ fn start(name: &str, seconds: u64) -> Result<std::process::Child> {
     command
         .arg(format!("-max_total_time={seconds}"))
         .args([
-            "-timeout=30",
+            "-timeout=60",
             "-rss_limit_mb=2048",
             "-max_len=65536",
             "-print_final_stats=1",
         ])
         .arg(format!("-artifact_prefix={}/", artifacts.display()))
         .args([&found, &corpus]);
+    // Not a pipe: nobody reads it while another target is waited for.
+    let path = artifacts.join(LOG);
+    let log = File::create(&path).with_context(|| format!("creating {}", path.display()))?;
     command
         .stdin(Stdio::null())
         .stdout(Stdio::null())
-        .stderr(Stdio::piped());
+        .stderr(log);
     command
         .spawn()
         .with_context(|| format!("cannot run {command:?}"))
@@ -152,6 +175,16 @@ fn executions(log: &str) -> String {
         || "no statistics".to_owned(),
         |number| format!("{} inputs", number.trim()),
     )
+}
+
+/// The last lines of a log: what went wrong, and which file holds the input.
+fn end_of(log: &str) -> &str {
+    let last = log.trim_end().rmatch_indices('\n').nth(END_LINES - 1);
+    last.map_or(log, |(at, _)| &log[at + 1..])
+}
+
+fn artifacts_dir(name: &str) -> PathBuf {
+    fuzz_dir().join("artifacts").join(name)
 }
 
 fn fuzz_dir() -> PathBuf {
@@ -182,5 +215,12 @@ mod tests {
         let log = "Done\nstat::number_of_executed_units: 123\nstat::peak_rss_mb: 40\n";
         assert_eq!(executions(log), "123 inputs");
         assert_eq!(executions(""), "no statistics");
+    }
+
+    #[test]
+    fn of_a_long_log_the_end_is_shown() {
+        let log: String = (1..=100).map(|line| format!("line {line}\n")).collect();
+        assert!(end_of(&log).starts_with("line 41\n"), "{}", end_of(&log));
+        assert_eq!(end_of("one\n"), "one\n");
     }
 }

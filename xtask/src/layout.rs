@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::fs::{self, File};
-use std::io::{self, BufWriter, Write};
+use std::io::{self, BufWriter, Read as _, Write};
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 
@@ -95,6 +95,15 @@ impl LayerWriter {
         header.set_size(contents.len() as u64);
         self.tar
             .append_data(&mut header, name, contents)
+            .with_context(|| format!("file {name}"))
+    }
+
+    /// Adds a file of so many zeros of root's.
+    pub(crate) fn zeros(&mut self, name: &str, len_bytes: u64) -> Result<()> {
+        let mut header = new_header(tar::EntryType::Regular, 0o644);
+        header.set_size(len_bytes);
+        self.tar
+            .append_data(&mut header, name, io::repeat(0).take(len_bytes))
             .with_context(|| format!("file {name}"))
     }
 

@@ -13,6 +13,7 @@ mod ci;
 mod corpus;
 mod demo;
 mod fuzz;
+mod kernels;
 mod layout;
 mod prerequisites;
 mod python_image;
@@ -23,15 +24,19 @@ use std::process::ExitCode;
 
 const USAGE: &str = "usage: cargo xtask TASK
 
-  test [ARG…]      all tests; installs what they need from Debian (ARG… go to cargo test)
+  test [ARG…]      all tests, then fuzz; installs what they need from Debian (ARG… go to cargo test,
+                   which is all that runs then)
   demo [oci:DIR]   optimises an image under eBPF: the given one, or one made of this machine's Python
   fuzz [TARGET] [SECONDS]
                    fuzz targets of the parsers, each for 10 s or SECONDS; crashes in fuzz/artifacts
+  kernels          the profiler's tests on Debian's 6.1 kernel under QEMU
   ci               format, lints, licences, then test
   bench optimize oci:DIR NAME [RUNS]
                    whole runs of esgz optimize; raw results and table in bench/runs/NAME
   bench convert oci:DIR|--small FILES NAME [RUNS] [--levels N,…] [--peer-ctr-remote PATH --peer-containerd PATH]
                    esgz convert, the machine's limit, and ctr-remote, in turns; results as above
+  bench limits NAME [--no-zeros]
+                   convert and verify on layers at the limits: peak memory and scratch space of each
   bpf [--write]    rebuilds the BPF object and compares it with the committed one
   corpus [NAME]    makes a large image in target/corpus: torch (default) or numpy
 ";
@@ -48,6 +53,7 @@ fn main() -> ExitCode {
         "test" => test::run(rest),
         "demo" => demo::run(rest),
         "fuzz" => fuzz::run(rest),
+        "kernels" => kernels::run(rest),
         "ci" => ci::run(rest),
         "corpus" => corpus::run(rest),
         _ => {

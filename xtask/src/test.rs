@@ -7,20 +7,28 @@ use std::thread;
 
 use anyhow::{Context as _, Result};
 
-use crate::prerequisites;
 use crate::shell::{cargo, has_program};
+use crate::{fuzz, kernels, prerequisites};
 
 /// Programs that tests compare with or run, and their packages.
-const PREREQUISITES: [(&str, &str); 5] = [
+const PREREQUISITES: [(&str, &str); 13] = [
     ("runc", "runc"),
     ("strace", "strace"),
     ("skopeo", "skopeo"),
     ("umoci", "umoci"),
     ("bsdtar", "libarchive-tools"),
     ("docker-registry", "docker-registry"),
+    ("pigz", "pigz"),
+    ("zopfli", "zopfli"),
+    ("igzip", "isal"),
+    ("libdeflate-gzip", "libdeflate-tools"),
+    ("7zz", "7zip"),
+    ("advdef", "advancecomp"),
+    ("bgzip", "tabix"),
 ];
 
-/// Runs all tests; `args` go to `cargo test`. Fails when a test fails, or when none ran.
+/// Runs all tests, then the fuzz targets; with `args`, which go to `cargo test`, only the tests. Fails when
+/// one fails, or when none ran.
 pub(crate) fn run(args: &[String]) -> Result<ExitCode> {
     for (program, package) in PREREQUISITES {
         if let Err(error) = prerequisites::install(program, package) {
@@ -50,6 +58,14 @@ pub(crate) fn run(args: &[String]) -> Result<ExitCode> {
         .wait()
         .with_context(|| format!("cannot wait for {command:?}"))?;
 
+    // Whoever asks for certain tests does not want these.
+    if args.is_empty() {
+        fuzz_targets(&mut totals)?;
+        let elsewhere = kernels::test().context("the tests on another kernel")?;
+        totals.passed += elsewhere.passed;
+        totals.failed += elsewhere.failed;
+        totals.ignored += elsewhere.skipped;
+    }
     for name in &totals.skipped {
         println!("skipped: {name}");
     }
@@ -62,6 +78,29 @@ pub(crate) fn run(args: &[String]) -> Result<ExitCode> {
         Some(code) => ExitCode::from(u8::try_from(code).unwrap_or(1)),
         None => ExitCode::FAILURE,
     })
+}
+
+/// Runs each fuzz target for a while, as one test each.
+fn fuzz_targets(totals: &mut Totals) -> Result<()> {
+    let targets = fuzz::targets()?;
+    totals.passed += targets.len();
+    if let Err(error) = fuzz::prepare() {
+        let skipped = targets.iter().map(|name| format!("fuzz {name}: {error:#}"));
+        totals.skipped.extend(skipped);
+        return Ok(());
+    }
+    let seconds = fuzz::DEFAULT_SECONDS;
+    println!("fuzz: building the targets, then {seconds} s for each");
+    let failed = match fuzz::build() {
+        Ok(()) => fuzz::run_targets(&targets, seconds)?,
+        Err(error) => {
+            println!("fuzz: the targets cannot be built: {error:#}");
+            targets
+        }
+    };
+    totals.passed -= failed.len();
+    totals.failed += failed.len();
+    Ok(())
 }
 
 /// What the test executables reported.

@@ -15,12 +15,14 @@ use anyhow::{Context as _, Result, anyhow};
 use esgz::blob::{Blob, ReadAt as _};
 use esgz::cancel::Cancel;
 use esgz::convert::scan_image;
-use esgz::layer::encode::{Level, read_member};
+use esgz::layer::buffers::Buffers;
+use esgz::layer::deflate::{Block, Container, Sink, decode};
+use esgz::layer::encode::{Check, Copied, Encoder, Gathered, Level, read_member};
 use esgz::layer::entry::ScannedLayer;
-use esgz::layer::plan::{LayerPlan, Member, PlanOptions, plan_layer};
-use esgz::layer::scan::{EntryMemory, Keep, ScanOptions};
+use esgz::layer::plan::{LayerPlan, Member, PlanOptions, groups, plan_layer};
+use esgz::layer::scan::{DecodeOptions, EntryMemory, Keep, ScanOptions};
 
-use esgz::source::{self, OpenOptions, Selection};
+use esgz::source::{self, OpenOptions, Selection, SourceImage};
 use serde_json::{Map, Value, json};
 use sha2::Digest as _;
 
@@ -56,6 +58,7 @@ fn main() -> Result<()> {
         max_layer_bytes: u64::MAX,
         entry_memory: EntryMemory::unlimited(),
         keep: Keep::Spool,
+        decode: DecodeOptions::ONE_THREAD,
     };
     let layers = scan_image(&source, &options, threads, &cancel)?;
     let plans = layers
@@ -103,6 +106,12 @@ fn main() -> Result<()> {
         add("compress_alone", tar_bytes, busy_seconds / threads as f64);
         gzip_bytes = Some(bytes);
     }
+    let mut copied_gzip_bytes = None;
+    if is_wanted("copy_members") {
+        let (seconds, bytes) = copy_members(&source, &layers, &plans, threads)?;
+        add("copy_members", tar_bytes, seconds);
+        copied_gzip_bytes = Some(bytes);
+    }
     let largest = (0..layers.len())
         .max_by_key(|&index| layers[index].size_bytes)
         .context("the image has no layer")?;
@@ -114,6 +123,18 @@ fn main() -> Result<()> {
         let blob = source.open_layer(&source.layers[largest])?;
         add("inflate_layer", layer_bytes, inflate(blob)?);
     }
+    if is_wanted("decode_layer") {
+        let blob = source.open_layer(&source.layers[largest])?;
+        add("decode_layer", layer_bytes, decode_layer(blob)?);
+    }
+    if is_wanted("write_blob") {
+        let blob_bytes = layers[largest].size_bytes;
+        add(
+            "write_blob",
+            blob_bytes,
+            write_synced(blob_bytes, &scratch)?,
+        );
+    }
     if is_wanted("write_layer") {
         add("write_layer", layer_bytes, write(layer_bytes, &scratch)?);
     }
@@ -121,6 +142,7 @@ fn main() -> Result<()> {
         "tar_bytes": tar_bytes,
         "members": plans.iter().map(|plan| plan.members.len()).sum::<usize>(),
         "gzip_bytes": gzip_bytes,
+        "copied_gzip_bytes": copied_gzip_bytes,
         "threads": threads,
         "limits": Value::Object(limits),
     });
@@ -208,6 +230,83 @@ fn write(len_bytes: u64, scratch: &PathBuf) -> Result<f64> {
     let seconds = started.elapsed().as_secs_f64();
     file.rewind()?;
     Ok(seconds)
+}
+
+/// One thread: as many bytes written to a file that is synced.
+fn write_synced(len_bytes: u64, scratch: &PathBuf) -> Result<f64> {
+    let mut file = tempfile::tempfile_in(scratch)?;
+    let block = vec![1; BLOCK_BYTES];
+    let started = Instant::now();
+    let mut at = 0;
+    while at < len_bytes {
+        let len = (len_bytes - at).min(BLOCK_BYTES as u64) as usize;
+        file.write_all(&block[..len])?;
+        at += len as u64;
+    }
+    file.sync_data()?;
+    Ok(started.elapsed().as_secs_f64())
+}
+
+/// Gives every block back.
+struct Forget;
+
+impl Sink for Forget {
+    fn block(&mut self, block: Block) -> Option<Vec<u8>> {
+        Some(block.into_buffer())
+    }
+}
+
+/// One thread: the blob through esgz's own decoder, with its index.
+fn decode_layer(blob: Blob) -> Result<f64> {
+    let started = Instant::now();
+    std::hint::black_box(decode(blob, Container::Gzip, u64::MAX, &mut Forget)?);
+    Ok(started.elapsed().as_secs_f64())
+}
+
+/// Seconds that all members take on `threads` threads where the source's tokens are copied, reading them
+/// included, and their bytes. Layers that are not gzip are compressed.
+fn copy_members(
+    source: &SourceImage,
+    layers: &[ScannedLayer],
+    plans: &[LayerPlan],
+    threads: usize,
+) -> Result<(f64, u64)> {
+    let buffers = Buffers::default();
+    let (mut seconds, mut bytes) = (0.0, 0);
+    for ((layer, plan), of) in layers.iter().zip(plans).zip(&source.layers) {
+        let blob = source.open_layer(of)?;
+        let groups = groups(plan);
+        let next = AtomicUsize::new(0);
+        let started = Instant::now();
+        bytes += thread::scope(|scope| {
+            let workers: Vec<_> = (0..threads)
+                .map(|_| {
+                    scope.spawn(|| -> Result<u64> {
+                        let copied = layer.deflate.as_ref().map(|index| Copied {
+                            compressed: &blob,
+                            index,
+                        });
+                        let level = Level::FOR_THE_REST;
+                        let mut encoder = Encoder::new(level, Check::Skip, &buffers);
+                        let mut sum = 0;
+                        while let Some(group) = groups.get(next.fetch_add(1, Ordering::Relaxed)) {
+                            let gathered = Gathered::read(plan, group, &layer.spool, &buffers)?;
+                            let encoded = encoder.encode(gathered, copied.as_ref(), 0)?;
+                            sum += encoded.gzip_len_bytes();
+                            encoded.recycle(&buffers);
+                        }
+                        Ok(sum)
+                    })
+                })
+                .collect();
+            workers
+                .into_iter()
+                .map(|worker| worker.join().map_err(|_| anyhow!("a worker panicked"))?)
+                .sum::<Result<u64>>()
+        })?;
+        seconds += started.elapsed().as_secs_f64();
+    }
+    Ok((seconds, bytes))
 }
 
 fn round(value: f64) -> f64 {

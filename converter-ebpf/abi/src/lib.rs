@@ -74,6 +74,8 @@ pub mod kind {
     pub const MISSING: u16 = 4;
     /// The container's own program was executed: phase run begins.
     pub const RUN: u16 = 5;
+    /// A name by which something was executed; the name's bytes follow the event.
+    pub const EXEC_NAME: u16 = 6;
 }
 
 /// Values of the phase word.
@@ -110,9 +112,9 @@ pub struct Event {
     pub kind: u16,
     /// One of [`phase`].
     pub phase: u16,
-    /// [`WatchedFile::file`]; of a `MISSING` event one of [`base`].
+    /// [`WatchedFile::file`]; of an event with a name one of [`base`].
     pub file: u32,
-    /// `TOUCH`: which chunk of the file. `MISSING`: length of the name in bytes.
+    /// `TOUCH`: which chunk of the file. With a name: its length in bytes.
     pub chunk: u32,
     /// `TOUCH`: the windows of the chunk touched for the first time. Else 0.
     pub windows: u32,

@@ -88,6 +88,9 @@ pub(super) struct WorkloadArgs {
     /// See every single page that is touched; slower: no read-ahead
     #[arg(long)]
     pub(super) exact: bool,
+    /// How to watch the workload; by default as well as the kernel can
+    #[arg(long, default_value = "auto", value_name = "HOW")]
+    pub(super) collector: CollectorArg,
     /// Go on although the workload exits with an error
     #[arg(long)]
     pub(super) allow_failure: bool,
@@ -112,6 +115,21 @@ pub(super) enum RootfsArg {
     Erofs,
     /// Unpack every layer
     Unpack,
+}
+
+/// See [`crate::profiler::Tier`].
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(super) enum CollectorArg {
+    /// The first of these that works
+    Auto,
+    /// eBPF, every page that is read or mapped; Linux 6.12
+    Filemap,
+    /// eBPF, every page that enters the page cache, without read-ahead; Linux 5.15
+    PageCache,
+    /// eBPF, opened and executed files as a whole; Linux 5.15
+    Open,
+    /// No eBPF, opened and executed files as a whole
+    Fanotify,
 }
 
 #[derive(Debug, Args)]
@@ -232,8 +250,8 @@ pub(super) struct ReadingArgs {
     /// Refuse layers, and archives, that are larger than this when decompressed
     #[arg(long, default_value = "256GiB", value_name = "SIZE", value_parser = parse_size)]
     pub(super) max_layer_size: u64,
-    /// Memory, with a suffix KiB, MiB or GiB: half for buffers, half for entries and TOCs; layers that
-    /// have too many entries for it are refused
+    /// Memory, with a suffix KiB, MiB or GiB. Layers whose entries and TOCs take more than half of it are
+    /// refused; a thread needs about 35 MiB of the rest, or nine chunks, and those that find none are not used
     #[arg(long, default_value = "512MiB", value_name = "SIZE", value_parser = parse_size)]
     pub(super) memory: u64,
 }
@@ -263,6 +281,10 @@ pub(super) struct ConversionArgs {
         conflicts_with = "estargz_compression_level"
     )]
     pub(super) transcode_overhead: f64,
+    /// Keep there, for each gzip layer, where it can be decoded from: the next conversion of the same
+    /// layer decodes it on all cores; takes 1 % of the layers at most
+    #[arg(long, value_name = "DIR")]
+    pub(super) index_cache: Option<PathBuf>,
     /// Uncompressed bytes in a chunk, the unit that a lazy-pulling runtime fetches; 1 KiB to 128 MiB,
     /// 0 means 4 MiB
     #[arg(long, default_value = "0", value_name = "SIZE", value_parser = parse_chunk_size)]

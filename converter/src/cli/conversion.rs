@@ -1,7 +1,7 @@
 //! `esgz convert`, and what `esgz optimize` shares with it.
 
 use std::path::Path;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::cancel::Cancel;
 use crate::cli::args::{Annotated, ConversionArgs, ConvertArgs, OptimizeArgs, OutputArgs};
@@ -16,6 +16,7 @@ use crate::image::manifest::{DocumentOptions, MediaTypes};
 use crate::image::{ImageRef, Platform};
 use crate::layer::Parallel;
 use crate::layer::entry::ScannedLayer;
+use crate::layer::index_cache::IndexCache;
 use crate::layer::plan::PlanOptions;
 use crate::profile::{self, PrefetchList, Prioritized, Profile};
 use crate::progress::Progress;
@@ -45,22 +46,21 @@ pub(super) fn convert(
     let mut conversion = Conversion::new(&source, &options, sink, cancel)?.shown(progress);
     let others = others(&args.conversion.output);
     for (number, image) in source.images.iter().enumerate() {
+        if wanted.is_nothing_for(image, &source, others) {
+            conversion.image_in_one_pass(number)?;
+            continue;
+        }
         let layers = scanner.scan(image)?;
-        let prioritized = if wanted.is_for(image, &source, others) {
-            wanted.resolve(&layers)
-        } else {
-            profile::from_paths([], &layers)
-        };
+        let prioritized = wanted.resolve(&layers);
         warn_missed(&prioritized);
         conversion.image(number, &layers, &prioritized)?;
     }
-    let scan = scanner.elapsed();
     let converted = conversion.finish()?;
     let report = Report {
         source: &args.source,
         destination: &args.destination,
         converted: &converted,
-        stages: vec![("scan", scan)],
+        stages: scan_stage(&scanner),
         total: clock.elapsed(),
         verified: options.verify,
         profile: None,
@@ -70,6 +70,13 @@ pub(super) fn convert(
     } else {
         report.print()
     }
+}
+
+/// The scan's time; none where every layer was scanned as it was encoded.
+pub(super) fn scan_stage(scanner: &Scanner<'_>) -> Vec<(&'static str, Duration)> {
+    let elapsed = scanner.elapsed();
+    let is_apart = elapsed > Duration::ZERO;
+    is_apart.then_some(("scan", elapsed)).into_iter().collect()
 }
 
 /// Which platforms get a profile's paths.
@@ -169,6 +176,16 @@ impl Wanted {
         }
     }
 
+    /// Whether nothing of `image` is to be prefetched, whatever is in it.
+    pub(super) fn is_nothing_for(
+        &self,
+        image: &SourceImage,
+        source: &Source,
+        others: Others,
+    ) -> bool {
+        matches!(self, Self::Nothing) || !self.is_for(image, source, others)
+    }
+
     /// A profile is for its own platform; paths that the user lists are for every image.
     fn is_for(&self, image: &SourceImage, source: &Source, others: Others) -> bool {
         match self {
@@ -212,8 +229,10 @@ pub(super) fn warn_missed(prioritized: &Prioritized) {
 
 /// Resolves the flags.
 pub(super) fn image_options(args: &ConversionArgs) -> Result<ImageOptions, Failure> {
+    let mut scan = scan_options(&args.reading);
+    scan.decode.index_cache = args.index_cache.clone().map(IndexCache::new);
     Ok(ImageOptions {
-        scan: scan_options(&args.reading),
+        scan,
         plan: PlanOptions {
             chunk_bytes: args.estargz_chunk_size,
             min_chunk_bytes: args.estargz_min_chunk_size,
@@ -224,10 +243,9 @@ pub(super) fn image_options(args: &ConversionArgs) -> Result<ImageOptions, Failu
                 overhead: args.transcode_overhead,
             },
         },
-        // The rest is for entries, the TOC and the compressors' own tables.
         parallel: Parallel {
             threads: threads(&args.reading),
-            memory_bytes: args.reading.memory / 2,
+            memory_bytes: args.reading.memory,
         },
         format: LayerFormat::Estargz,
         reuse: if args.reuse {

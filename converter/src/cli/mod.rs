@@ -20,6 +20,7 @@ use std::process::ExitCode;
 use clap::Parser as _;
 
 use crate::cancel::Cancel;
+use crate::sys;
 use args::{Cli, Command};
 use failure::Failure;
 use progress::Shown;
@@ -38,6 +39,7 @@ pub fn main() -> ExitCode {
             });
         }
     };
+    sys::allocator::return_large_blocks();
     let shown = Shown::new(cli.progress);
     output::init_logging(&cli.log_level, shown.clone());
     let cancel = Cancel::default();

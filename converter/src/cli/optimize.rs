@@ -7,9 +7,10 @@ use std::time::Instant;
 use serde_json::json;
 
 use crate::cancel::Cancel;
-use crate::cli::args::{OptimizeArgs, RecordArgs, RootfsArg, WorkloadArgs};
+use crate::cli::args::{CollectorArg, OptimizeArgs, RecordArgs, RootfsArg, WorkloadArgs};
 use crate::cli::conversion::{
-    Others, Wanted, image_options, open_ends, others, scan_options, threads, warn_missed,
+    Others, Wanted, image_options, open_ends, others, scan_options, scan_stage, threads,
+    warn_missed,
 };
 use crate::cli::failure::{Failure, INCOMPLETE, OTHER, USAGE, WORKLOAD};
 use crate::cli::output::{self, Size};
@@ -21,7 +22,7 @@ use crate::image::Platform;
 use crate::layer::entry::ScannedLayer;
 use crate::layer::scan::{Keep, ScanOptions};
 use crate::profile::{self, Ended, Profile};
-use crate::profiler::Exactness;
+use crate::profiler::{Exactness, Tier};
 use crate::progress::{Progress, Step};
 use crate::record::{RecordOptions, Recorded};
 use crate::rootfs::{RootfsMode, RootfsOptions};
@@ -60,22 +61,27 @@ pub(super) fn optimize(
         conversion.image(profiled, &layers, &prioritized)?;
         recorded = Some((profiled, found));
     }
+    let for_others = match (wanted, &recorded, others(&args.conversion.output)) {
+        (Some(wanted), _, _) => wanted,
+        (None, Some((_, recorded)), Others::Profiled) => {
+            Wanted::Profile(Box::new(recorded.profile.clone()))
+        }
+        _ => Wanted::Nothing,
+    };
     for (number, image) in source.images.iter().enumerate() {
         if recorded.as_ref().is_some_and(|(done, _)| *done == number) {
             continue;
         }
+        if matches!(for_others, Wanted::Nothing) {
+            conversion.image_in_one_pass(number)?;
+            continue;
+        }
         let layers = scanner.scan(image)?;
-        let prioritized = match (&wanted, &recorded, others(&args.conversion.output)) {
-            (Some(wanted), _, _) => wanted.resolve(&layers),
-            (None, Some((_, recorded)), Others::Profiled) => {
-                profile::from_profile(&recorded.profile, &layers)
-            }
-            _ => profile::from_paths([], &layers),
-        };
+        let prioritized = for_others.resolve(&layers);
         warn_missed(&prioritized);
         conversion.image(number, &layers, &prioritized)?;
     }
-    let mut stages = vec![("scan", scanner.elapsed())];
+    let mut stages = scan_stage(&scanner);
     if let Some((_, recorded)) = &recorded {
         stages.extend([("mount", recorded.mount), ("run", recorded.run)]);
     }
@@ -213,6 +219,13 @@ fn record_options(args: &WorkloadArgs, scan: &ScanOptions, json: bool) -> Record
             Exactness::Exact
         } else {
             Exactness::FaultAround
+        },
+        collector: match args.collector {
+            CollectorArg::Auto => None,
+            CollectorArg::Filemap => Some(Tier::Filemap),
+            CollectorArg::PageCache => Some(Tier::PageCache),
+            CollectorArg::Open => Some(Tier::Open),
+            CollectorArg::Fanotify => Some(Tier::Fanotify),
         },
         ring_bytes: args.ring_size,
     }

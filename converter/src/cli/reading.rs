@@ -7,7 +7,8 @@ use crate::cancel::Cancel;
 use crate::cli::args::{PlatformArgs, ReadingArgs};
 use crate::cli::failure::Failure;
 use crate::image::ImageRef;
-use crate::layer::scan::{EntryMemory, Keep, ScanOptions};
+use crate::layer::Parallel;
+use crate::layer::scan::{DecodeOptions, EntryMemory, Keep, ScanOptions};
 use crate::registry::RegistryOptions;
 use crate::source::{self, OpenOptions, Selection, Source};
 
@@ -20,6 +21,14 @@ pub(super) fn scan_options(args: &ReadingArgs) -> ScanOptions {
         max_layer_bytes: args.max_layer_size,
         entry_memory: EntryMemory::new(args.memory / 2),
         keep: Keep::Readable,
+        decode: DecodeOptions {
+            // Of the half for buffers: another half of it is the encoder's.
+            parallel: Parallel {
+                threads: threads(args),
+                memory_bytes: args.memory / 4,
+            },
+            index_cache: None,
+        },
     }
 }
 

@@ -3,70 +3,141 @@
 use crate::blob::{Blob, ReadAt as _};
 use crate::cancel::Cancel;
 use crate::convert::copy::copy_blob;
+use crate::convert::scan::{expected, scan_one};
 use crate::convert::{
-    Compression, ConvertedLayer, ImageError, ImageOptions, LayerFormat, Reuse, Verify,
+    ConvertedLayer, ImageError, ImageOptions, LayerFormat, Reuse, Verify, blob_id,
 };
 use crate::image::BlobId;
 use crate::layer::assemble::FinishedLayer;
-use crate::layer::choice::{Choice, Reason, choose};
-use crate::layer::encode::{Check, Level};
+use crate::layer::choice::{Choice, choose};
+use crate::layer::encode::Check;
 use crate::layer::entry::{EntryKind, ScannedLayer};
 use crate::layer::plan::{LayerPlan, Prefetch, plan_layer};
 use crate::layer::reuse::{Reusable, reusable};
+use crate::layer::scan::{EntryMemory, Keep};
 use crate::layer::verbatim::{copy_tar, verify_copy};
 use crate::layer::verify::{VerifyError, check_toc, parse_toc, read_toc, verify_layer};
-use crate::layer::{ConvertError, ConvertOptions, Encoding, convert_layer};
+use crate::layer::{
+    AheadError, AheadOptions, ConvertError, ConvertOptions, Encoding, MadeAhead, Parallel,
+    convert_layer, scan_ahead,
+};
 use crate::progress::{Metered, Progress, Stage, Step};
-use crate::sink::Sink;
+use crate::scratch::{self, Needed};
+use crate::sink::{Sink, StagedBlob};
 use crate::source::{SourceImage, SourceLayer};
 
-/// A layer, and what is wanted of it.
+/// A layer of an image, and how it is converted.
 #[derive(Clone, Copy)]
 pub(super) struct Job<'a> {
     pub(super) image: &'a SourceImage,
     pub(super) source: &'a SourceLayer,
-    pub(super) layer: &'a ScannedLayer,
-    /// Entries to prefetch, by index.
-    pub(super) prioritized: &'a [u32],
     pub(super) options: &'a ImageOptions,
+    /// Threads, and memory for this layer.
+    pub(super) parallel: Parallel,
     pub(super) cancel: &'a Cancel,
     pub(super) progress: &'a dyn Progress,
 }
 
-/// Writes the layer to `sink`, and checks what was written.
-pub(super) fn convert(job: &Job<'_>, sink: &mut Sink) -> Result<ConvertedLayer, ImageError> {
+impl Job<'_> {
+    fn convert_options(&self) -> ConvertOptions {
+        ConvertOptions {
+            check: match self.options.verify {
+                Verify::Full => Check::Inflate,
+                Verify::Skip => Check::Skip,
+            },
+            parallel: self.parallel,
+        }
+    }
+}
+
+/// Scans the layer and writes it to `sink`, with nothing to be prefetched.
+pub(super) fn scan_and_convert(
+    job: &Job<'_>,
+    sink: &mut Sink,
+) -> Result<ConvertedLayer, ImageError> {
     let Job {
-        layer,
+        image,
+        source,
         options,
         cancel,
         progress,
         ..
     } = *job;
-    let plan = plan_layer(layer, job.prioritized, options.plan)?;
-    if options.reuse == Reuse::WhereValid
-        && let Some(reused) = find_reusable(job, &plan)?
-    {
-        return reuse(job, reused, sink);
-    }
-    let convert_options = ConvertOptions {
-        check: match options.verify {
-            Verify::Full => Check::Inflate,
-            Verify::Skip => Check::Skip,
-        },
-        parallel: options.parallel,
+    let mut scan = options.scan.clone();
+    scan.keep = Keep::Readable;
+    // The rest of what it may take is for encoding at the same time.
+    scan.decode.parallel.memory_bytes /= 2;
+    // The entries of other layers are not in memory.
+    scan.entry_memory = EntryMemory::new(scan.entry_memory.limit_bytes());
+    let ahead = AheadOptions {
+        scan: &scan,
+        plan: options.plan,
+        compression: options.compression,
+        convert: job.convert_options(),
     };
+    let is_planned_later = options.format == LayerFormat::Tar || options.reuse != Reuse::Never;
+    if is_planned_later || !ahead.are_possible() {
+        let scanned = scan_one(image, source, &scan, &[cancel], progress)?;
+        return convert(job, &scanned, &[], sink);
+    }
+    scratch::check(
+        &scan.scratch,
+        Needed::of_layers(image, &[source], scan.keep),
+    )?;
+    let mut out = sink.stage()?;
+    let blob = image.open_layer(source)?;
+    let step = Step::of(Stage::Encode, source.blob.digest, source.blob.size_bytes);
+    let meter = progress.begin(step);
+    let stream = Metered::new(blob.clone(), &*meter);
+    let made = scan_ahead(stream, &blob, &expected(source), ahead, &mut out, cancel);
+    let (layer, made) = made.map_err(|error| match error {
+        AheadError::Scan(error) => error.into(),
+        AheadError::Convert(error) => convert_error(error, sink),
+    })?;
+    meter.finish();
+    tracing::debug!(layer = %layer.digest, entries = layer.entries.len(), is_made = made.is_some(), "scanned");
+    let Some(MadeAhead { finished, choice }) = made else {
+        drop(out);
+        return convert(job, &layer, &[], sink);
+    };
+    check(job, &layer, &finished, &out)?;
+    sink.add(blob_id(&finished), out)?;
+    Ok(ConvertedLayer {
+        choice: Some(choice),
+        ..report(&layer, finished, Prefetch::default())
+    })
+}
+
+/// Writes the scanned layer to `sink`, the entries `prioritized` (by index) in front, and checks what was
+/// written.
+pub(super) fn convert(
+    job: &Job<'_>,
+    layer: &ScannedLayer,
+    prioritized: &[u32],
+    sink: &mut Sink,
+) -> Result<ConvertedLayer, ImageError> {
+    let Job {
+        options,
+        cancel,
+        progress,
+        ..
+    } = *job;
+    let plan = plan_layer(layer, prioritized, options.plan)?;
+    if options.reuse == Reuse::WhereValid
+        && let Some(reused) = find_reusable(job, layer, &plan)?
+    {
+        return reuse(job, layer, reused, sink);
+    }
     let mut blob = sink.stage()?;
     let step = |total_bytes| Step::of(Stage::Encode, layer.digest, total_bytes);
     let (made, choice) = match options.format {
         LayerFormat::Estargz => {
             let source_blob = job.image.open_layer(job.source)?;
-            let choice = choose_encoding(job, &plan, &source_blob)?;
-            let encoding = match (choice, &layer.deflate, options.compression) {
-                (Choice::Copy(_), Some(index), _) => {
-                    Encoding::Copy(&source_blob, index, Level::FOR_THE_REST)
-                }
-                (_, _, Compression::Level(level)) => Encoding::Compress(level),
-                _ => Encoding::Compress(Level::default()),
+            let choice = choose_encoding(job, layer, &plan, &source_blob)?;
+            let level = choice.level(options.compression);
+            let encoding = match (choice, &layer.deflate) {
+                (Choice::Copy(_), Some(index)) => Encoding::Copy(&source_blob, index, level),
+                _ => Encoding::Compress(level),
             };
             let meter = progress.begin(step(plan.tar_bytes));
             let out = &mut blob;
@@ -74,7 +145,7 @@ pub(super) fn convert(job: &Job<'_>, sink: &mut Sink) -> Result<ConvertedLayer, 
                 layer,
                 &plan,
                 &encoding,
-                convert_options,
+                job.convert_options(),
                 out,
                 cancel,
                 &*meter,
@@ -87,29 +158,9 @@ pub(super) fn convert(job: &Job<'_>, sink: &mut Sink) -> Result<ConvertedLayer, 
             (made.inspect(|_| meter.finish()), None)
         }
     };
-    let finished = made.map_err(|source| match source {
-        ConvertError::Write { .. } => ImageError::Write {
-            place: sink.place().to_owned(),
-            source,
-        },
-        other => other.into(),
-    })?;
-    if options.verify == Verify::Full {
-        // The members have been inflated and compared before they were written.
-        let found = match finished.toc_digest {
-            Some(toc_digest) => check_toc(&blob.blob(), toc_digest),
-            None => verify_copy(&blob.blob(), layer.diff_id, cancel),
-        };
-        found.map_err(|source| ImageError::Verify {
-            layer: layer.digest,
-            source,
-        })?;
-    }
-    let id = BlobId {
-        digest: finished.digest,
-        size_bytes: finished.size_bytes,
-    };
-    sink.add(id, blob)?;
+    let finished = made.map_err(|error| convert_error(error, sink))?;
+    check(job, layer, &finished, &blob)?;
+    sink.add(blob_id(&finished), blob)?;
     // A plain tar has no landmark, and so nothing before it.
     let prefetch = finished
         .toc_digest
@@ -120,26 +171,62 @@ pub(super) fn convert(job: &Job<'_>, sink: &mut Sink) -> Result<ConvertedLayer, 
     })
 }
 
-/// Whether the layer's compressed bits are copied.
-fn choose_encoding(job: &Job<'_>, plan: &LayerPlan, source: &Blob) -> Result<Choice, ImageError> {
-    let Compression::Keep { overhead } = job.options.compression else {
-        return Ok(Choice::Compress(Reason::LevelGiven));
+fn convert_error(error: ConvertError, sink: &Sink) -> ImageError {
+    match error {
+        ConvertError::Write { .. } => ImageError::Write {
+            place: sink.place().to_owned(),
+            source: error,
+        },
+        other => other.into(),
+    }
+}
+
+/// Checks what was written.
+fn check(
+    job: &Job<'_>,
+    layer: &ScannedLayer,
+    finished: &FinishedLayer,
+    blob: &StagedBlob,
+) -> Result<(), ImageError> {
+    if job.options.verify == Verify::Skip {
+        return Ok(());
+    }
+    // The members have been inflated and compared before they were written.
+    let found = match finished.toc_digest {
+        Some(toc_digest) => check_toc(&blob.blob(), toc_digest),
+        None => verify_copy(&blob.blob(), layer.diff_id, job.cancel),
     };
-    let threads = job.options.parallel.threads;
-    let choice = choose(job.layer, plan, source, overhead, threads);
+    found.map_err(|source| ImageError::Verify {
+        layer: layer.digest,
+        source,
+    })
+}
+
+/// Whether the layer's compressed bits are copied.
+fn choose_encoding(
+    job: &Job<'_>,
+    layer: &ScannedLayer,
+    plan: &LayerPlan,
+    source: &Blob,
+) -> Result<Choice, ImageError> {
+    let compression = job.options.compression;
+    let choice = choose(layer, plan, source, compression, job.parallel.threads);
     let choice = choice.map_err(|source| ConvertError::Encode {
-        layer: job.layer.digest,
+        layer: layer.digest,
         source,
     })?;
-    tracing::debug!(layer = %job.layer.digest, ?choice, "chosen");
+    tracing::debug!(layer = %layer.digest, ?choice, "chosen");
     Ok(choice)
 }
 
 /// The layer as it is, if it can be carried over; says why on a level for the curious if not.
-fn find_reusable(job: &Job<'_>, plan: &LayerPlan) -> Result<Option<Reusable>, ImageError> {
+fn find_reusable(
+    job: &Job<'_>,
+    layer: &ScannedLayer,
+    plan: &LayerPlan,
+) -> Result<Option<Reusable>, ImageError> {
     let Job {
         source,
-        layer,
         options,
         cancel,
         progress,
@@ -163,7 +250,7 @@ fn find_reusable(job: &Job<'_>, plan: &LayerPlan) -> Result<Option<Reusable>, Im
         Ok(Ok(found)) => {
             let step = Step::of(Stage::Verify, layer.digest, layer.size_bytes);
             let meter = progress.begin(step);
-            let verified = verify_layer(&Metered::new(&blob, &*meter), options.parallel, cancel);
+            let verified = verify_layer(&Metered::new(&blob, &*meter), job.parallel, cancel);
             match verified.and_then(|verified| verified.must_equal(&found.finished)) {
                 Ok(()) => {
                     meter.finish();
@@ -181,8 +268,13 @@ fn find_reusable(job: &Job<'_>, plan: &LayerPlan) -> Result<Option<Reusable>, Im
 }
 
 /// Puts the source's own blob into the destination.
-fn reuse(job: &Job<'_>, reused: Reusable, sink: &mut Sink) -> Result<ConvertedLayer, ImageError> {
-    tracing::info!("reusing \"{}\" without conversion", job.layer.digest);
+fn reuse(
+    job: &Job<'_>,
+    layer: &ScannedLayer,
+    reused: Reusable,
+    sink: &mut Sink,
+) -> Result<ConvertedLayer, ImageError> {
+    tracing::info!("reusing \"{}\" without conversion", layer.digest);
     copy_blob(
         "layer",
         || job.image.open_layer(job.source),
@@ -193,7 +285,7 @@ fn reuse(job: &Job<'_>, reused: Reusable, sink: &mut Sink) -> Result<ConvertedLa
     )?;
     Ok(ConvertedLayer {
         reused: true,
-        ..report(job.layer, reused.finished, reused.prefetch)
+        ..report(layer, reused.finished, reused.prefetch)
     })
 }
 

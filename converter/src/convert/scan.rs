@@ -184,6 +184,10 @@ fn scan_layers(
     threads: usize,
     Watch { cancel, progress }: Watch<'_>,
 ) -> Result<Vec<ScannedLayer>, ImageError> {
+    let options = &ScanOptions {
+        decode: options.decode.shared_by(layers.len()),
+        ..options.clone()
+    };
     let needed = Needed::of_layers(image, layers, options.keep);
     scratch::check(&options.scratch, needed)?;
     let mut order: Vec<usize> = (0..layers.len()).collect();
@@ -223,7 +227,17 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn scan_one(
+/// What the blob of `layer` must be.
+pub(super) fn expected(layer: &SourceLayer) -> Expected {
+    Expected {
+        digest: layer.blob.digest,
+        size_bytes: layer.blob.size_bytes,
+        diff_id: layer.diff_id,
+    }
+}
+
+/// Reads one layer.
+pub(super) fn scan_one(
     image: &SourceImage,
     layer: &SourceLayer,
     options: &ScanOptions,
@@ -234,11 +248,7 @@ fn scan_one(
         cancel.check()?;
     }
     let blob = image.open_layer(layer)?;
-    let expected = Expected {
-        digest: layer.blob.digest,
-        size_bytes: layer.blob.size_bytes,
-        diff_id: layer.diff_id,
-    };
+    let expected = expected(layer);
     let started = Instant::now();
     let meter = progress.begin(Step::of(Stage::Scan, expected.digest, expected.size_bytes));
     let metered = Metered::new(blob.clone(), &*meter);

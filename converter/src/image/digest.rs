@@ -26,6 +26,11 @@ impl Digest {
         hasher.finish()
     }
 
+    /// The 32 bytes.
+    pub fn bytes(&self) -> [u8; 32] {
+        self.0
+    }
+
     /// The 64 hexadecimal digits alone, as blob files are named in an OCI layout.
     pub fn hex(&self) -> String {
         hex::encode(self.0)

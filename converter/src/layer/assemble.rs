@@ -80,9 +80,9 @@ impl Assembled {
 
 impl Assembler {
     /// Takes the next members of the plan; their gzip members follow those before.
-    pub fn group(&mut self, members: &[Member], encoded: &EncodedGroup) {
+    pub fn group(&mut self, encoded: &EncodedGroup) {
         let mut rest = encoded.raw.as_slice();
-        for (member, part) in members.iter().zip(&encoded.parts) {
+        for (member, part) in encoded.members.iter().zip(&encoded.parts) {
             let (raw, behind) = rest.split_at(member.len_bytes as usize);
             rest = behind;
             let chunk_digest = self.hash(raw, member);

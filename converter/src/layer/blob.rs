@@ -8,8 +8,10 @@ use crossbeam::channel::{Receiver, Sender, bounded};
 use crate::image::{BlobId, Hasher};
 use crate::layer::buffers::Buffers;
 
-/// Parts that wait to be written; memory for them is counted with the members under way.
-const QUEUE: usize = 4;
+/// Parts that wait to be written.
+const QUEUE: usize = 2;
+/// Parts that are held at once: those, one that is being written, and one that waits for room.
+pub(super) const HELD_PARTS: u64 = QUEUE as u64 + 2;
 
 /// Writing failed.
 #[derive(Debug, thiserror::Error)]

@@ -6,11 +6,26 @@
 use std::fmt;
 use std::thread;
 
+use libdeflater::Compressor;
+
 use crate::blob::{Blob, ReadAt as _};
 use crate::layer::deflate::{Index, MIN_RUN_BYTES, Run, Source, Transcoder};
 use crate::layer::encode::{EncodeError, Level};
 use crate::layer::entry::ScannedLayer;
 use crate::layer::plan::{LayerPlan, Member, Segment};
+
+/// How layers are compressed.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Compression {
+    /// At this level.
+    Level(Level),
+    /// As the source is, by copying its compressed bits, where that makes the layer larger by no more
+    /// than this part of one; otherwise at the default level.
+    Keep {
+        /// 0.01 is one percent.
+        overhead: f64,
+    },
+}
 
 /// How a layer is to be encoded, and why.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -41,6 +56,15 @@ pub enum Reason {
 }
 
 impl Choice {
+    /// The level of what is compressed.
+    pub fn level(&self, compression: Compression) -> Level {
+        match (self, compression) {
+            (Self::Copy(_), _) => Level::FOR_THE_REST,
+            (_, Compression::Level(level)) => level,
+            _ => Level::default(),
+        }
+    }
+
     /// The reason.
     pub fn reason(&self) -> Reason {
         match *self {
@@ -72,8 +96,7 @@ const SAMPLE_BYTES: u32 = 4 << 20;
 /// Compressing again is worth its time from here on.
 const WORTH: f64 = 0.03;
 
-/// Decides for `layer`, whose blob is `compressed`. `overhead` is how much larger, as a part of one,
-/// copying may make the layer; `threads` do the work.
+/// Decides for `layer`, whose blob is `compressed`; `threads` do the work.
 ///
 /// # Errors
 /// When blob or spool cannot be read.
@@ -81,9 +104,12 @@ pub fn choose(
     layer: &ScannedLayer,
     plan: &LayerPlan,
     compressed: &Blob,
-    overhead: f64,
+    compression: Compression,
     threads: usize,
 ) -> Result<Choice, EncodeError> {
+    let Compression::Keep { overhead } = compression else {
+        return Ok(Choice::Compress(Reason::LevelGiven));
+    };
     if plan.min_chunk_bytes > 0 {
         return Ok(Choice::Compress(Reason::SharedMembers));
     }
@@ -159,18 +185,18 @@ struct Sample {
 /// Runs of the plan, evenly spread over its bytes.
 fn samples(plan: &LayerPlan) -> Vec<Sample> {
     let run = |member: &Member| {
-        let first = member.first_segment as usize;
-        let segments = &plan.segments[first..first + member.segments as usize];
-        segments.iter().find_map(|segment| match *segment {
-            Segment::Spool {
-                offset_bytes,
-                len_bytes,
-            } if len_bytes as usize >= MIN_RUN_BYTES => Some(Sample {
-                offset_bytes,
-                len_bytes: len_bytes.min(SAMPLE_BYTES),
-            }),
-            _ => None,
-        })
+        plan.segments_of(member)
+            .iter()
+            .find_map(|segment| match *segment {
+                Segment::Spool {
+                    offset_bytes,
+                    len_bytes,
+                } if len_bytes as usize >= MIN_RUN_BYTES => Some(Sample {
+                    offset_bytes,
+                    len_bytes: len_bytes.min(SAMPLE_BYTES),
+                }),
+                _ => None,
+            })
     };
     let runs: Vec<Sample> = plan.members.iter().filter_map(run).collect();
     let total: u64 = runs.iter().map(|run| u64::from(run.len_bytes)).sum();
@@ -193,10 +219,8 @@ fn measure(
     layer: &ScannedLayer,
     source: &Source<'_, Blob>,
 ) -> Result<Sizes, EncodeError> {
-    let mut compressor = Level::default().compressor();
-    let mut transcoder = Transcoder::new(Level::FOR_THE_REST.compressor());
-    let mut sizes = Sizes::default();
-    let (mut raw, mut member) = (Vec::new(), Vec::new());
+    let mut scales = Scales::default();
+    let mut raw = Vec::new();
     for sample in samples {
         raw.resize(sample.len_bytes as usize, 0);
         let offset_bytes = sample.offset_bytes;
@@ -207,22 +231,88 @@ fn measure(
                 offset_bytes,
                 source,
             })?;
+        scales.weigh(&raw, offset_bytes, source)?;
+    }
+    Ok(scales.sizes)
+}
+
+/// Does both to one sample after the other.
+struct Scales {
+    compressor: Compressor,
+    transcoder: Transcoder,
+    member: Vec<u8>,
+    sizes: Sizes,
+}
+
+impl Default for Scales {
+    fn default() -> Self {
+        Self {
+            compressor: Level::default().compressor(),
+            transcoder: Transcoder::new(Level::FOR_THE_REST.compressor()),
+            member: Vec::new(),
+            sizes: Sizes::default(),
+        }
+    }
+}
+
+impl Scales {
+    /// Adds the run `raw`, which stands at `offset_bytes` of `source`.
+    fn weigh(
+        &mut self,
+        raw: &[u8],
+        offset_bytes: u64,
+        source: &Source<'_, Blob>,
+    ) -> Result<(), EncodeError> {
         let run = Run {
             start: 0,
             len_bytes: raw.len(),
             source_bytes: offset_bytes,
         };
+        let member = &mut self.member;
         member.clear();
-        transcoder.member(&raw, &[run], source, &mut member)?;
-        sizes.copied += member.len() as u64;
-        member.resize(compressor.gzip_compress_bound(raw.len()), 0);
-        sizes.compressed += compressor
-            .gzip_compress(&raw, &mut member)
-            .expect("the buffer has the size that libdeflate asks for")
-            as u64;
-        sizes.source += compressed_bytes(source.index, offset_bytes, raw.len() as u64);
+        self.transcoder.member(raw, &[run], source, member)?;
+        self.sizes.copied += member.len() as u64;
+        member.resize(self.compressor.gzip_compress_bound(raw.len()), 0);
+        self.sizes.compressed +=
+            self.compressor
+                .gzip_compress(raw, member)
+                .expect("the buffer has the size that libdeflate asks for") as u64;
+        self.sizes.source += compressed_bytes(source.index, offset_bytes, raw.len() as u64);
+        Ok(())
     }
-    Ok(sizes)
+}
+
+/// Guesses what [`choose`] will say, from the first runs of a layer.
+#[derive(Debug)]
+pub(super) struct Sampler<'a> {
+    /// The layer's blob.
+    pub(super) compressed: &'a Blob,
+    /// As for [`choose`].
+    pub(super) overhead: f64,
+}
+
+impl Sampler<'_> {
+    /// Whether the layer's compressed bits will probably be copied. `samples` are runs and their bytes,
+    /// `index` is of the stream as far as they go.
+    ///
+    /// # Errors
+    /// When the blob cannot be read.
+    pub(super) fn copies(
+        &self,
+        samples: &[(&[u8], &Run)],
+        index: &Index,
+    ) -> Result<bool, EncodeError> {
+        let compressed = self.compressed;
+        let mut scales = Scales::default();
+        for (bytes, run) in samples {
+            let bytes = &bytes[..bytes.len().min(SAMPLE_BYTES as usize)];
+            scales.weigh(bytes, run.source_bytes, &Source { compressed, index })?;
+        }
+        Ok(matches!(
+            verdict(scales.sizes, self.overhead),
+            Choice::Copy(_)
+        ))
+    }
 }
 
 fn compressed_bytes(index: &Index, offset_bytes: u64, len_bytes: u64) -> u64 {

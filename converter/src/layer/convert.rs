@@ -10,10 +10,11 @@ use crate::layer::assemble::{Assembler, FinishedLayer};
 use crate::layer::blob::{self, BlobWriter, WriteError};
 use crate::layer::buffers::Buffers;
 use crate::layer::deflate::Index;
-use crate::layer::encode::{Check, Copied, EncodeError, Encoder, Level};
+use crate::layer::encode::{Check, Copied, EncodeError, Encoder, Gathered, Level};
 use crate::layer::entry::ScannedLayer;
 use crate::layer::in_order::{Costed, Parallel, in_order};
 use crate::layer::plan::{LayerPlan, groups};
+use crate::layer::shares::{Shares, Want};
 use crate::progress::Meter;
 
 /// How a layer is compressed.
@@ -94,8 +95,22 @@ pub fn convert_layer(
         source,
     };
     let level = encoding.level();
+    let copied = encoding.copied();
     let groups = groups(plan);
-    let buffers = Buffers::default();
+    let longest = groups.iter().max_by_key(|group| group.len_bytes);
+    let want = Want {
+        longest_bytes: longest.map_or(0, |group| group.len_bytes),
+        longest_members: longest.map_or(0, |group| group.members.len()),
+        level,
+        copies: copied.is_some(),
+        check: options.check,
+        parallel: options.parallel,
+    };
+    let shares = Shares::of(&want, |threads| layer.spool.held_bytes(threads));
+    if shares.jobs.threads < options.parallel.threads {
+        tracing::debug!(layer = %digest, threads = shares.jobs.threads, "memory allows no more threads");
+    }
+    let buffers = Buffers::within(shares.idle_bytes);
     let mut assembler = Assembler::default();
     thread::scope(|scope| {
         let blob = BlobWriter::start(scope, out, &buffers);
@@ -105,24 +120,30 @@ pub fn convert_layer(
             sent.then_some(()).ok_or(Cancelled)
         };
         let made = in_order(
-            options.parallel,
+            shares.jobs,
             cancel,
             groups.iter().map(|group| Costed {
                 cost_bytes: Encoder::cost_bytes(group),
                 job: group,
             }),
-            || Encoder::new(level, encoding.copied(), options.check, &buffers),
+            || Encoder::new(level, options.check, &buffers),
             |encoder, group| {
-                let encoded = encoder.encode(plan, group, &layer.spool);
-                Ok((group, encoded.map_err(encode_error)?))
+                let gathered = Gathered::read(plan, group, &layer.spool, &buffers);
+                let encoded = gathered.and_then(|gathered| {
+                    encoder.encode(gathered, copied.as_ref(), plan.min_chunk_bytes)
+                });
+                encoded.map_err(encode_error)
             },
-            |(group, encoded)| {
-                assembler.group(&plan.members[group.members.clone()], &encoded);
+            |encoded| {
+                assembler.group(&encoded);
                 meter.advance(encoded.raw.len() as u64);
                 buffers.give_back(encoded.raw);
                 Ok(write(encoded.gzip, encoded.gzip_bytes)?)
             },
         );
+        // A large layer's TOC takes the place of what its members took.
+        buffers.clear();
+        layer.spool.forget();
         let made: Result<_, ConvertError> = made.and_then(|()| {
             let mut assembled = assembler.finish(layer, plan, &mut level.compressor());
             let tail = std::mem::take(&mut assembled.tail);

@@ -17,14 +17,23 @@ pub struct Level(CompressionLvl);
 impl Level {
     /// For what cannot be copied where the rest is: little, and a better level makes up for what the
     /// cuts cost.
-    pub const FOR_THE_REST: Self = match CompressionLvl::new(8) {
+    pub const FOR_THE_REST: Self = match CompressionLvl::new(7) {
         Ok(level) => Self(level),
-        Err(_) => panic!("libdeflate has level 8"),
+        Err(_) => panic!("libdeflate has level 7"),
     };
 
     /// `None` above 12.
     pub fn new(level: u8) -> Option<Self> {
         CompressionLvl::new(i32::from(level)).ok().map(Self)
+    }
+
+    /// Memory that a compressor of this level takes, at most: the highest levels look far ahead.
+    fn table_bytes(self) -> u64 {
+        if self.0 >= CompressionLvl::new(10).unwrap_or_default() {
+            10 << 20
+        } else {
+            1 << 20
+        }
     }
 
     /// A compressor of this level.
@@ -75,9 +84,11 @@ pub enum Check {
 /// A finished group.
 #[derive(Debug)]
 pub struct EncodedGroup {
+    /// The plan's members.
+    pub members: Vec<Member>,
     /// The uncompressed bytes.
     pub raw: Vec<u8>,
-    /// Where the plan's members came to lie, one for each.
+    /// Where these came to lie, one for each.
     pub parts: Vec<Part>,
     /// The gzip members, one behind the other, at the start of a buffer that is longer.
     pub(super) gzip: Vec<u8>,
@@ -87,6 +98,11 @@ pub struct EncodedGroup {
 }
 
 impl EncodedGroup {
+    /// Compressed bytes.
+    pub fn gzip_len_bytes(&self) -> u64 {
+        self.gzip_bytes as u64
+    }
+
     /// Gives the buffers back.
     pub fn recycle(self, buffers: &Buffers) {
         buffers.give_back(self.raw);
@@ -106,84 +122,174 @@ pub struct Part {
 /// A compressed source whose tokens are copied.
 pub type Copied<'a> = deflate::Source<'a, Blob>;
 
+/// A group's uncompressed bytes, and where they stand in the source.
+#[derive(Debug, Default)]
+pub struct Gathered {
+    /// The plan's members.
+    pub(super) members: Vec<Member>,
+    /// All bytes of these, one behind the other.
+    pub(super) raw: Vec<u8>,
+    /// For each member, the stretches that stand in the source and are worth copying.
+    pub(super) runs: Vec<Vec<Run>>,
+    /// And where it stands there, if it does as a whole.
+    pub(super) source_bytes: Vec<Option<u64>>,
+    /// Spool offset of the first spooled byte; 0 if there is none.
+    pub(super) offset_bytes: u64,
+}
+
+impl Gathered {
+    /// Reads the members of `group`.
+    ///
+    /// # Errors
+    /// When the spool cannot be read.
+    pub fn read<R: ReadAt>(
+        plan: &LayerPlan,
+        group: &Group,
+        spool: &R,
+        buffers: &Buffers,
+    ) -> Result<Self, EncodeError> {
+        let members = plan.members[group.members.clone()].to_vec();
+        let mut raw = buffers.take(group.len_bytes as usize);
+        let mut rest = raw.as_mut_slice();
+        for member in &members {
+            let (target, behind) = rest.split_at_mut(member.len_bytes as usize);
+            rest = behind;
+            read_member(plan, member, spool, target)?;
+        }
+        let offset_bytes = members.iter().find_map(|member| plan.spool_offset(member));
+        Ok(Self {
+            runs: members.iter().map(|member| runs(plan, member)).collect(),
+            source_bytes: members
+                .iter()
+                .map(|member| stands_at(plan, member))
+                .collect(),
+            members,
+            raw,
+            offset_bytes: offset_bytes.unwrap_or(0),
+        })
+    }
+}
+
+impl Gathered {
+    /// The runs, and their bytes.
+    pub(super) fn copyable(&self) -> impl Iterator<Item = (&[u8], &Run)> {
+        let mut start = 0;
+        let members = self.members.iter().zip(&self.runs);
+        members.flat_map(move |(member, runs)| {
+            let bytes = &self.raw[start..][..member.len_bytes as usize];
+            start += member.len_bytes as usize;
+            runs.iter()
+                .map(|run| (&bytes[run.start..][..run.len_bytes], run))
+        })
+    }
+}
+
 /// A worker's state.
 pub struct Encoder<'a> {
+    level: Level,
     compressor: Compressor,
-    transcoder: Option<(Transcoder, Copied<'a>)>,
-    /// With the buffer that it writes to.
+    /// Made when it is needed.
+    transcoder: Option<Transcoder>,
+    /// With the buffer that it writes to. Its length is that of the longest member so far.
     decompressor: Option<(Decompressor, Vec<u8>)>,
     buffers: &'a Buffers,
 }
 
 impl<'a> Encoder<'a> {
-    /// A worker that copies from `copied` what it can, and compresses the rest at `level`.
-    pub fn new(
-        level: Level,
-        copied: Option<Copied<'a>>,
-        check: Check,
-        buffers: &'a Buffers,
-    ) -> Self {
-        let transcoder = |copied| (Transcoder::new(level.compressor()), copied);
+    /// A worker that compresses at `level` what is not copied.
+    pub fn new(level: Level, check: Check, buffers: &'a Buffers) -> Self {
         Self {
+            level,
             compressor: level.compressor(),
-            transcoder: copied.map(transcoder),
+            transcoder: None,
             decompressor: (check == Check::Inflate).then(|| (Decompressor::new(), Vec::new())),
             buffers,
         }
     }
 
-    /// Memory that [`Encoder::encode`] takes for `group` until its result is written.
+    /// Memory that [`Gathered::read`] and [`Encoder::encode`] take for `group` until its result is
+    /// written.
     pub fn cost_bytes(group: &Group) -> u64 {
-        // Raw and compressed; incompressible data grows by less than one part in 2048, and every
-        // gzip member has some bytes of its own, every part a place.
-        2 * group.len_bytes + group.len_bytes / 1024 + 128 * group.members.len() as u64 + 4096
+        Self::cost_of(group.len_bytes, group.members.len())
     }
 
-    /// Reads, compresses and checks the members of one group.
+    /// The same for some members with so many bytes together.
+    pub(super) fn cost_of(len_bytes: u64, members: usize) -> u64 {
+        let raw_bytes = Buffers::size_bytes(len_bytes as usize) as u64;
+        // Every part has a place, and every member its runs.
+        raw_bytes + Self::gzip_cost_of(len_bytes, members) + 80 * members as u64
+    }
+
+    /// How much of that is the gzip members.
+    pub(super) fn gzip_cost_of(len_bytes: u64, members: usize) -> u64 {
+        // Incompressible data grows by 5 bytes in 5000, and every gzip member has some of its own.
+        let bound = len_bytes + len_bytes / 900 + 64 * members as u64;
+        Buffers::size_bytes(bound as usize) as u64
+    }
+
+    /// Memory that a worker holds from group to group, at most, if the longest has `longest_bytes`.
+    pub fn held_bytes(level: Level, copies: bool, check: Check, longest_bytes: u64) -> u64 {
+        let check_bytes = match check {
+            Check::Inflate => longest_bytes,
+            Check::Skip => 0,
+        };
+        if copies {
+            check_bytes + level.table_bytes() + Transcoder::held_bytes(longest_bytes)
+        } else {
+            check_bytes
+        }
+        .saturating_add(level.table_bytes())
+    }
+
+    /// Compresses and checks the members of one group; copies from `copied` what it can.
     ///
-    /// With [`LayerPlan::min_chunk_bytes`] a gzip member ends as soon as it has so many compressed
-    /// bytes, as far as the last one's ratio foretells where that is, and at the group's end.
+    /// With `min_chunk_bytes` nothing is copied, and a gzip member ends as soon as it has so many
+    /// compressed bytes, as far as the last one's ratio foretells where that is, and at the group's end.
     ///
     /// # Errors
-    /// When the spool cannot be read, or the check fails.
-    pub fn encode<R: ReadAt>(
+    /// When the source cannot be copied from, or the check fails.
+    pub fn encode(
         &mut self,
-        plan: &LayerPlan,
-        group: &Group,
-        spool: &R,
+        gathered: Gathered,
+        copied: Option<&Copied<'_>>,
+        min_chunk_bytes: u32,
     ) -> Result<EncodedGroup, EncodeError> {
-        let members = &plan.members[group.members.clone()];
-        let mut raw = self.buffers.take(group.len_bytes as usize);
-        let mut starts = Vec::with_capacity(members.len() + 1);
-        let mut bound = 0;
+        let raw = &gathered.raw;
+        let mut starts = Vec::with_capacity(gathered.members.len() + 1);
         let mut start = 0;
-        for member in members {
+        for member in &gathered.members {
             let end = start + member.len_bytes as usize;
-            read_member(plan, member, spool, &mut raw[start..end])?;
             starts.push(start);
-            bound += self.compressor.gzip_compress_bound(end - start);
             start = end;
         }
         starts.push(start);
-        let mut gzip = self.buffers.take(bound);
-        let (parts, gzip_bytes, copied_bytes) = match plan.min_chunk_bytes {
-            0 if self.transcoder.is_some() => self.copy_each(plan, members, &raw, &mut gzip)?,
-            min_bytes => {
-                let (parts, gzip_bytes) = match min_bytes as usize {
-                    0 => self.compress_each(&raw, &starts, &mut gzip),
-                    min_bytes => self.compress_sharing(&raw, &starts, min_bytes, &mut gzip),
+        let mut gzip;
+        let (parts, gzip_bytes, copied_bytes) = match (min_chunk_bytes as usize, copied) {
+            (0, Some(copied)) => {
+                let members = gathered.members.len();
+                let len_bytes = Self::gzip_cost_of(raw.len() as u64, members);
+                gzip = self.buffers.take_empty(len_bytes as usize);
+                self.copy_each(&gathered, copied, &mut gzip)?
+            }
+            (min_bytes, _) => {
+                let bounds = starts.windows(2).map(|pair| pair[1] - pair[0]);
+                let bounds = bounds.map(|len| self.compressor.gzip_compress_bound(len));
+                gzip = self.buffers.take(bounds.sum());
+                let (parts, gzip_bytes) = match min_bytes {
+                    0 => self.compress_each(raw, &starts, &mut gzip),
+                    min_bytes => self.compress_sharing(raw, &starts, min_bytes, &mut gzip),
                 };
                 (parts, gzip_bytes, 0)
             }
         };
-        if !self.come_out_again(&raw, &starts, &gzip[..gzip_bytes], &parts) {
-            let offset_bytes = members.iter().find_map(|member| plan.spool_offset(member));
+        if !self.come_out_again(raw, &starts, &gzip[..gzip_bytes], &parts) {
             return Err(EncodeError::Check {
-                offset_bytes: offset_bytes.unwrap_or(0),
+                offset_bytes: gathered.offset_bytes,
             });
         }
         Ok(EncodedGroup {
-            raw,
+            members: gathered.members,
+            raw: gathered.raw,
             parts,
             gzip,
             gzip_bytes,
@@ -191,36 +297,39 @@ impl<'a> Encoder<'a> {
         })
     }
 
-    /// A gzip member for every part, from the source's tokens where they are long enough.
+    /// A gzip member for every part: the source's own where there is one, else from the source's tokens
+    /// where they are long enough.
     fn copy_each(
         &mut self,
-        plan: &LayerPlan,
-        members: &[Member],
-        raw: &[u8],
+        gathered: &Gathered,
+        copied: &Copied<'_>,
         gzip: &mut Vec<u8>,
     ) -> Result<(Vec<Part>, usize, u64), EncodeError> {
         let mut copied_bytes = 0;
-        let mut parts = Vec::with_capacity(members.len());
-        let mut rest = raw;
-        gzip.clear();
-        for member in members {
+        let mut parts = Vec::with_capacity(gathered.members.len());
+        let mut rest = gathered.raw.as_slice();
+        let sources = gathered.runs.iter().zip(&gathered.source_bytes);
+        for (member, (runs, source_bytes)) in gathered.members.iter().zip(sources) {
             parts.push(Part {
                 gzip_offset_bytes: gzip.len() as u64,
                 inner_bytes: 0,
             });
             let (raw, behind) = rest.split_at(member.len_bytes as usize);
             rest = behind;
-            let runs = runs(plan, member);
-            match &mut self.transcoder {
-                Some((transcoder, copied)) if !runs.is_empty() => {
-                    copied_bytes += transcoder.member(raw, &runs, copied, gzip)?.copied_bytes;
-                }
-                _ => {
-                    let start = gzip.len();
-                    gzip.resize(start + self.compressor.gzip_compress_bound(raw.len()), 0);
-                    let len = self.compress(raw, &mut gzip[start..]);
-                    gzip.truncate(start + len);
-                }
+            let transcoder = self
+                .transcoder
+                .get_or_insert_with(|| Transcoder::new(self.level.compressor()));
+            if let Some(source_bytes) = *source_bytes
+                && transcoder.whole_member(raw, source_bytes, copied, gzip)?
+            {
+                copied_bytes += raw.len() as u64;
+            } else if runs.is_empty() {
+                let start = gzip.len();
+                gzip.resize(start + self.compressor.gzip_compress_bound(raw.len()), 0);
+                let len = self.compress(raw, &mut gzip[start..]);
+                gzip.truncate(start + len);
+            } else {
+                copied_bytes += transcoder.member(raw, runs, copied, gzip)?.copied_bytes;
             }
         }
         Ok((parts, gzip.len(), copied_bytes))
@@ -321,11 +430,10 @@ impl<'a> Encoder<'a> {
 }
 
 /// The stretches of `member` that stand in the source and are worth copying.
-fn runs(plan: &LayerPlan, member: &Member) -> Vec<Run> {
-    let first = member.first_segment as usize;
+pub(super) fn runs(plan: &LayerPlan, member: &Member) -> Vec<Run> {
     let mut start = 0;
     let mut runs = Vec::new();
-    for segment in &plan.segments[first..first + member.segments as usize] {
+    for segment in plan.segments_of(member) {
         let len_bytes = segment.len_bytes() as usize;
         if let Segment::Spool { offset_bytes, .. } = *segment
             && len_bytes >= MIN_RUN_BYTES
@@ -339,6 +447,14 @@ fn runs(plan: &LayerPlan, member: &Member) -> Vec<Run> {
         start += len_bytes;
     }
     runs
+}
+
+/// Where `member` stands in the source, if it does so as a whole: the plan joins what follows each other.
+pub(super) fn stands_at(plan: &LayerPlan, member: &Member) -> Option<u64> {
+    match *plan.segments_of(member) {
+        [Segment::Spool { offset_bytes, .. }] => Some(offset_bytes),
+        _ => None,
+    }
 }
 
 /// `bytes * wanted / found`, which is not 0: a gzip member has a header.
@@ -358,9 +474,8 @@ pub fn read_member<R: ReadAt>(
     spool: &R,
     raw: &mut [u8],
 ) -> Result<(), EncodeError> {
-    let first = member.first_segment as usize;
     let mut rest = raw;
-    for segment in &plan.segments[first..first + member.segments as usize] {
+    for segment in plan.segments_of(member) {
         let (target, behind) = rest.split_at_mut(segment.len_bytes() as usize);
         rest = behind;
         match *segment {

@@ -3,6 +3,7 @@
 //! Enters: a compressed blob. Leaves: an eStargz blob with its digests and TOC. Nothing here
 //! touches tokio, a container or an eBPF program.
 
+mod ahead;
 pub mod assemble;
 mod blob;
 pub mod buffers;
@@ -14,10 +15,12 @@ pub mod entry;
 pub mod footer;
 pub mod header;
 mod in_order;
+pub mod index_cache;
 mod inflated;
 pub mod plan;
 pub mod reuse;
 pub mod scan;
+mod shares;
 pub mod spool;
 pub mod toc;
 pub mod verbatim;
@@ -25,5 +28,6 @@ pub mod verify;
 
 mod convert;
 
+pub use ahead::{AheadError, AheadOptions, MadeAhead, scan_ahead};
 pub use convert::{ConvertError, ConvertOptions, Encoding, convert_layer};
 pub use in_order::Parallel;

@@ -8,11 +8,14 @@ mod builder;
 mod groups;
 mod order;
 
+use crate::blob::ReadAt as _;
 use crate::image::Digest;
 use crate::layer::entry::ScannedLayer;
-use crate::layer::plan::builder::Builder;
 
+pub(in crate::layer) use builder::Builder;
+pub(in crate::layer) use groups::is_full;
 pub use groups::{Group, groups};
+pub(in crate::layer) use order::has_reserved_name;
 pub use order::{LANDMARK_NAMES, TOC_NAME, is_reserved};
 
 /// How a layer is cut.
@@ -85,14 +88,20 @@ pub struct LayerPlan {
 }
 
 impl LayerPlan {
+    /// What `member` is made of.
+    pub fn segments_of(&self, member: &Member) -> &[Segment] {
+        let first = member.first_segment as usize;
+        &self.segments[first..first + member.segments as usize]
+    }
+
     /// Where in the spool the first spooled byte of `member` lies.
     pub fn spool_offset(&self, member: &Member) -> Option<u64> {
-        let first = member.first_segment as usize;
-        let segments = &self.segments[first..first + member.segments as usize];
-        segments.iter().find_map(|segment| match *segment {
-            Segment::Spool { offset_bytes, .. } => Some(offset_bytes),
-            _ => None,
-        })
+        self.segments_of(member)
+            .iter()
+            .find_map(|segment| match *segment {
+                Segment::Spool { offset_bytes, .. } => Some(offset_bytes),
+                _ => None,
+            })
     }
 }
 
@@ -198,18 +207,30 @@ pub fn plan_layer(
     options: PlanOptions,
 ) -> Result<LayerPlan, PlanError> {
     let order = order::order(layer, prioritized)?;
-    let mut builder = Builder::new(layer, options);
+    let mut builder = Builder::new(layer.spool.len_bytes(), options);
     if !order.prioritized.is_empty() {
         builder.rewrite_from = layer.first_under_global.unwrap_or(u32::MAX);
     }
     for &index in &order.prioritized {
-        builder.entry(index);
+        builder.entry(index, &layer.entries[index as usize]);
     }
     builder.landmark(order.landmark());
     for &index in &order.rest {
-        builder.entry(index);
+        builder.entry(index, &layer.entries[index as usize]);
     }
     Ok(builder.finish())
+}
+
+/// Whether a layer of which nothing is prioritised keeps the order that its entries have in the source,
+/// but for landmarks and TOC, which are left out.
+///
+/// # Errors
+/// As [`plan_layer`].
+pub(in crate::layer) fn keeps_order(layer: &ScannedLayer) -> Result<bool, PlanError> {
+    let order = order::order(layer, &[])?;
+    let named = |index: &u32| !order::has_reserved_name(&layer.entries[*index as usize]);
+    let indices = 0..u32::try_from(layer.entries.len()).unwrap_or(u32::MAX);
+    Ok(order.rest.into_iter().eq(indices.filter(named)))
 }
 
 #[cfg(test)]

@@ -67,6 +67,21 @@ impl Spool {
         Self(Kind::Inflated(Arc::new(inflated)))
     }
 
+    /// Memory that reading takes while `readers` read at once.
+    pub(super) fn held_bytes(&self, readers: u64) -> u64 {
+        match &self.0 {
+            Kind::File(..) | Kind::Blob(_) => 0,
+            Kind::Inflated(inflated) => inflated.held_bytes(readers),
+        }
+    }
+
+    /// Frees what [`Spool::held_bytes`] counts, until somebody reads again.
+    pub(super) fn forget(&self) {
+        if let Kind::Inflated(inflated) = &self.0 {
+            inflated.forget();
+        }
+    }
+
     /// The file, to be mounted; none where the tar lies in no file of its own.
     pub fn file(&self) -> Option<BorrowedFd<'_>> {
         match &self.0 {

@@ -18,13 +18,14 @@ use crate::blob::ReadAt;
 use crate::cancel::{Cancel, Cancelled};
 use crate::image::{Digest, Hasher};
 use crate::layer::assemble::FinishedLayer;
+use crate::layer::buffers::Buffers;
 use crate::layer::entry::Entry;
 use crate::layer::footer::{self, FOOTER_BYTES};
 use crate::layer::in_order::{Parallel, in_order};
 use crate::layer::scan::TarError;
 use crate::layer::toc::Toc;
 
-use inflate::{Buffers, Failed, Hashed, Inflater, Outcome};
+use inflate::{Failed, Hashed, Inflater, Outcome};
 use rows::Rows;
 use stream::ReadBack;
 
@@ -321,7 +322,9 @@ pub fn verify_entries(
     let toc_digest = Digest::of(&json);
     let rows = Rows::parse(&json, toc_offset_bytes, options.toc_memory_bytes)?;
 
-    let buffers = Buffers::default();
+    // What a buffer's turn does not use of the memory for it.
+    let idle_bytes = usize::try_from(options.parallel.memory_bytes / 8).unwrap_or(usize::MAX);
+    let buffers = Buffers::within(idle_bytes);
     let mut hasher = Hasher::default();
     let mut stream = ReadBack::new(&rows, options.max_layer_bytes, visit);
     in_order(

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::layer::entry::ScannedLayer;
 use crate::profile::{Collector, Ended, Image, Phase, Profile, ProfiledFile, Workload};
-use crate::profiler::{self, Observations, ObservedFile, Opens};
+use crate::profiler::{self, Observations, ObservedFile, Opens, Tier};
 use crate::rootfs::Backend;
 
 /// What is known of a run besides what was observed.
@@ -39,8 +39,8 @@ pub fn from_observations(
             tier: observations.tier.name().to_owned(),
             kernel: observations.kernel.clone(),
             granularity_bytes: observations.granularity_bytes,
-            // The cache and read-ahead of unpacked directories are the host's: see docs/profile.md.
-            ranges: (run.backend == Backend::Unpack).then(|| "partial".to_owned()),
+            ranges: ranges(observations.tier, run.backend).map(str::to_owned),
+            not_known: not_known(observations),
             unknown: serde_json::Map::new(),
         },
         complete: observations.lost_events == 0 && observations.opens == Opens::Tracked,
@@ -61,6 +61,27 @@ pub fn from_observations(
             .collect(),
         unknown: serde_json::Map::new(),
     }
+}
+
+/// What the ranges are if not what was touched: see docs/profile.md.
+fn ranges(tier: Tier, backend: Backend) -> Option<&'static str> {
+    match backend {
+        _ if !tier.knows_ranges() => Some("whole"),
+        // Their cache and read-ahead are the host's.
+        Backend::Unpack => Some("partial"),
+        Backend::Erofs => None,
+    }
+}
+
+fn not_known(observations: &Observations) -> Vec<String> {
+    let tracked = observations.opens == Opens::Tracked;
+    let unknown = [
+        ("ranges", !observations.tier.knows_ranges()),
+        ("opened", !tracked),
+        ("missing", !tracked || !observations.tier.knows_missing()),
+    ];
+    let unknown = unknown.into_iter().filter(|&(_, unknown)| unknown);
+    unknown.map(|(key, _)| key.to_owned()).collect()
 }
 
 fn profiled(file: &ObservedFile, began: Duration, layers: &[ScannedLayer]) -> Option<ProfiledFile> {

@@ -76,15 +76,19 @@ pub struct Workload {
 /// How accesses were seen.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Collector {
-    /// `filemap`, …
+    /// `filemap`, `page-cache`, `open` or `fanotify`.
     pub tier: String,
     /// Release of the kernel.
     pub kernel: String,
-    /// Ranges are multiples of this.
+    /// Ranges are multiples of this; 0 for whole files.
     pub granularity_bytes: u32,
-    /// `partial` where ranges of mapped files are lower bounds.
+    /// `partial` where ranges of mapped files are lower bounds, `whole` where every file that was
+    /// opened stands as a whole.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ranges: Option<String>,
+    /// Keys of the document that the collector cannot fill: `ranges`, `opened`, `missing`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub not_known: Vec<String>,
     /// Keys of later versions.
     #[serde(flatten)]
     pub unknown: Map<String, Value>,

@@ -124,14 +124,28 @@ impl<'a> Btf<'a> {
         structure: &'static str,
         member: &'static str,
     ) -> Result<u32, BtfError> {
+        match self.member_offset_bits(structure, member)? {
+            bits if bits % 8 == 0 => Ok(bits / 8),
+            _ => Err(BtfError::NoMember { structure, member }),
+        }
+    }
+
+    /// As [`member_offset_bytes`](Self::member_offset_bytes), in bits: also for a bit field.
+    ///
+    /// # Errors
+    /// [`BtfError::NoMember`], [`BtfError::Type`].
+    pub(super) fn member_offset_bits(
+        &self,
+        structure: &'static str,
+        member: &'static str,
+    ) -> Result<u32, BtfError> {
         for id in 1..self.starts.len() as u32 {
             let header = self.header(id)?;
             if header.kind() == KIND_STRUCT
                 && self.is_named(header.name.get(), structure)
                 && let Some(bits) = self.find_member(id, member, 0)?
-                && bits % 8 == 0
             {
-                return Ok(bits / 8);
+                return Ok(bits);
             }
         }
         Err(BtfError::NoMember { structure, member })

@@ -35,10 +35,11 @@ pub(super) struct TouchedWindows {
     pub(super) windows: u32,
 }
 
-/// A name that was looked up in vain.
+/// A name that was looked up in vain, or executed.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct MissingName {
+pub(super) struct SeenName {
     pub(super) sequence: u64,
+    pub(super) time_ns: u64,
     pub(super) base: u32,
     pub(super) name: Box<[u8]>,
 }
@@ -48,7 +49,10 @@ pub(super) struct MissingName {
 pub(super) struct EventLog {
     pub(super) signs: HashMap<u32, FirstSign>,
     pub(super) touches: Vec<TouchedWindows>,
-    pub(super) names: Vec<MissingName>,
+    /// Looked up in vain.
+    pub(super) names: Vec<SeenName>,
+    /// Executed.
+    pub(super) executed_names: Vec<SeenName>,
     /// When the container's own program began, CLOCK_MONOTONIC.
     pub(super) run_time_ns: Option<u64>,
     /// Records that no program of ours writes.
@@ -79,12 +83,19 @@ impl EventLog {
             }
             kind::OPEN | kind::EXEC => self.sign(&event),
             kind::RUN => self.run_time_ns = Some(event.time_ns),
-            kind::MISSING => match rest.get(..event.chunk as usize) {
-                Some(name) => self.names.push(MissingName {
-                    sequence: event.sequence,
-                    base: event.file,
-                    name: name.into(),
-                }),
+            kind::MISSING | kind::EXEC_NAME => match rest.get(..event.chunk as usize) {
+                Some(name) => {
+                    let names = match event.kind {
+                        kind::MISSING => &mut self.names,
+                        _ => &mut self.executed_names,
+                    };
+                    names.push(SeenName {
+                        sequence: event.sequence,
+                        time_ns: event.time_ns,
+                        base: event.file,
+                        name: name.into(),
+                    });
+                }
                 None => self.malformed += 1,
             },
             _ => self.malformed += 1,
@@ -97,10 +108,15 @@ impl EventLog {
             sequence: event.sequence,
             time_ns: event.time_ns,
             phase: if run { Phase::Run } else { Phase::Setup },
-            opened: false,
-            executed: false,
+            opened: event.kind == kind::OPEN,
+            executed: event.kind == kind::EXEC,
         };
-        let known = self.signs.entry(event.file).or_insert(new);
+        self.note(event.file, new);
+    }
+
+    /// Adds a sign of file number `file`: the earliest one counts, and what any of them says.
+    pub(super) fn note(&mut self, file: u32, new: FirstSign) {
+        let known = self.signs.entry(file).or_insert(new);
         // CPUs reserve records in another order than they number them.
         if new.sequence < known.sequence {
             *known = FirstSign {
@@ -109,8 +125,8 @@ impl EventLog {
                 ..new
             };
         }
-        known.opened |= event.kind == kind::OPEN;
-        known.executed |= event.kind == kind::EXEC;
+        known.opened |= new.opened;
+        known.executed |= new.executed;
     }
 }
 

@@ -7,6 +7,7 @@ use aya::maps::MapError;
 use aya::programs::ProgramError;
 use nix::errno::Errno;
 
+use super::Tier;
 use super::offsets::FormatError;
 
 /// The profiler could not be started, or its result could not be read.
@@ -23,10 +24,38 @@ pub enum ProfilerError {
         #[source]
         source: io::Error,
     },
-    /// The kernel lacks a tracepoint: it is older than Linux 6.12.
-    #[error(
-        "this kernel ({kernel}) has no tracepoint {tracepoint}; page-exact profiles need Linux 6.12"
-    )]
+    /// What was asked for does not work here.
+    #[error("the collector {} cannot be used here", .tier.name())]
+    Collector {
+        /// What was asked for.
+        tier: Tier,
+        /// Why not.
+        #[source]
+        source: Box<ProfilerError>,
+    },
+    /// No collector works here.
+    #[error("no collector can be used here: {reasons}")]
+    NoCollector {
+        /// Of each, why not.
+        reasons: String,
+    },
+    /// Opens cannot be watched with BPF.
+    #[error("opens cannot be told apart: {reason}")]
+    OpensUntracked {
+        /// What is wrong with the kernel's BTF.
+        reason: String,
+    },
+    /// fanotify refuses.
+    #[error("cannot {operation} with fanotify")]
+    Fanotify {
+        /// What was attempted.
+        operation: &'static str,
+        /// The kernel's answer.
+        #[source]
+        source: io::Error,
+    },
+    /// The kernel lacks a tracepoint. Those of [`Tier::Filemap`] exist since Linux 6.12.
+    #[error("this kernel ({kernel}) has no tracepoint {tracepoint}")]
     MissingTracepoint {
         /// Group and name.
         tracepoint: String,
@@ -134,6 +163,17 @@ impl ProfilerError {
             cause = error.source();
         }
         self
+    }
+
+    /// The error with all of its causes.
+    pub(super) fn in_one_line(&self) -> String {
+        let mut text = self.to_string();
+        let mut cause = std::error::Error::source(self);
+        while let Some(error) = cause {
+            text = format!("{text}: {error}");
+            cause = error.source();
+        }
+        text
     }
 
     /// The verifier answers EACCES to a program it rejects, whoever loads it.

@@ -127,6 +127,32 @@ impl FileIndex {
     }
 }
 
+/// File numbers by device and inode.
+#[derive(Debug)]
+pub(super) struct FilesByInode(HashMap<(u32, u64), u32>);
+
+impl FilesByInode {
+    /// The number of the file that has this `stat`.
+    pub(super) fn number(&self, stat: &rustix::fs::Stat) -> Option<u32> {
+        let (major, minor) = (
+            rustix::fs::major(stat.st_dev),
+            rustix::fs::minor(stat.st_dev),
+        );
+        self.0.get(&(major << 20 | minor, stat.st_ino)).copied()
+    }
+}
+
+impl FileIndex {
+    /// For look-ups in user space.
+    pub(super) fn by_inode(&self) -> FilesByInode {
+        let keys = self.keys.iter();
+        FilesByInode(
+            keys.map(|(key, value)| ((key.device, key.inode), value.file))
+                .collect(),
+        )
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

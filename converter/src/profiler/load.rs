@@ -4,23 +4,30 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 
 use aya::maps::{Array, HashMap, MapData, PerCpuArray, RingBuf};
-use aya::programs::TracePoint;
 use aya::programs::trace_point::TracePointLink;
+use aya::programs::{ProgramError, TracePoint};
 use aya::{Ebpf, EbpfLoader};
+use aya_log::EbpfLogger;
 use esgz_ebpf_abi::{ChunkBitmap, FILE_MAPPED};
 use zerocopy::transmute;
 
 use super::btf::{Btf, BtfError};
+use super::hooks::{
+    ARGUMENTS, EXEC_NAME, GET_PAGES, Hook, LARGE_FOLIO_ORDER, MEMBERS, SYSTEM_CALLS, URING,
+    URING_MEMBERS, touch_hooks,
+};
 use super::index::FileIndex;
 use super::offsets::TracepointFormat;
 use super::tracefs::Tracefs;
-use super::{CacheAtStart, Exactness, Opens, ProfilerConfig, ProfilerError};
+use super::{CacheAtStart, Exactness, Opens, ProfilerConfig, ProfilerError, Tier};
 
 /// The object that `cargo xtask bpf` builds from `converter-ebpf`.
 static OBJECT: &[u8] = aya::include_bytes_aligned!("../../../converter-ebpf/esgz.bpf.o");
 
 /// Room for names that are looked up in vain, each counted once.
 const MAX_NAMES: u32 = 1 << 17;
+/// `Level::Debug` of aya-log.
+const DEBUG_MESSAGES: u8 = 4;
 const KERNEL_BTF: &str = "/sys/kernel/btf/vmlinux";
 
 /// The attached programs and their maps. Dropping a link detaches its program; the last link keeps
@@ -34,101 +41,22 @@ pub(super) struct Loaded {
     pub(super) counters: PerCpuArray<MapData, u64>,
     pub(super) ring: RingBuf<MapData>,
     pub(super) opens: Opens,
+    /// Passes on what the programs say of rare failures.
+    pub(super) diagnostics: Diagnostics,
 }
 
-/// A tracepoint whose record a program reads.
-struct Hook {
-    group: &'static str,
-    tracepoint: &'static str,
-    program: &'static str,
-    /// Global, field, its size in bytes.
-    fields: &'static [(&'static str, &'static str, u32)],
+/// Reads the programs' messages and gives them to the log.
+pub(super) type Diagnostics = Box<dyn FnMut() + Send>;
+
+/// An object in the kernel whose programs are not attached yet.
+struct Prepared {
+    programs: Ebpf,
+    /// Of each: its name, the group of its tracepoint, the tracepoint; in the order of attachment.
+    attachments: Vec<(&'static str, &'static str, &'static str)>,
+    opens: Opens,
+    /// Attaching looks into it.
+    tracefs: Tracefs,
 }
-
-const GET_PAGES: Hook = Hook {
-    group: "filemap",
-    tracepoint: "mm_filemap_get_pages",
-    program: "get_pages",
-    fields: &[
-        ("GET_PAGES_DEVICE", "s_dev", 4),
-        ("GET_PAGES_INODE", "i_ino", 8),
-        ("GET_PAGES_FIRST", "index", 8),
-        ("GET_PAGES_LAST", "last_index", 8),
-    ],
-};
-const MAP_PAGES: Hook = Hook {
-    group: "filemap",
-    tracepoint: "mm_filemap_map_pages",
-    program: "map_pages",
-    fields: &[
-        ("MAP_PAGES_DEVICE", "s_dev", 4),
-        ("MAP_PAGES_INODE", "i_ino", 8),
-        ("MAP_PAGES_FIRST", "index", 8),
-        ("MAP_PAGES_LAST", "last_index", 8),
-    ],
-};
-const FAULT: Hook = Hook {
-    group: "filemap",
-    tracepoint: "mm_filemap_fault",
-    program: "fault",
-    fields: &[
-        ("FAULT_DEVICE", "s_dev", 4),
-        ("FAULT_INODE", "i_ino", 8),
-        ("FAULT_PAGE", "index", 8),
-    ],
-};
-/// Shares its tracepoint, and so the offsets, with `FILL`.
-const CACHED: Hook = Hook {
-    program: "cached",
-    fields: &[],
-    ..FILL
-};
-const FILL: Hook = Hook {
-    group: "filemap",
-    tracepoint: "mm_filemap_add_to_page_cache",
-    program: "fill",
-    fields: &[
-        ("FILL_DEVICE", "s_dev", 4),
-        ("FILL_INODE", "i_ino", 8),
-        ("FILL_PAGE", "index", 8),
-        ("FILL_ORDER", "order", 1),
-    ],
-};
-
-/// System calls whose return is watched, each with its program. Not every architecture has all.
-const SYSTEM_CALLS: &[(&str, &str)] = &[
-    ("sys_exit_open", "exit_open"),
-    ("sys_exit_creat", "exit_open"),
-    ("sys_exit_openat", "exit_openat"),
-    ("sys_exit_openat2", "exit_openat"),
-    ("sys_exit_open_by_handle_at", "exit_open_by_handle"),
-    ("sys_exit_execve", "exit_execve"),
-    ("sys_exit_execveat", "exit_execveat"),
-];
-
-/// Members that the programs follow: global, structure, member.
-const MEMBERS: &[(&str, &str, &str)] = &[
-    ("TASK_FILES", "task_struct", "files"),
-    ("TASK_MM", "task_struct", "mm"),
-    ("FILES_TABLE", "files_struct", "fdt"),
-    ("TABLE_FILES", "fdtable", "fd"),
-    ("FILE_INODE", "file", "f_inode"),
-    ("INODE_SUPER", "inode", "i_sb"),
-    ("INODE_NUMBER", "inode", "i_ino"),
-    ("SUPER_DEVICE", "super_block", "s_dev"),
-    ("MM_EXE_FILE", "mm_struct", "exe_file"),
-];
-/// Where the registers hold a system call's first two arguments, on return.
-#[cfg(target_arch = "x86_64")]
-const ARGUMENTS: &[(&str, &str, &str)] = &[
-    ("REGS_ARGUMENT_0", "pt_regs", "di"),
-    ("REGS_ARGUMENT_1", "pt_regs", "si"),
-];
-#[cfg(not(target_arch = "x86_64"))]
-const ARGUMENTS: &[(&str, &str, &str)] = &[("REGS_ARGUMENT_0", "pt_regs", "unsupported")];
-
-/// Folios of more than 16 pages, which the kernel maps without further events.
-const LARGE_FOLIO_ORDER: u32 = 5;
 
 /// Loads and attaches everything. Runs on a thread of its own; see [`Tracefs::open`].
 pub(super) fn load(
@@ -136,82 +64,26 @@ pub(super) fn load(
     index: &FileIndex,
     kernel: &str,
 ) -> Result<Loaded, ProfilerError> {
-    let tracefs = Tracefs::open()?;
-    // In the order of attachment: what fills the cache must be known before what maps it.
-    let (hooks, cached_chunks): (&[Hook], _) = match (config.exactness, config.cache) {
-        (Exactness::FaultAround, CacheAtStart::Cold) => {
-            (&[CACHED, GET_PAGES, MAP_PAGES, FAULT, FILL], index.chunks)
-        }
-        (Exactness::FaultAround, CacheAtStart::Unknown) => {
-            (&[GET_PAGES, MAP_PAGES, FAULT, FILL], 0)
-        }
-        (Exactness::Exact, _) => (&[GET_PAGES, FAULT, FILL], 0),
-    };
-    let ring_bytes = config.ring_bytes.clamp(4096, 1 << 30).next_power_of_two();
-    let mut globals = hook_offsets(&tracefs, hooks, kernel)?;
-    globals.push(("GET_PAGES_EXCLUSIVE", probe(&globals)?));
-    globals.push(("CGROUP_LEVEL", config.cgroup.level));
-    globals.push(("WAKE_BYTES", ring_bytes / 8));
-    globals.push(("FILL_MIN_ORDER", LARGE_FOLIO_ORDER));
-    globals.push(("FILL_NEEDS_FLAGS", FILE_MAPPED));
-    globals.push(("COLD_CACHE", u32::from(cached_chunks != 0)));
-    let opens = match kernel_offsets() {
-        Ok(members) => {
-            globals.extend(members);
-            globals.push(("KERNEL_WALKS", 1));
-            Opens::Tracked
-        }
-        Err(reason) => Opens::Untracked { reason },
-    };
-    let system_calls = match opens {
-        Opens::Tracked => present_system_calls(&tracefs, &mut globals)?,
-        Opens::Untracked { .. } => Vec::new(),
-    };
-
-    let mut loader = EbpfLoader::new();
-    loader
-        .btf(None)
-        .override_global("CGROUP_ID", &config.cgroup.id, true);
-    for (name, value) in &globals {
-        loader.override_global(name, value, true);
-    }
-    loader
-        .map_max_entries("FILES", index.keys.len().max(1) as u32)
-        .map_max_entries("PAGES", index.chunks.max(1))
-        .map_max_entries("CACHED", cached_chunks.max(1))
-        .map_max_entries("CACHED_LARGE", cached_chunks.max(1))
-        .map_max_entries("EVENTS", ring_bytes)
-        .map_max_entries("NAMES", MAX_NAMES);
-    let mut programs = loader
-        .load(OBJECT)
-        .map_err(|source| ProfilerError::Object {
-            source: Box::new(source),
-        })?;
+    let Prepared {
+        mut programs,
+        attachments,
+        opens,
+        tracefs,
+    } = prepare(config, index, kernel, probe)?;
     let phase = take(&mut programs, "PHASE", Array::try_from)?;
     let pages = take(&mut programs, "PAGES", Array::try_from)?;
     let counters = take(&mut programs, "COUNTERS", PerCpuArray::try_from)?;
     let ring = take(&mut programs, "EVENTS", RingBuf::try_from)?;
+    let mut messages =
+        EbpfLogger::init(&mut programs).map_err(|_| ProfilerError::ObjectLacks("AYA_LOGS"))?;
     fill_files(&mut programs, index)?;
 
     let start_ns = super::monotonic_ns();
     let mut links = Vec::new();
-    for hook in hooks {
-        links.push(attach(
-            &mut programs,
-            hook.program,
-            hook.group,
-            hook.tracepoint,
-        )?);
+    for (program, group, tracepoint) in attachments {
+        links.push(attach(&mut programs, program, group, tracepoint)?);
     }
-    links.push(attach(
-        &mut programs,
-        "exec",
-        "sched",
-        "sched_process_exec",
-    )?);
-    for (tracepoint, program) in system_calls {
-        links.push(attach(&mut programs, program, "syscalls", tracepoint)?);
-    }
+    drop(tracefs);
     Ok(Loaded {
         start_ns,
         links,
@@ -220,6 +92,109 @@ pub(super) fn load(
         counters,
         ring,
         opens,
+        diagnostics: Box::new(move || messages.flush()),
+    })
+}
+
+/// Whether the tier of `config` works here: the kernel has what its programs are attached to and read,
+/// and takes a program with their maps. Only the smallest, since to verify all takes a second. Runs on
+/// a thread of its own, as `load`.
+pub(super) fn check(config: &ProfilerConfig<'_>, kernel: &str) -> Result<(), ProfilerError> {
+    let index = FileIndex::new(&[], &[], 4096)?;
+    let mut prepared = prepare(config, &index, kernel, |_| Ok(0))?;
+    if let (Tier::Open, Opens::Untracked { reason }) = (config.tier, prepared.opens) {
+        return Err(ProfilerError::OpensUntracked { reason });
+    }
+    load_program(&mut prepared.programs, EXEC_NAME.program).map(|_| ())
+}
+
+/// `exclusive` finds out what [`probe`] does.
+fn prepare(
+    config: &ProfilerConfig<'_>,
+    index: &FileIndex,
+    kernel: &str,
+    exclusive: impl FnOnce(&[(&'static str, u32)]) -> Result<u32, ProfilerError>,
+) -> Result<Prepared, ProfilerError> {
+    let tracefs = Tracefs::open()?;
+    let hooks = touch_hooks(config);
+    let ring_bytes = config.ring_bytes.clamp(4096, 1 << 30).next_power_of_two();
+    let mut globals = hook_offsets(&tracefs, hooks, kernel)?;
+    let mut cached_chunks = 0;
+    if config.tier == Tier::Filemap {
+        let exclusive = exclusive(&globals)?;
+        globals.push(("GET_PAGES_EXCLUSIVE", exclusive));
+        globals.push(("FILL_MIN_ORDER", LARGE_FOLIO_ORDER));
+        globals.push(("FILL_NEEDS_FLAGS", FILE_MAPPED));
+        if config.exactness == Exactness::FaultAround && config.cache == CacheAtStart::Cold {
+            cached_chunks = index.chunks;
+        }
+    }
+    globals.push(("CGROUP_LEVEL", config.cgroup.level));
+    globals.push(("WAKE_BYTES", ring_bytes / 8));
+    globals.push(("COLD_CACHE", u32::from(cached_chunks != 0)));
+    let mut attachments: Vec<_> = hooks
+        .iter()
+        .map(|hook| (hook.program, hook.group, hook.tracepoint))
+        .collect();
+    attachments.push((EXEC_NAME.program, EXEC_NAME.group, EXEC_NAME.tracepoint));
+    if config.tier == Tier::Open {
+        globals.extend(hook_offsets(&tracefs, &[EXEC_NAME], kernel)?);
+    }
+    let opens = match kernel_offsets() {
+        Ok(KernelOffsets { members, uring }) => {
+            globals.extend(members);
+            globals.push(("KERNEL_WALKS", 1));
+            for (tracepoint, program) in present_system_calls(&tracefs, &mut globals)? {
+                attachments.push((program, "syscalls", tracepoint));
+            }
+            // A kernel may be built without io_uring; before 5.19 the request is not known.
+            if let (Some(members), Ok(offsets)) = (uring, hook_offsets(&tracefs, &[URING], kernel))
+            {
+                globals.extend(members);
+                globals.extend(offsets);
+                attachments.push((URING.program, URING.group, URING.tracepoint));
+            }
+            Opens::Tracked
+        }
+        Err(reason) => Opens::Untracked { reason },
+    };
+
+    // Where nobody would see their messages, the verifier takes them out of the programs.
+    let message_level: u8 = if tracing::enabled!(tracing::Level::DEBUG) {
+        DEBUG_MESSAGES
+    } else {
+        0
+    };
+    let mut loader = EbpfLoader::new();
+    loader
+        .btf(None)
+        .override_global(aya_log::LEVEL, &message_level, true)
+        .override_global("CGROUP_ID", &config.cgroup.id, true);
+    for (name, value) in &globals {
+        loader.override_global(name, value, true);
+    }
+    let chunks = if config.tier.knows_ranges() {
+        index.chunks
+    } else {
+        0
+    };
+    loader
+        .map_max_entries("FILES", index.keys.len().max(1) as u32)
+        .map_max_entries("PAGES", chunks.max(1))
+        .map_max_entries("CACHED", cached_chunks.max(1))
+        .map_max_entries("CACHED_LARGE", cached_chunks.max(1))
+        .map_max_entries("EVENTS", ring_bytes)
+        .map_max_entries("NAMES", MAX_NAMES);
+    let programs = loader
+        .load(OBJECT)
+        .map_err(|source| ProfilerError::Object {
+            source: Box::new(source),
+        })?;
+    Ok(Prepared {
+        programs,
+        attachments,
+        opens,
+        tracefs,
     })
 }
 
@@ -328,17 +303,36 @@ fn present_system_calls(
     Ok(present)
 }
 
-/// The globals that say where the kernel keeps its structures' members, or why they are unknown.
-fn kernel_offsets() -> Result<Vec<(&'static str, u32)>, String> {
+/// The globals that say where the kernel keeps its structures' members.
+struct KernelOffsets {
+    members: Vec<(&'static str, u32)>,
+    /// Those of io_uring, if there is one.
+    uring: Option<Vec<(&'static str, u32)>>,
+}
+
+/// Looks them up in the running kernel, or says why they are unknown.
+fn kernel_offsets() -> Result<KernelOffsets, String> {
     let bytes = std::fs::read(KERNEL_BTF).map_err(|error| format!("{KERNEL_BTF}: {error}"))?;
-    let look_up = || -> Result<Vec<_>, BtfError> {
+    let look_up = || -> Result<_, BtfError> {
         let btf = Btf::parse(&bytes)?;
-        let members = MEMBERS.iter().chain(ARGUMENTS);
-        members
-            .map(|&(global, structure, member)| {
-                Ok((global, btf.member_offset_bytes(structure, member)?))
-            })
-            .collect()
+        let offsets = |rows: &[(&'static str, &'static str, &'static str)]| {
+            rows.iter()
+                .map(|&(global, structure, member)| {
+                    Ok((global, btf.member_offset_bytes(structure, member)?))
+                })
+                .collect::<Result<Vec<_>, BtfError>>()
+        };
+        let mut members = offsets(MEMBERS)?;
+        members.extend(offsets(ARGUMENTS)?);
+        // Without it, what the kernel reads in order to execute it is not told apart.
+        if let Ok(bit) = btf.member_offset_bits("task_struct", "in_execve") {
+            members.push(("TASK_IN_EXECVE", bit / 8));
+            members.push(("IN_EXECVE_MASK", 1 << (bit % 8)));
+        }
+        Ok(KernelOffsets {
+            members,
+            uring: offsets(URING_MEMBERS).ok(),
+        })
     };
     look_up().map_err(|error| format!("{KERNEL_BTF}: {error}"))
 }
@@ -387,20 +381,39 @@ fn attach(
     group: &str,
     tracepoint: &str,
 ) -> Result<TracePointLink, ProfilerError> {
-    let failed = |operation| {
-        move |source| ProfilerError::Program {
-            operation,
-            program,
-            source: Box::new(source),
-        }
-    };
+    let failed = |source| program_error("attach", program, source);
+    let found = load_program(programs, program)?;
+    let link = found.attach(group, tracepoint).map_err(failed)?;
+    found.take_link(link).map_err(failed)
+}
+
+/// The program, in the kernel.
+fn load_program<'a>(
+    programs: &'a mut Ebpf,
+    program: &'static str,
+) -> Result<&'a mut TracePoint, ProfilerError> {
     let found = programs
         .program_mut(program)
         .ok_or(ProfilerError::ObjectLacks(program))?;
-    let found: &mut TracePoint = found.try_into().map_err(failed("use"))?;
+    let found: &mut TracePoint = found
+        .try_into()
+        .map_err(|source| program_error("use", program, source))?;
     if found.fd().is_err() {
-        found.load().map_err(failed("load"))?;
+        found
+            .load()
+            .map_err(|source| program_error("load", program, source))?;
     }
-    let link = found.attach(group, tracepoint).map_err(failed("attach"))?;
-    found.take_link(link).map_err(failed("attach"))
+    Ok(found)
+}
+
+fn program_error(
+    operation: &'static str,
+    program: &'static str,
+    source: ProgramError,
+) -> ProfilerError {
+    ProfilerError::Program {
+        operation,
+        program,
+        source: Box::new(source),
+    }
 }

@@ -1,4 +1,4 @@
-//! Watches with eBPF which bytes of which files a cgroup's tasks touch.
+//! Watches, with eBPF where it can be used, which bytes of which files a cgroup's tasks touch.
 //!
 //! Enters: a cgroup, and for every file of the image the (device, inode) pair under which the
 //! kernel knows it. Leaves: for every file that was opened or touched, the touched pages, in order
@@ -6,15 +6,20 @@
 //! Nothing is pinned and no mount is left: when the [`Profiler`] is dropped, or the process dies,
 //! the kernel forgets all of it.
 //!
-//! What it cannot see: files on tmpfs, O_DIRECT and DAX; opens through io_uring (their reads are
-//! seen); pages of a mapping that the page cache already held in a folio of more than 16 pages, so
-//! the root file system must be freshly mounted with a read-ahead of at most 64 KiB.
+//! How much is known depends on the kernel: see [`Tier`]. What `filemap` cannot see: files on tmpfs,
+//! O_DIRECT and DAX; opens by 32-bit programs (their reads are seen); pages of a mapping that the page
+//! cache already held in a folio of more than 16 pages, so the root file system must be freshly mounted
+//! with a read-ahead of at most 64 KiB.
 
+mod bpf;
 mod btf;
 mod cgroup;
 mod drain;
 mod error;
+mod fanotify;
+mod hooks;
 mod index;
+mod interpreters;
 mod load;
 mod names;
 mod observations;
@@ -23,11 +28,9 @@ mod offsets;
 mod tracefs;
 
 use std::fmt;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use aya::maps::{Array, MapData, PerCpuArray};
-use aya::programs::trace_point::TracePointLink;
-use esgz_ebpf_abi::{ChunkBitmap, counter, phase};
 use nix::unistd::{SysconfVar, sysconf};
 use rustix::time::{ClockId, clock_gettime};
 
@@ -70,6 +73,8 @@ pub enum CacheAtStart {
 /// What to watch.
 #[derive(Clone, Copy, Debug)]
 pub struct ProfilerConfig<'a> {
+    /// How; see [`choose`].
+    pub tier: Tier,
     /// Tasks outside of it are ignored.
     pub cgroup: CgroupFilter,
     /// The files by the device and inode of the file system that holds their pages: of overlayfs,
@@ -79,6 +84,9 @@ pub struct ProfilerConfig<'a> {
     /// `st_ino` and the kernel's `s_dev` there, overlayfs mounted with `xino=on`. Empty where no
     /// file system is stacked.
     pub opened_as: &'a [MountedFile],
+    /// Where the workload's root is mounted. For [`Tier::Fanotify`], which watches its file system, and
+    /// [`Tier::Open`], which reads there what interpreters the executed programs name.
+    pub root: &'a Path,
     /// The workload's working directory, absolute, below its root: relative names are joined to it.
     pub cwd: &'a [u8],
     /// Size of the ring buffer in bytes, rounded up to a power of two; at least 4096.
@@ -91,33 +99,88 @@ pub struct ProfilerConfig<'a> {
 
 /// A running profiler. Dropping it detaches everything.
 pub struct Profiler {
-    // Dropped first: nothing is recorded any more when the rest goes.
-    links: Vec<TracePointLink>,
-    phase: Array<MapData, u32>,
-    pages: Array<MapData, ChunkBitmap>,
-    counters: PerCpuArray<MapData, u64>,
-    drain: drain::Drain,
+    collector: Collector,
+    tier: Tier,
     index: index::FileIndex,
-    opens: Opens,
     kernel: String,
     page_bytes: u32,
     cwd: Box<[u8]>,
-    start_ns: u64,
+    root: PathBuf,
+}
+
+enum Collector {
+    Bpf(Box<bpf::BpfCollector>),
+    Fanotify(fanotify::FanotifyCollector),
 }
 
 impl fmt::Debug for Profiler {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Profiler")
-            .field("opens", &self.opens)
+            .field("tier", &self.tier)
             .finish_non_exhaustive()
     }
+}
+
+/// The tier to use: `wanted`, or the one that knows most of those that work here. Takes some 30 ms.
+///
+/// # Errors
+/// [`ProfilerError::Collector`] if `wanted` does not work, [`ProfilerError::NotPermitted`] and
+/// [`ProfilerError::NoCollector`] if none does.
+pub fn choose(wanted: Option<Tier>) -> Result<Tier, ProfilerError> {
+    let mut reasons = Vec::new();
+    for tier in wanted.map_or(Tier::ALL.to_vec(), |tier| vec![tier]) {
+        let Err(error) = check(tier) else {
+            if !reasons.is_empty() {
+                tracing::warn!(
+                    "the collector {} is used: {}",
+                    tier.name(),
+                    reasons.join("; ")
+                );
+            }
+            return Ok(tier);
+        };
+        match wanted {
+            Some(_) => {
+                let source = Box::new(error);
+                return Err(ProfilerError::Collector { tier, source });
+            }
+            // Who may not use this one may not use any.
+            None if tier == Tier::Fanotify
+                && matches!(error, ProfilerError::NotPermitted { .. }) =>
+            {
+                return Err(error);
+            }
+            None => reasons.push(format!("{}: {}", tier.name(), error.in_one_line())),
+        }
+    }
+    let reasons = reasons.join("; ");
+    Err(ProfilerError::NoCollector { reasons })
+}
+
+fn check(tier: Tier) -> Result<(), ProfilerError> {
+    if tier == Tier::Fanotify {
+        return fanotify::check().map_err(ProfilerError::permission_first);
+    }
+    let config = ProfilerConfig {
+        tier,
+        cgroup: CgroupFilter { id: 0, level: 0 },
+        files: &[],
+        opened_as: &[],
+        root: Path::new("/"),
+        cwd: b"/",
+        ring_bytes: 4096,
+        exactness: Exactness::FaultAround,
+        cache: CacheAtStart::Cold,
+    };
+    bpf::check(&config, &kernel_release())
 }
 
 impl Profiler {
     /// Attaches. When this returns, every touch is seen; the phase is [`Phase::Setup`].
     ///
-    /// Needs Linux 6.12 and root (CAP_BPF, CAP_PERFMON; CAP_SYS_ADMIN where tracefs is not
-    /// mounted). For opens, the kernel must have BTF; without it only touches are known.
+    /// Needs root (CAP_BPF, CAP_PERFMON; CAP_SYS_ADMIN where tracefs is not mounted, and for fanotify),
+    /// and the kernel that the [`Tier`] says. For opens, the kernel must have BTF; without it only
+    /// touches are known.
     ///
     /// # Errors
     /// [`ProfilerError::NotPermitted`], [`ProfilerError::MissingTracepoint`] on older kernels, and
@@ -126,32 +189,21 @@ impl Profiler {
         let kernel = kernel_release();
         let page_bytes = page_bytes();
         let index = index::FileIndex::new(config.files, config.opened_as, u64::from(page_bytes))?;
-        let loaded = on_own_thread(|| load::load(config, &index, &kernel))
-            .and_then(|loaded| loaded)
-            .map_err(ProfilerError::permission_first)?;
-        let load::Loaded {
-            start_ns,
-            links,
-            phase,
-            pages,
-            counters,
-            ring,
-            opens,
-        } = loaded;
-        let drain = drain::Drain::start(ring)?;
-        let cwd = config.cwd.into();
+        let collector = if config.tier == Tier::Fanotify {
+            let started = fanotify::FanotifyCollector::start(config.root, &index)
+                .map_err(ProfilerError::permission_first)?;
+            Collector::Fanotify(started)
+        } else {
+            Collector::Bpf(Box::new(bpf::BpfCollector::start(config, &index, &kernel)?))
+        };
         Ok(Self {
-            links,
-            phase,
-            pages,
-            counters,
-            drain,
+            collector,
+            tier: config.tier,
             index,
-            opens,
             kernel,
             page_bytes,
-            cwd,
-            start_ns,
+            cwd: config.cwd.into(),
+            root: config.root.into(),
         })
     }
 
@@ -161,131 +213,81 @@ impl Profiler {
     /// # Errors
     /// [`ProfilerError::Map`].
     pub fn begin_run(&mut self) -> Result<(), ProfilerError> {
-        self.set_phase(phase::ARMED)
+        match &mut self.collector {
+            Collector::Bpf(bpf) => bpf.begin_run(),
+            Collector::Fanotify(fanotify) => {
+                fanotify.begin_run();
+                Ok(())
+            }
+        }
     }
 
     /// Stops and evaluates. Nothing is recorded any more when this returns; the kernel may take a
-    /// second longer to let go of the programs.
+    /// second longer to let go of the programs. The root must still be mounted.
     ///
     /// # Errors
     /// When the kernel's maps cannot be read, or the thread that reads events failed.
-    pub fn finish(mut self) -> Result<Observations, ProfilerError> {
-        self.set_phase(phase::STOPPED)?;
-        let end_ns = monotonic_ns();
-        let Self {
-            mut links,
-            pages,
-            counters,
-            drain,
-            index,
-            cwd,
-            ..
-        } = self;
-        // Detaching one program waits until none is running that does not know of the new phase.
-        drop(links.pop());
-        load::detach_behind(links);
-        let log = drain.finish()?;
-        let (mut losses, mut unattributed) = read_counters(&counters)?;
-        let pages = read_pages(&pages, index.chunks)?;
-        let context = observe::Context {
-            page_bytes: u64::from(self.page_bytes),
-            start_ns: self.start_ns,
-            end_ns,
-            cwd: &cwd,
+    pub fn finish(self) -> Result<Observations, ProfilerError> {
+        let (opens, start_ns, recorded) = match self.collector {
+            Collector::Bpf(mut bpf) => {
+                let opens = std::mem::replace(&mut bpf.opens, Opens::Tracked);
+                (opens, bpf.start_ns, bpf.finish()?)
+            }
+            Collector::Fanotify(fanotify) => {
+                let (start_ns, end_ns) = (fanotify.start_ns, monotonic_ns());
+                let fanotify::Told {
+                    log,
+                    losses,
+                    unattributed,
+                } = fanotify.finish()?;
+                let recorded = bpf::Recorded {
+                    log,
+                    pages: Vec::new(),
+                    losses,
+                    unattributed,
+                    end_ns,
+                };
+                (Opens::Tracked, start_ns, recorded)
+            }
         };
-        let observed = observe::observe(&index, log, &pages, &context, &mut losses);
+        let bpf::Recorded {
+            mut log,
+            pages,
+            mut losses,
+            mut unattributed,
+            end_ns,
+        } = recorded;
+        if self.tier == Tier::Open {
+            interpreters::add(&mut log, &self.index, &self.root, &self.cwd);
+        }
+        let granularity_bytes = if self.tier.knows_ranges() {
+            self.page_bytes
+        } else {
+            0
+        };
+        let context = observe::Context {
+            page_bytes: u64::from(granularity_bytes),
+            start_ns,
+            end_ns,
+            cwd: &self.cwd,
+        };
+        let observed = observe::observe(&self.index, log, &pages, &context, &mut losses);
         unattributed.relative_names = observed.unresolved_names;
-        unattributed.conflicting_rows = index.conflicting_rows;
+        unattributed.conflicting_rows = self.index.conflicting_rows;
         Ok(Observations {
-            tier: Tier::Filemap,
+            tier: self.tier,
             kernel: self.kernel,
-            granularity_bytes: self.page_bytes,
-            opens: self.opens,
+            granularity_bytes,
+            opens,
             files: observed.files,
             missing: observed.missing,
             run_began: observed.run_began,
-            watched: Duration::from_nanos(end_ns.saturating_sub(self.start_ns)),
+            watched: Duration::from_nanos(end_ns.saturating_sub(start_ns)),
             lost_events: losses.total(),
             losses,
             unattributed,
         })
     }
-
-    fn set_phase(&mut self, phase: u32) -> Result<(), ProfilerError> {
-        self.phase
-            .set(0, phase, 0)
-            .map_err(|source| ProfilerError::Map {
-                operation: "write",
-                map: "PHASE",
-                source,
-            })
-    }
-}
-
-/// Loading may change the calling thread's mount namespace, so it gets a thread of its own.
-fn on_own_thread<T: Send>(work: impl FnOnce() -> T + Send) -> Result<T, ProfilerError> {
-    // The probe knows it by this name: `LOADER_COMM`.
-    const THREAD: &str = "esgz-bpf-load";
-    let failed = |operation, source| ProfilerError::Thread {
-        operation,
-        thread: THREAD,
-        source,
-    };
-    std::thread::scope(|scope| {
-        std::thread::Builder::new()
-            .name(THREAD.into())
-            .spawn_scoped(scope, work)
-            .map_err(|source| failed("start", source))?
-            .join()
-            .map_err(|_| failed("finish", std::io::Error::other("it panicked")))
-    })
-}
-
-fn read_counters(
-    counters: &PerCpuArray<MapData, u64>,
-) -> Result<(Losses, Unattributed), ProfilerError> {
-    let read = |counter| -> Result<u64, ProfilerError> {
-        let values = counters
-            .get(&counter, 0)
-            .map_err(|source| ProfilerError::Map {
-                operation: "read",
-                map: "COUNTERS",
-                source,
-            })?;
-        Ok(values.iter().sum())
-    };
-    let losses = Losses {
-        touches: read(counter::LOST_TOUCHES)?,
-        opens: read(counter::LOST_OPENS)?,
-        names: read(counter::LOST_NAMES)? + read(counter::NAME_TABLE_FULL)?,
-        unreadable_opens: read(counter::UNREADABLE_OPENS)?,
-        unmarked_touches: read(counter::UNMARKED_TOUCHES)?,
-        warm_mappings: read(counter::WARM_MAPPINGS)?,
-        ..Losses::default()
-    };
-    let unattributed = Unattributed {
-        touches: read(counter::OTHER_TOUCHES)?,
-        touches_behind_end: read(counter::TOUCHES_BEHIND_END)?,
-        opens: read(counter::OTHER_OPENS)?,
-        unreadable_names: read(counter::UNREADABLE_NAMES)?,
-        ..Unattributed::default()
-    };
-    Ok((losses, unattributed))
-}
-
-fn read_pages(
-    pages: &Array<MapData, ChunkBitmap>,
-    chunks: u32,
-) -> Result<Vec<ChunkBitmap>, ProfilerError> {
-    let read = |chunk| pages.get(&chunk, 0);
-    (0..chunks)
-        .map(read)
-        .collect::<Result<_, _>>()
-        .map_err(|source| ProfilerError::Map {
-            operation: "read",
-            map: "PAGES",
-            source,
-        })
 }
 
 fn kernel_release() -> String {

@@ -10,14 +10,38 @@ use crate::layer::entry::FileId;
 pub enum Tier {
     /// The `filemap` tracepoints: every page, read or mapped. Linux 6.12.
     Filemap,
+    /// The tracepoint of pages that enter the page cache: every page, once, if the cache was cold and
+    /// there is no read-ahead; so the root file system must be mounted for it. Linux 5.15.
+    PageCache,
+    /// Opens and executions alone. Linux 5.15 with BTF.
+    Open,
+    /// What fanotify(7) tells of opens and executions: no BPF. Linux 5.1.
+    Fanotify,
 }
 
 impl Tier {
+    /// All, the one that knows most first.
+    pub const ALL: [Self; 4] = [Self::Filemap, Self::PageCache, Self::Open, Self::Fanotify];
+
     /// The name in the profile document.
     pub fn name(self) -> &'static str {
         match self {
             Self::Filemap => "filemap",
+            Self::PageCache => "page-cache",
+            Self::Open => "open",
+            Self::Fanotify => "fanotify",
         }
+    }
+
+    /// Whether it tells which pages of a file are touched. Else every file that was opened counts as a
+    /// whole.
+    pub fn knows_ranges(self) -> bool {
+        matches!(self, Self::Filemap | Self::PageCache)
+    }
+
+    /// Whether it tells which names are looked up in vain.
+    pub fn knows_missing(self) -> bool {
+        self != Self::Fanotify
     }
 }
 
@@ -60,14 +84,15 @@ pub struct ObservedFile {
     pub first_touch_seq: u64,
     /// When that was, since the profiler was attached.
     pub first_touch: Duration,
-    /// In which phase. The kernel reads a program's first page before the execution that begins
-    /// [`Phase::Run`], so the container's own program is mostly seen in [`Phase::Setup`].
+    /// In which phase. What the kernel reads for the execution that begins [`Phase::Run`] belongs to
+    /// that.
     pub phase: Phase,
-    /// A system call returned a descriptor of it.
+    /// A system call, or a request of io_uring, returned a descriptor of it.
     pub opened: bool,
-    /// It was executed (of a script: its interpreter).
+    /// The kernel read it in order to execute it: a program, a script, or the interpreter of either.
     pub executed: bool,
-    /// Touched pages; ascending, disjoint, not adjacent. Empty if it was only opened.
+    /// Touched pages; ascending, disjoint, not adjacent. Empty if it was only opened; all of the file
+    /// where the tier does not [know](Tier::knows_ranges).
     pub ranges: Vec<TouchedRange>,
 }
 
@@ -91,6 +116,8 @@ pub struct Losses {
     pub unmatched_windows: u64,
     /// Records that could not be parsed.
     pub malformed_events: u64,
+    /// Times that fanotify's queue overflowed, or its event came without a file.
+    pub overflows: u64,
 }
 
 impl Losses {
@@ -104,6 +131,7 @@ impl Losses {
             + self.warm_mappings
             + self.unmatched_windows
             + self.malformed_events
+            + self.overflows
     }
 }
 
@@ -131,7 +159,7 @@ pub struct Observations {
     pub tier: Tier,
     /// The kernel's release.
     pub kernel: String,
-    /// Ranges are multiples of this: the page size.
+    /// Ranges are multiples of this: the page size; 0 for whole files.
     pub granularity_bytes: u32,
     /// Whether `opened`, `executed` and `missing` are known.
     pub opens: Opens,

@@ -10,6 +10,7 @@ use super::{Losses, ObservedFile, Phase, TouchedRange, names};
 
 /// What the clocks and the kernel said.
 pub(super) struct Context<'a> {
+    /// 0 where a file that was opened counts as a whole.
     pub(super) page_bytes: u64,
     pub(super) start_ns: u64,
     pub(super) end_ns: u64,
@@ -46,11 +47,13 @@ pub(super) fn observe(
         .unwrap_or(0);
     let mut files = Vec::new();
     for (number, indexed) in index.files.iter().enumerate() {
-        let ranges = touched_ranges(
-            chunks_of(indexed, pages),
-            indexed.size_bytes,
-            context.page_bytes,
-        );
+        let ranges = match (context.page_bytes, log.signs.get(&(number as u32))) {
+            (0, None) => Vec::new(),
+            (0, Some(_)) => whole_file(indexed.size_bytes),
+            (page_bytes, _) => {
+                touched_ranges(chunks_of(indexed, pages), indexed.size_bytes, page_bytes)
+            }
+        };
         let sign = match log.signs.get(&(number as u32)) {
             Some(sign) => *sign,
             None if ranges.is_empty() => continue,
@@ -99,6 +102,14 @@ pub(super) fn observe(
         unresolved_names,
         run_began: log.run_time_ns.map(since_start),
     }
+}
+
+fn whole_file(size_bytes: u64) -> Vec<TouchedRange> {
+    let whole = TouchedRange {
+        offset_bytes: 0,
+        len_bytes: size_bytes,
+    };
+    Vec::from_iter((size_bytes > 0).then_some(whole))
 }
 
 fn chunks_of<'a>(file: &IndexedFile, pages: &'a [ChunkBitmap]) -> &'a [ChunkBitmap] {
@@ -197,7 +208,7 @@ fn unmatched_windows(
 
 #[cfg(test)]
 mod tests {
-    use super::super::drain::{MissingName, TouchedWindows};
+    use super::super::drain::{SeenName, TouchedWindows};
     use super::*;
     use crate::layer::entry::FileId;
     use crate::rootfs::MountedFile;
@@ -295,8 +306,9 @@ mod tests {
             executed: false,
         };
         log.signs.insert(1, sign);
-        let name = |sequence, base, name: &[u8]| MissingName {
+        let name = |sequence, base, name: &[u8]| SeenName {
             sequence,
+            time_ns: sequence,
             base,
             name: name.into(),
         };

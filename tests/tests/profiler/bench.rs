@@ -2,7 +2,7 @@
 
 use std::fs::{self, File};
 use std::io::Write;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
@@ -11,8 +11,8 @@ use std::time::Duration;
 use esgz::cancel::Cancel;
 use esgz::layer::entry::FileId;
 use esgz::profiler::{
-    CacheAtStart, CgroupFilter, Exactness, Observations, ObservedFile, Profiler, ProfilerConfig,
-    ProfilerError,
+    self, CacheAtStart, CgroupFilter, Exactness, Observations, ObservedFile, Profiler,
+    ProfilerConfig, ProfilerError, Tier,
 };
 use esgz::rootfs::{self, Backend, MountedFile, MountedRootfs, RootfsMode, RootfsOptions};
 use esgz_tests::layers::{self, LayerBuilder};
@@ -22,13 +22,14 @@ pub(crate) const PAGE: u64 = 4096;
 /// One test at a time: each loads two cores, and one looks at the descriptors of the process.
 static TURN: Mutex<()> = Mutex::new(());
 
-/// Whether this machine can profile, or why not.
-static POSSIBLE: OnceLock<Result<(), String>> = OnceLock::new();
+/// Whether each of [`Tier::ALL`] can be used on this machine, or why not.
+static POSSIBLE: [OnceLock<Result<(), String>>; 4] = [const { OnceLock::new() }; 4];
 
 /// Everything a test needs; all of it is gone when this is dropped.
 pub(crate) struct Bench {
     directory: tempfile::TempDir,
     cgroup: PathBuf,
+    tier: Tier,
     _turn: MutexGuard<'static, ()>,
 }
 
@@ -49,6 +50,11 @@ pub(crate) fn ranges_of(file: &ObservedFile) -> Vec<(u64, u64)> {
 impl Bench {
     /// `Err` with the reason if profiling is impossible here.
     pub(crate) fn new(test: &str) -> Result<Self, String> {
+        Self::with_tier(test, Tier::Filemap)
+    }
+
+    /// As `new`, for another collector.
+    pub(crate) fn with_tier(test: &str, tier: Tier) -> Result<Self, String> {
         let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
         if !nix::unistd::geteuid().is_root() {
             return Err("not root".into());
@@ -62,30 +68,28 @@ impl Bench {
         if magic.filesystem_type() == nix::sys::statfs::TMPFS_MAGIC {
             return Err("/var/tmp is on tmpfs".into());
         }
-        let cgroup = Path::new(root).join(format!("esgz-test-{test}-{}", std::process::id()));
+        let possible = POSSIBLE[tier as usize].get_or_init(|| match profiler::choose(Some(tier)) {
+            Ok(_) => Ok(()),
+            Err(ProfilerError::Collector { source, .. })
+                if matches!(
+                    *source,
+                    ProfilerError::NotPermitted { .. } | ProfilerError::MissingTracepoint { .. }
+                ) =>
+            {
+                Err(source.to_string())
+            }
+            Err(error) => panic!("{error:?}"),
+        });
+        possible.clone()?;
+        let name = test.replace(':', "-");
+        let cgroup = Path::new(root).join(format!("esgz-test-{name}-{}", std::process::id()));
         fs::create_dir(&cgroup).map_err(|e| format!("cannot make a cgroup: {e}"))?;
-        let bench = Self {
+        Ok(Self {
             directory,
             cgroup,
+            tier,
             _turn: turn,
-        };
-        let possible = POSSIBLE.get_or_init(|| {
-            match Profiler::start(&bench.config(
-                &[],
-                &[],
-                Exactness::FaultAround,
-                CacheAtStart::Unknown,
-                4096,
-            )) {
-                Ok(_) => Ok(()),
-                Err(
-                    error @ (ProfilerError::NotPermitted { .. }
-                    | ProfilerError::MissingTracepoint { .. }),
-                ) => Err(error.to_string()),
-                Err(error) => panic!("{error:?}"),
-            }
-        });
-        possible.clone().map(|()| bench)
+        })
     }
 
     pub(crate) fn path(&self) -> &str {
@@ -112,6 +116,26 @@ impl Bench {
     pub(crate) fn copy_of(&self, original: &str, name: &str) -> MountedFile {
         fs::copy(original, self.directory.path().join(name)).unwrap();
         self.row(name)
+    }
+
+    /// A script for `interpreter`.
+    pub(crate) fn script(&self, name: &str, interpreter: &str) -> MountedFile {
+        let path = self.directory.path().join(name);
+        fs::write(&path, format!("#!{interpreter}\n:\n")).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+        self.row(name)
+    }
+
+    /// The row of the dynamic linker that a program of this machine names.
+    pub(crate) fn linker_of(&self, program: &str) -> MountedFile {
+        let output = Command::new("ldd").arg(program).output();
+        let text = output.map(|output| String::from_utf8_lossy(&output.stdout).into_owned());
+        let names = text.unwrap_or_default();
+        let named = names
+            .split_whitespace()
+            .find(|word| word.starts_with('/') && word.contains("/ld-"));
+        // Without ldd, as in the test machine of `cargo xtask kernels`.
+        self.row(named.unwrap_or("/lib64/ld-linux-x86-64.so.2"))
     }
 
     /// Drops a file's pages from the cache.
@@ -171,9 +195,15 @@ impl Bench {
         let cgroup = CgroupFilter::from_directory(&self.cgroup).unwrap();
         let cwd = self.path().as_bytes();
         ProfilerConfig {
+            tier: self.tier,
             cgroup,
             files,
             opened_as,
+            // fanotify watches a file system; names are looked up from the root.
+            root: match self.tier {
+                Tier::Fanotify => self.directory.path(),
+                _ => Path::new("/"),
+            },
             cwd,
             ring_bytes,
             exactness,
@@ -205,6 +235,15 @@ impl Bench {
     pub(crate) fn fresh_mount(&self, pages: u64, read_ahead_kib: u32) -> Option<MountedRootfs> {
         let contents = vec![7; (pages * PAGE) as usize];
         let layer = LayerBuilder::default().add(layers::file("a"), &contents);
+        self.mount_layer(layer, read_ahead_kib)
+    }
+
+    /// As `fresh_mount`, for any layer.
+    pub(crate) fn mount_layer(
+        &self,
+        layer: LayerBuilder,
+        read_ahead_kib: u32,
+    ) -> Option<MountedRootfs> {
         let layer = layer.finish(self.directory.path()).unwrap();
         let options = RootfsOptions {
             mode: RootfsMode::Auto,
@@ -217,13 +256,20 @@ impl Bench {
 
     /// Watches a root file system of which nothing should be cached.
     pub(crate) fn start_cold(&self, rootfs: &MountedRootfs) -> Profiler {
-        Profiler::start(&self.config(
-            rootfs.files(),
-            rootfs.opened_as(),
-            Exactness::FaultAround,
-            CacheAtStart::Cold,
-            1 << 20,
-        ))
+        self.start_on(rootfs, Exactness::FaultAround)
+    }
+
+    pub(crate) fn start_on(&self, rootfs: &MountedRootfs, exactness: Exactness) -> Profiler {
+        Profiler::start(&ProfilerConfig {
+            root: rootfs.path(),
+            ..self.config(
+                rootfs.files(),
+                rootfs.opened_as(),
+                exactness,
+                CacheAtStart::Cold,
+                4 << 20,
+            )
+        })
         .unwrap()
     }
 

@@ -23,6 +23,10 @@ pub(crate) fn work(script: &str) -> anyhow::Result<()> {
             "exec" => drop(Command::new(format!("./{}", words[1])).status()?),
             "exec-true" => drop(Command::new("/bin/true").status()?),
             "pread" => pread(words[1], number(2)?, number(3)?)?,
+            "random" => random(
+                words[1],
+                &[(number(2)?, number(3)?), (number(4)?, number(5)?)],
+            )?,
             "read" => pread(words[1], 0, number(2)?)?,
             "sendfile" => {
                 let mut offset = number(2)?;
@@ -52,8 +56,13 @@ pub(crate) fn work(script: &str) -> anyhow::Result<()> {
                 }
             }
             "race" => race(words[1], number(2)?)?,
-            "storm" => storm(number(1)?, number(2)?, number(3)?)?,
-            other => anyhow::bail!("unknown action {other}"),
+            "storm" => storm(
+                words.get(4).unwrap_or(&"."),
+                number(1)?,
+                number(2)?,
+                number(3)?,
+            )?,
+            _ => super::generator::act(&words)?,
         }
     }
     Ok(())
@@ -64,6 +73,16 @@ fn pread(name: &str, offset: u64, len: u64) -> anyhow::Result<()> {
     let file = File::open(name)?;
     let mut buffer = vec![0; len as usize];
     file.read_at(&mut buffer, offset)?;
+    Ok(())
+}
+
+/// Reads without read-ahead.
+fn random(name: &str, parts: &[(u64, u64)]) -> anyhow::Result<()> {
+    let file = File::open(name)?;
+    rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::Random)?;
+    for &(offset, len) in parts {
+        file.read_at(&mut vec![0; len as usize], offset)?;
+    }
     Ok(())
 }
 
@@ -120,14 +139,16 @@ fn race(name: &str, pages: u64) -> anyhow::Result<()> {
     })
 }
 
-/// `threads` threads open and read the files `f0` to `f<files - 1>`, `times` times together.
-fn storm(threads: u64, files: u64, times: u64) -> anyhow::Result<()> {
+/// `threads` threads open and read the files `f0` to `f<files - 1>` of `directory`, `times` times
+/// together.
+fn storm(directory: &str, threads: u64, files: u64, times: u64) -> anyhow::Result<()> {
     std::thread::scope(|scope| {
         let workers: Vec<_> = (0..threads)
             .map(|thread| {
                 scope.spawn(move || -> anyhow::Result<()> {
                     for i in 0..times / threads {
-                        pread(&format!("f{}", (i * 7 + thread * 61) % files), 0, 1)?;
+                        let file = (i * 7 + thread * 61) % files;
+                        pread(&format!("{directory}/f{file}"), 0, 1)?;
                     }
                     Ok(())
                 })

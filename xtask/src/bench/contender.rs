@@ -16,8 +16,12 @@ use crate::shell::target_dir;
 pub(super) enum Contender {
     /// libdeflate alone over the plan's members, on all cores.
     Limits(u8),
+    /// A part of copying compressed data, alone.
+    Alone(Part),
     /// `esgz convert` at its default, which copies compressed data.
     EsgzDefault,
+    /// The same with an index of an earlier conversion.
+    EsgzIndexed,
     /// `esgz convert` at a level.
     Esgz(u8),
     /// The same without reading back.
@@ -26,6 +30,28 @@ pub(super) enum Contender {
     PeerDefault,
     /// The peer at a level.
     Peer(u8),
+}
+
+/// What a conversion that copies compressed data cannot do without.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Part {
+    /// The largest layer, decoded by one thread.
+    Inflate,
+    /// All members, made from the source's tokens on all cores.
+    Copy,
+    /// As many bytes as the largest layer's blob has, written and synced.
+    Disk,
+}
+
+impl Part {
+    /// As `limits` names it.
+    fn name(self) -> &'static str {
+        match self {
+            Self::Inflate => "decode_layer",
+            Self::Copy => "copy_members",
+            Self::Disk => "write_blob",
+        }
+    }
 }
 
 /// The level of the loop, and of the run without verification.
@@ -40,7 +66,9 @@ impl Contender {
         }
         levels.sort_unstable();
         levels.dedup();
-        let mut all = vec![Self::Limits(LIMITS_LEVEL), Self::EsgzDefault];
+        let mut all = vec![Self::Limits(LIMITS_LEVEL)];
+        all.extend([Part::Inflate, Part::Copy, Part::Disk].map(Self::Alone));
+        all.extend([Self::EsgzDefault, Self::EsgzIndexed]);
         all.extend(levels.iter().map(|&level| Self::Esgz(level)));
         all.push(Self::EsgzUnverified(LIMITS_LEVEL));
         if peer.is_some() {
@@ -56,7 +84,11 @@ impl Contender {
     pub(super) fn name(self) -> String {
         match self {
             Self::Limits(level) => format!("libdeflate {level}, bare loop"),
+            Self::Alone(Part::Inflate) => "decoding the largest layer, 1 thread".to_owned(),
+            Self::Alone(Part::Copy) => "copying all members, bare loop".to_owned(),
+            Self::Alone(Part::Disk) => "writing the largest blob, synced".to_owned(),
             Self::EsgzDefault => "esgz, default".to_owned(),
+            Self::EsgzIndexed => "esgz, default, warm --index-cache".to_owned(),
             Self::Esgz(level) => format!("esgz, level {level}"),
             Self::EsgzUnverified(level) => format!("esgz, level {level}, --no-verify"),
             Self::PeerDefault => "ctr-remote, default".to_owned(),
@@ -67,9 +99,9 @@ impl Contender {
     /// The peer's run that does the same.
     pub(super) fn same_of_peer(self) -> Option<Self> {
         match self {
-            Self::EsgzDefault => Some(Self::PeerDefault),
+            Self::EsgzDefault | Self::EsgzIndexed => Some(Self::PeerDefault),
             Self::Esgz(level) | Self::EsgzUnverified(level) => Some(Self::Peer(level)),
-            Self::Limits(_) | Self::PeerDefault | Self::Peer(_) => None,
+            Self::Limits(_) | Self::Alone(_) | Self::PeerDefault | Self::Peer(_) => None,
         }
     }
 
@@ -77,7 +109,18 @@ impl Contender {
     pub(super) fn run(self, image: &str, scratch: &Path, peer: Option<&Peer>) -> Result<Value> {
         match self {
             Self::Limits(level) => limits(image, level, scratch),
+            Self::Alone(part) => alone(image, part, scratch),
             Self::EsgzDefault => esgz(image, scratch, &[]),
+            Self::EsgzIndexed => {
+                let cache = scratch.join("index-cache");
+                let flag = format!("--index-cache={}", cache.display());
+                if !cache.exists() {
+                    esgz(image, scratch, &[&flag])?;
+                }
+                let mut result = esgz(image, scratch, &[&flag])?;
+                result["index_bytes"] = tree_bytes(&cache)?.into();
+                Ok(result)
+            }
             Self::Esgz(level) => esgz(image, scratch, &[&level_flag(level)]),
             Self::EsgzUnverified(level) => {
                 esgz(image, scratch, &[&level_flag(level), "--no-verify"])
@@ -92,13 +135,27 @@ fn level_flag(level: u8) -> String {
     format!("--estargz-compression-level={level}")
 }
 
-fn limits(image: &str, level: u8, scratch: &Path) -> Result<Value> {
+fn part_of_limits(image: &str, level: u8, scratch: &Path, part: &str) -> Result<Value> {
     let threads = std::thread::available_parallelism()?.to_string();
     let mut command = Command::new(target_dir().join("release/limits"));
     command.args([image, &level.to_string(), &threads]);
-    command.arg(scratch).arg("compress_members");
+    command.arg(scratch).arg(part);
     let (_, stdout) = measure(&mut command, None)?;
-    let found: Value = serde_json::from_str(&stdout)?;
+    Ok(serde_json::from_str(&stdout)?)
+}
+
+fn alone(image: &str, part: Part, scratch: &Path) -> Result<Value> {
+    let found = part_of_limits(image, LIMITS_LEVEL, scratch, part.name())?;
+    let result = &found["limits"][part.name()];
+    Ok(json!({
+        "wall_seconds": result["seconds"],
+        "mb_per_second": result["mb_per_second"],
+        "output_bytes": found["copied_gzip_bytes"],
+    }))
+}
+
+fn limits(image: &str, level: u8, scratch: &Path) -> Result<Value> {
+    let found = part_of_limits(image, level, scratch, "compress_members")?;
     // The program also scans the image: of its costs only those of the loop are asked for.
     let looped = &found["limits"]["compress_alone"];
     Ok(json!({
@@ -166,7 +223,11 @@ mod tests {
             names,
             [
                 "libdeflate 6, bare loop",
+                "decoding the largest layer, 1 thread",
+                "copying all members, bare loop",
+                "writing the largest blob, synced",
                 "esgz, default",
+                "esgz, default, warm --index-cache",
                 "esgz, level 1",
                 "esgz, level 6",
                 "esgz, level 9",

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -24,8 +24,34 @@ pub(super) struct Cost {
 /// Short against any run, and long against what a look costs.
 const LOOK_EVERY: Duration = Duration::from_millis(10);
 
-/// Runs `command` to its end; gives its standard output, too. `daemon` is the process that works for it.
+/// How a command ended, and what it said.
+#[derive(Debug)]
+pub(super) struct Ended {
+    pub(super) status: ExitStatus,
+    pub(super) cost: Cost,
+    pub(super) stdout: String,
+    pub(super) stderr: String,
+}
+
+/// Runs `command` to its end, which must be a success; gives its standard output, too. `daemon` is the process
+/// that works for it.
 pub(super) fn measure(command: &mut Command, daemon: Option<u32>) -> Result<(Cost, String)> {
+    let ended = measure_any(command, daemon, &mut |_| ())?;
+    ensure!(
+        ended.status.success(),
+        "{command:?}: {}: {}",
+        ended.status,
+        ended.stderr.trim_end()
+    );
+    Ok((ended.cost, ended.stdout))
+}
+
+/// As [`measure`], however it ends. `look` is called with its process, again and again while it runs.
+pub(super) fn measure_any(
+    command: &mut Command,
+    daemon: Option<u32>,
+    look: &mut dyn FnMut(u32),
+) -> Result<Ended> {
     if let Some(daemon) = daemon {
         forget_peak(daemon)?;
     }
@@ -41,17 +67,12 @@ pub(super) fn measure(command: &mut Command, daemon: Option<u32>) -> Result<(Cos
         .with_context(|| format!("cannot run {command:?}"))?;
     let stdout = read_all(child.stdout.take());
     let stderr = read_all(child.stderr.take());
-    let (status, mut peak_memory_bytes) = watch(&mut child)?;
+    let (status, mut peak_memory_bytes) = watch(&mut child, look)?;
     let wall_seconds = started.elapsed().as_secs_f64();
     let text = |reader: thread::JoinHandle<Vec<u8>>| {
         String::from_utf8_lossy(&reader.join().unwrap_or_default()).into_owned()
     };
     let (stdout, stderr) = (text(stdout), text(stderr));
-    ensure!(
-        status.success(),
-        "{command:?}: {status}: {}",
-        stderr.trim_end()
-    );
     let mut cpu = children_seconds()? - cpu_before;
     if let Some(daemon) = daemon {
         cpu += cpu_seconds(daemon)? - daemon_before;
@@ -62,7 +83,12 @@ pub(super) fn measure(command: &mut Command, daemon: Option<u32>) -> Result<(Cos
         cpu_seconds: cpu,
         peak_memory_bytes,
     };
-    Ok((cost, stdout))
+    Ok(Ended {
+        status,
+        cost,
+        stdout,
+        stderr,
+    })
 }
 
 fn read_all(stream: Option<impl std::io::Read + Send + 'static>) -> thread::JoinHandle<Vec<u8>> {
@@ -77,11 +103,12 @@ fn read_all(stream: Option<impl std::io::Read + Send + 'static>) -> thread::Join
 }
 
 /// Waits for its end, and sees how much memory it had at most.
-fn watch(child: &mut Child) -> Result<(std::process::ExitStatus, u64)> {
+fn watch(child: &mut Child, look: &mut dyn FnMut(u32)) -> Result<(ExitStatus, u64)> {
     let mut peak_bytes = 0;
     loop {
         // An ended process has no memory any more: the last figure before counts.
         peak_bytes = peak(child.id()).unwrap_or(0).max(peak_bytes);
+        look(child.id());
         if let Some(status) = child.try_wait()? {
             return Ok((status, peak_bytes));
         }

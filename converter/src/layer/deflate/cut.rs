@@ -27,6 +27,22 @@ pub(super) struct Cut {
     pub(super) pieces: Vec<Piece>,
 }
 
+impl Cut {
+    /// How long the blocks of tokens are.
+    pub(super) fn coded_bits(&self) -> u64 {
+        let bits = |piece: &Piece| match piece {
+            Piece::Whole(bits) => bits.end - bits.start,
+            Piece::Part {
+                header_bits,
+                token_bits,
+                ..
+            } => header_bits.end - header_bits.start + token_bits.end - token_bits.start,
+            Piece::Stored(_) => 0,
+        };
+        self.pieces.iter().map(bits).sum()
+    }
+}
+
 /// A block to be written.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Piece {
@@ -92,6 +108,12 @@ impl Cutter {
     /// The compressed bytes that the last cut's pieces mean.
     pub(super) fn compressed(&self) -> &[u8] {
         &self.compressed
+    }
+
+    /// Gives memory beyond so much back: a stream may be much longer than what it means.
+    pub(super) fn hold_at_most(&mut self, len_bytes: usize) {
+        self.compressed.truncate(len_bytes);
+        self.compressed.shrink_to(len_bytes);
     }
 
     /// Cuts the bytes `run` out of the stream; `None` if nothing of it can be taken.

@@ -4,15 +4,15 @@
 
 use std::io::{self, Read};
 
-use super::bits::{Bits, PADDING_BYTES};
+use super::bits::Bits;
 use super::block::{Body, MAX_HEADER_BYTES, Tables};
+use super::border::{Border, BorderKind};
 use super::error::{DecodeError, Fault};
 use super::gzip::{TRAILER_BYTES, read_header};
-use super::index::{Checkpoint, Index, Span, SpanKind};
+use super::index::{Checkpoint, Index, MemberSpan, Observer, Span, SpanKind};
 use super::input::Input;
-use super::output::{Output, Resume, Sink, WINDOW_BYTES};
+use super::output::{Output, Place, Resume, Sink};
 use super::tokens::{self, Cursor, Limits, Stop};
-use crate::blob::ReadAt;
 
 /// What the deflate stream is wrapped in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,119 +44,25 @@ pub fn decode(
     limit_bytes: u64,
     sink: &mut impl Sink,
 ) -> Result<Decoded, DecodeError> {
-    let mut decoder = Decoder {
-        input: Input::new(source),
-        bits: Bits::default(),
-        tables: Tables::new(),
-        output: Output::empty(limit_bytes),
+    let mut decoder = Decoder::new(
+        Input::new(source),
+        Tables::new(),
+        Output::empty(limit_bytes),
         sink,
-        index: Index::default(),
+        Index::default(),
+    );
+    let decoded = match container {
+        Container::Raw => decoder.raw(),
+        Container::Gzip => decoder.members(BorderKind::Member).map(drop),
     };
-    let members = decoder
-        .stream(container)
-        .and_then(|members| decoder.output.flush(decoder.sink, None).map(|()| members))
+    decoded
+        .and_then(|()| decoder.flush(None))
         .map_err(|failure| decoder.error(failure))?;
     Ok(Decoded {
         compressed_bytes: decoder.position_bits().div_ceil(8),
-        index: decoder.index,
-        members,
+        index: decoder.observer,
+        members: decoder.members,
     })
-}
-
-/// Buffers and tables of a decoder that is used again.
-#[derive(Default)]
-pub struct Scratch {
-    tables: Tables,
-    output: Vec<u8>,
-    header: Vec<u8>,
-}
-
-/// Decodes a gzip stream from `resume` on, where `history` stands before, until `sink` wants no more or
-/// the stream ends.
-///
-/// # Errors
-/// [`DecodeError`]; that the sink has enough is none.
-pub fn decode_from<R: ReadAt + ?Sized>(
-    compressed: &R,
-    resume: &Resume,
-    history: &[u8],
-    scratch: &mut Scratch,
-    sink: &mut impl Sink,
-) -> Result<(), DecodeError> {
-    let read_error = |offset_bytes, source| DecodeError::Read {
-        offset_bytes,
-        source,
-    };
-    let header_bytes = resume.header_bits / 8;
-    let len = compressed.len_bytes().saturating_sub(header_bytes);
-    let len = usize::try_from(len)
-        .unwrap_or(usize::MAX)
-        .min(MAX_HEADER_BYTES + 8);
-    scratch.header.resize(len, 0);
-    compressed
-        .read_exact_at(&mut scratch.header, header_bytes)
-        .map_err(|error| read_error(header_bytes, error))?;
-    scratch.header.resize(len + PADDING_BYTES, 0);
-    let mut bits = Bits::at_bit(&scratch.header, resume.header_bits % 8);
-    let header = scratch.tables.read_header(&mut bits, &scratch.header);
-    let is_last = header
-        .map_err(|fault| DecodeError::Corrupt {
-            fault,
-            position_bits: resume.header_bits,
-            output_bytes: resume.output_bytes,
-        })?
-        .is_last;
-
-    let start_bytes = resume.position_bits / 8;
-    let mut decoder = Decoder {
-        input: Input::new(Tail {
-            compressed,
-            offset_bytes: start_bytes,
-        }),
-        bits: Bits::default(),
-        tables: std::mem::take(&mut scratch.tables),
-        output: Output::behind(std::mem::take(&mut scratch.output), resume, history),
-        sink,
-        index: Index::default(),
-    };
-    decoder.input.dropped_bytes = start_bytes;
-    let decoded = decoder
-        .input
-        .fill(&mut decoder.bits)
-        .and_then(|()| {
-            decoder.bits = Bits::at_bit(decoder.input.bytes(), resume.position_bits % 8);
-            decoder.rest(resume, is_last)
-        })
-        .and_then(|()| decoder.output.flush(decoder.sink, None));
-    let decoded = match decoded {
-        Err(Failure::SinkClosed) => Ok(()),
-        decoded => decoded.map_err(|failure| decoder.error(failure)),
-    };
-    scratch.tables = decoder.tables;
-    scratch.output = decoder.output.buffer;
-    decoded
-}
-
-/// Bytes from an offset on, as a stream.
-struct Tail<'a, R: ?Sized> {
-    compressed: &'a R,
-    offset_bytes: u64,
-}
-
-impl<R: ReadAt + ?Sized> Read for Tail<'_, R> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let left = self
-            .compressed
-            .len_bytes()
-            .saturating_sub(self.offset_bytes);
-        let len = usize::try_from(left)
-            .unwrap_or(usize::MAX)
-            .min(buffer.len());
-        self.compressed
-            .read_exact_at(&mut buffer[..len], self.offset_bytes)?;
-        self.offset_bytes += len as u64;
-        Ok(len)
-    }
 }
 
 /// Why decoding ends early, before places are known.
@@ -173,79 +79,171 @@ impl From<Fault> for Failure {
     }
 }
 
-struct Decoder<'a, R, S> {
-    input: Input<R>,
-    bits: Bits,
-    tables: Tables,
-    output: Output,
-    sink: &'a mut S,
-    index: Index,
+/// A decoder at work.
+pub(super) struct Decoder<'a, R, S, O> {
+    pub(super) input: Input<R>,
+    pub(super) bits: Bits,
+    pub(super) tables: Tables,
+    pub(super) output: Output,
+    pub(super) sink: &'a mut S,
+    pub(super) observer: O,
+    /// Ends at the first border that is not before this position.
+    pub(super) until_bits: u64,
+    /// Where the member began; `None` if that was before the decoder did.
+    pub(super) member: Option<MemberStart>,
+    /// The end of the member that had begun before the decoder did.
+    pub(super) head: Option<Trailer>,
+    members: u64,
 }
 
-impl<R: Read, S: Sink> Decoder<'_, R, S> {
-    /// The whole stream; how many members it had.
-    fn stream(&mut self, container: Container) -> Result<u64, Failure> {
-        if container == Container::Raw {
-            self.member()?;
-            return Ok(1);
-        }
-        let mut members = 0;
-        loop {
-            read_header(|| {
-                self.input
-                    .byte(&mut self.bits)?
-                    .ok_or(Failure::Fault(Fault::Truncated))
-            })?;
-            self.member()?;
-            self.trailer()?;
-            members += 1;
-            match self.input.peek_byte(&mut self.bits)? {
-                None => return Ok(members),
-                Some(0x1f) => {}
-                Some(_) => {
-                    // Zeros behind the last member are padding, as gzip(1) has it.
-                    while let Some(byte) = self.input.byte(&mut self.bits)? {
-                        if byte != 0 {
-                            return Err(Fault::TrailingData.into());
-                        }
-                    }
-                    return Ok(members);
-                }
-            }
+/// Where a member begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct MemberStart {
+    /// Compressed offset of its header.
+    pub(super) start_bytes: u64,
+    /// Uncompressed offset.
+    pub(super) output_bytes: u64,
+}
+
+/// A member's end, and what was seen of its bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Trailer {
+    /// Checksum of the bytes that were seen.
+    pub(super) crc: u32,
+    /// How many they were.
+    pub(super) len_bytes: u64,
+    /// Checksum of the whole member, as it says.
+    pub(super) expected_crc: u32,
+    /// Length of the whole member modulo 2^32, as it says.
+    pub(super) expected_len: u32,
+    /// Compressed position behind it.
+    pub(super) end_bits: u64,
+    /// Uncompressed offset there.
+    pub(super) output_bytes: u64,
+}
+
+impl<'a, R: Read, S: Sink, O: Observer> Decoder<'a, R, S, O> {
+    pub(super) fn new(
+        input: Input<R>,
+        tables: Tables,
+        output: Output,
+        sink: &'a mut S,
+        observer: O,
+    ) -> Self {
+        Self {
+            input,
+            bits: Bits::default(),
+            tables,
+            output,
+            sink,
+            observer,
+            until_bits: u64::MAX,
+            member: None,
+            head: None,
+            members: 0,
         }
     }
 
-    /// The blocks of a member.
-    fn member(&mut self) -> Result<(), Failure> {
+    /// A bare deflate stream.
+    fn raw(&mut self) -> Result<(), Failure> {
         self.output.begin_member();
+        while !self.block()? {}
+        self.members = 1;
+        Ok(())
+    }
+
+    /// Gzip members and their blocks from a border of this kind on. The border at which it ends before
+    /// [`Decoder::until_bits`], or `None` at the stream's end.
+    pub(super) fn members(&mut self, at: BorderKind) -> Result<Option<Border>, Failure> {
+        let mut kind = at;
         loop {
-            let is_last = self.block()?;
-            if is_last {
-                return Ok(());
+            let border = Border {
+                position_bits: self.position_bits(),
+                kind,
+            };
+            if border.position_bits >= self.until_bits || self.observer.is_full() {
+                return Ok(Some(border));
+            }
+            let history = self.output.history(kind);
+            self.sink
+                .border(border, self.output.offset_bytes(), history);
+            if kind == BorderKind::Member {
+                self.header()?;
+                kind = BorderKind::Block;
+            } else if self.block()? {
+                self.trailer()?;
+                if !self.another_member()? {
+                    return Ok(None);
+                }
+                kind = BorderKind::Member;
             }
         }
     }
 
-    fn trailer(&mut self) -> Result<(), Failure> {
+    fn header(&mut self) -> Result<(), Failure> {
+        let start_bytes = self.position_bits() / 8;
+        read_header(|| {
+            self.input
+                .byte(&mut self.bits)?
+                .ok_or(Failure::Fault(Fault::Truncated))
+        })?;
+        self.output.begin_member();
+        self.member = Some(MemberStart {
+            start_bytes,
+            output_bytes: self.output.offset_bytes(),
+        });
+        Ok(())
+    }
+
+    /// Whether a member follows. Zeros behind the last one are padding, as gzip(1) has it.
+    pub(super) fn another_member(&mut self) -> Result<bool, Failure> {
+        match self.input.peek_byte(&mut self.bits)? {
+            None => Ok(false),
+            Some(0x1f) => Ok(true),
+            Some(_) => {
+                while let Some(byte) = self.input.byte(&mut self.bits)? {
+                    if byte != 0 {
+                        return Err(Fault::TrailingData.into());
+                    }
+                }
+                Ok(false)
+            }
+        }
+    }
+
+    pub(super) fn trailer(&mut self) -> Result<(), Failure> {
         self.bits.align();
         let mut trailer = [0; TRAILER_BYTES];
         for byte in &mut trailer {
             *byte = self.input.byte(&mut self.bits)?.ok_or(Fault::Truncated)?;
         }
-        let [crc @ .., l0, l1, l2, l3] = trailer;
-        if crc != self.output.finish_crc().to_le_bytes() {
-            return Err(Fault::Crc.into());
-        }
-        // The length modulo 2^32.
-        let len_bytes = self.output.member_bytes() as u32;
-        if u32::from_le_bytes([l0, l1, l2, l3]) != len_bytes {
-            return Err(Fault::Length.into());
-        }
+        let [c0, c1, c2, c3, l0, l1, l2, l3] = trailer;
+        let found = Trailer {
+            crc: self.output.finish_crc(),
+            len_bytes: self.output.member_bytes(),
+            expected_crc: u32::from_le_bytes([c0, c1, c2, c3]),
+            expected_len: u32::from_le_bytes([l0, l1, l2, l3]),
+            end_bits: self.position_bits(),
+            output_bytes: self.output.offset_bytes(),
+        };
+        self.members += 1;
+        let Some(start) = self.member.take() else {
+            // What went before is not known here.
+            self.head = Some(found);
+            return Ok(());
+        };
+        found.check(found.crc, found.len_bytes)?;
+        self.observer.member(MemberSpan {
+            start_bytes: start.start_bytes,
+            end_bytes: found.end_bits / 8,
+            output_bytes: start.output_bytes,
+            len_bytes: found.len_bytes,
+        });
         Ok(())
     }
 
     /// One block; whether it is its member's last one.
-    fn block(&mut self) -> Result<bool, Failure> {
+    pub(super) fn block(&mut self) -> Result<bool, Failure> {
         self.input.ensure(&mut self.bits, MAX_HEADER_BYTES)?;
         let header_bits = self.position_bits();
         let output_bytes = self.output.offset_bytes();
@@ -268,11 +266,11 @@ impl<R: Read, S: Sink> Decoder<'_, R, S> {
             output_bytes,
             kind,
         };
-        self.index.block(span, self.output.offset_bytes());
+        self.observer.block(span, self.output.offset_bytes());
         Ok(header.is_last)
     }
 
-    fn coded(&mut self, block_bytes: u64, header_bits: u64) -> Result<(), Failure> {
+    pub(super) fn coded(&mut self, block_bytes: u64, header_bits: u64) -> Result<(), Failure> {
         loop {
             let mut cursor = Cursor {
                 bits: self.bits,
@@ -300,9 +298,9 @@ impl<R: Read, S: Sink> Decoder<'_, R, S> {
                     position_bits: self.position_bits(),
                     output_bytes: self.output.offset_bytes(),
                 };
-                self.index.checkpoint(checkpoint, block_bytes);
+                self.observer.checkpoint(checkpoint, block_bytes);
                 let resume = self.resume(header_bits, 0);
-                self.output.flush(self.sink, Some(resume))?;
+                self.flush(Some(resume))?;
             }
             if self.bits.next() >= limits.input {
                 self.input.fill(&mut self.bits)?;
@@ -310,12 +308,12 @@ impl<R: Read, S: Sink> Decoder<'_, R, S> {
         }
     }
 
-    fn stored(&mut self, mut left: usize, header_bits: u64) -> Result<(), Failure> {
+    pub(super) fn stored(&mut self, mut left: usize, header_bits: u64) -> Result<(), Failure> {
         self.bits.align();
         while left > 0 {
             if self.output.is_full() {
                 let resume = self.resume(header_bits, left as u32);
-                self.output.flush(self.sink, Some(resume))?;
+                self.flush(Some(resume))?;
             }
             let bytes = self.input.rest(&mut self.bits, left)?;
             if bytes.is_empty() {
@@ -330,41 +328,30 @@ impl<R: Read, S: Sink> Decoder<'_, R, S> {
 
     /// Here, in the block whose header is at `header_bits`.
     fn resume(&self, header_bits: u64, stored_bytes: u32) -> Resume {
-        let history_bytes = self.output.written - self.output.history;
+        let history_bytes = self.output.history(BorderKind::Block).len();
         Resume {
             output_bytes: self.output.offset_bytes(),
-            history_bytes: history_bytes.min(WINDOW_BYTES) as u32,
-            header_bits,
-            position_bits: self.position_bits(),
-            stored_bytes,
+            history_bytes: history_bytes as u32,
+            place: Place::Inside {
+                header_bits,
+                position_bits: self.position_bits(),
+                stored_bytes,
+            },
         }
     }
 
-    /// The rest of a stream from the middle of a block on. What went before is not known, so the
-    /// checksum of the first member is not compared.
-    fn rest(&mut self, resume: &Resume, is_last: bool) -> Result<(), Failure> {
-        match resume.stored_bytes {
-            0 => self.coded(resume.output_bytes, resume.header_bits)?,
-            left => self.stored(left as usize, resume.header_bits)?,
+    pub(super) fn flush(&mut self, resume: Option<Resume>) -> Result<(), Failure> {
+        if let Some(index) = self.observer.index() {
+            self.sink.indexed(index);
         }
-        if !is_last {
-            while !self.block()? {}
-        }
-        self.bits.align();
-        for _ in 0..TRAILER_BYTES {
-            self.input.byte(&mut self.bits)?.ok_or(Fault::Truncated)?;
-        }
-        if self.input.peek_byte(&mut self.bits)? == Some(0x1f) {
-            self.stream(Container::Gzip)?;
-        }
-        Ok(())
+        self.output.flush(self.sink, resume)
     }
 
-    fn position_bits(&self) -> u64 {
+    pub(super) fn position_bits(&self) -> u64 {
         self.input.dropped_bytes * 8 + self.bits.position_bits()
     }
 
-    fn error(&self, failure: Failure) -> DecodeError {
+    pub(super) fn error(&self, failure: Failure) -> DecodeError {
         match failure {
             Failure::Fault(fault) => DecodeError::Corrupt {
                 fault,
@@ -380,5 +367,19 @@ impl<R: Read, S: Sink> Decoder<'_, R, S> {
             },
             Failure::SinkClosed => DecodeError::SinkClosed,
         }
+    }
+}
+
+impl Trailer {
+    /// Compares what the member says with what it is.
+    pub(super) fn check(&self, crc: u32, len_bytes: u64) -> Result<(), Fault> {
+        if crc != self.expected_crc {
+            return Err(Fault::Crc);
+        }
+        // The length modulo 2^32.
+        if len_bytes as u32 != self.expected_len {
+            return Err(Fault::Length);
+        }
+        Ok(())
     }
 }

@@ -13,7 +13,7 @@ use super::bits::PADDING_BYTES;
 use super::block::{Body, Tables};
 use super::cut::{Cutter, Piece};
 use super::error::{Fault, TranscodeError};
-use super::gzip::PLAIN_HEADER;
+use super::gzip::{PLAIN_HEADER, TRAILER_BYTES, behind_names};
 use super::index::Index;
 use super::walk::Stretch;
 use crate::layer::spool::ReadAt;
@@ -39,18 +39,27 @@ pub struct Emitted {
 }
 
 /// Shorter runs are compressed again: that is cheap, and often smaller.
-pub const MIN_RUN_BYTES: usize = 128 << 10;
+pub const MIN_RUN_BYTES: usize = 256 << 10;
 /// A part taken from a stream has at least so many bytes; below, a block's table costs more than
 /// compressing again.
 const MIN_CUT_BYTES: u64 = 16 << 10;
 
-/// What is too little to be copied.
+/// Memory beyond a member's length that a worker keeps of the source.
+const HELD_ABOVE_BYTES: usize = 1 << 20;
+
+/// A member that is copied as a whole has at most so many bytes more than what it holds, and one more in
+/// 1024: what is written must stay within what was counted for it.
+const MAX_WHOLE_SURPLUS_BYTES: usize = 100;
+
+/// What is not worth copying.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Thresholds {
-    /// Bytes of a run.
+    /// Bytes of a run that is too short.
     pub(super) run_bytes: usize,
-    /// Bytes of the part of it that can be copied.
+    /// Bytes of the part of it that can be copied, where that is too short.
     pub(super) cut_bytes: u64,
+    /// Bytes by which a part may be longer than what it means; no compressor makes that.
+    pub(super) growth_bytes: u64,
 }
 
 /// A compressed stream that can be read again, and its index.
@@ -68,6 +77,8 @@ pub struct Transcoder {
     tables: Tables,
     scratch: Vec<u8>,
     thresholds: Thresholds,
+    /// The longest member so far.
+    longest_bytes: usize,
 }
 
 /// A stored block holds no more.
@@ -79,8 +90,15 @@ impl Transcoder {
         let thresholds = Thresholds {
             run_bytes: MIN_RUN_BYTES,
             cut_bytes: MIN_CUT_BYTES,
+            growth_bytes: 0,
         };
         Self::with_thresholds(compressor, thresholds)
+    }
+
+    /// Memory that a worker holds from member to member, at most, if the longest has `longest_bytes`: the
+    /// source's bytes for it, and what is compressed again.
+    pub fn held_bytes(longest_bytes: u64) -> u64 {
+        2 * longest_bytes + 2 * HELD_ABOVE_BYTES as u64
     }
 
     /// With other thresholds than in use: tests cut at every byte.
@@ -91,6 +109,7 @@ impl Transcoder {
             tables: Tables::new(),
             scratch: Vec::new(),
             thresholds,
+            longest_bytes: 0,
         }
     }
 
@@ -117,13 +136,17 @@ impl Transcoder {
         let Thresholds {
             run_bytes,
             cut_bytes,
+            growth_bytes,
         } = self.thresholds;
         for run in runs.iter().filter(|run| run.len_bytes >= run_bytes) {
             let whole = run.source_bytes..run.source_bytes + run.len_bytes as u64;
             let Some(cut) = self.cutter.cut(source.index, source.compressed, whole)? else {
                 continue;
             };
-            if cut.end_bytes - cut.start_bytes < cut_bytes {
+            let len_bytes = cut.end_bytes - cut.start_bytes;
+            if len_bytes < cut_bytes
+                || cut.coded_bits() / 8 > len_bytes.saturating_add(growth_bytes)
+            {
                 continue;
             }
             let place = |offset: u64| run.start + (offset - run.source_bytes) as usize;
@@ -141,6 +164,9 @@ impl Transcoder {
             done = copied.end;
         }
         self.recompress(&bytes[done..], &mut blocks);
+        self.longest_bytes = self.longest_bytes.max(bytes.len());
+        self.cutter
+            .hold_at_most(self.longest_bytes + HELD_ABOVE_BYTES);
         emitted.recompressed_bytes = bytes.len() as u64 - emitted.copied_bytes;
         *member = blocks.finish();
         let mut crc = Crc::new();
@@ -150,6 +176,56 @@ impl Transcoder {
         let len_bytes = bytes.len() as u32;
         member.extend_from_slice(&len_bytes.to_le_bytes());
         Ok(emitted)
+    }
+
+    /// Appends to `member` the source's own gzip member of `bytes`, which stand there from `source_bytes`
+    /// on, if one holds exactly these: byte for byte, but for the header of one that has a name or comment
+    /// (Go's reader refuses long ones). False if there is none, or it is too long.
+    ///
+    /// # Errors
+    /// As [`Transcoder::member`]; `member` is as it was then.
+    pub fn whole_member<R: ReadAt + ?Sized>(
+        &mut self,
+        bytes: &[u8],
+        source_bytes: u64,
+        source: &Source<'_, R>,
+        member: &mut Vec<u8>,
+    ) -> Result<bool, TranscodeError> {
+        let end_bytes = source_bytes + bytes.len() as u64;
+        let Some(place) = source.index.member_of(source_bytes, end_bytes) else {
+            return Ok(false);
+        };
+        let len = usize::try_from(place.end - place.start).unwrap_or(usize::MAX);
+        if len > bytes.len() + bytes.len() / 1024 + MAX_WHOLE_SURPLUS_BYTES {
+            return Ok(false);
+        }
+        self.scratch.resize(len, 0);
+        source
+            .compressed
+            .read_exact_at(&mut self.scratch, place.start)
+            .map_err(|error| TranscodeError::Read {
+                offset_bytes: place.start,
+                source: error,
+            })?;
+        let mut crc = Crc::new();
+        crc.update(bytes);
+        let changed = TranscodeError::Changed {
+            position_bits: place.start * 8,
+        };
+        let trailer = self.scratch.last_chunk::<TRAILER_BYTES>();
+        let expected = u64::from(crc.sum()) | (bytes.len() as u64) << 32;
+        if trailer.is_none_or(|trailer| u64::from_le_bytes(*trailer) != expected) {
+            return Err(changed);
+        }
+        match behind_names(&self.scratch) {
+            Ok(None) => member.extend_from_slice(&self.scratch),
+            Ok(Some(rest)) => {
+                member.extend_from_slice(&PLAIN_HEADER);
+                member.extend_from_slice(rest);
+            }
+            Err(_) => return Err(changed),
+        }
+        Ok(true)
     }
 
     /// Compresses `bytes` and appends the blocks.

@@ -103,6 +103,25 @@ pub enum DecodeError {
     SinkClosed,
 }
 
+impl DecodeError {
+    /// The same error in a stream in which `before_bytes` uncompressed bytes go before.
+    #[must_use]
+    pub fn behind(self, before_bytes: u64) -> Self {
+        match self {
+            Self::Corrupt {
+                fault,
+                position_bits,
+                output_bytes,
+            } => Self::Corrupt {
+                fault,
+                position_bits,
+                output_bytes: output_bytes + before_bytes,
+            },
+            other => other,
+        }
+    }
+}
+
 /// Why a member could not be made.
 #[derive(Debug, thiserror::Error)]
 pub enum TranscodeError {

@@ -6,7 +6,10 @@ use flate2::bufread::{DeflateDecoder, GzDecoder};
 use libdeflater::{CompressionLvl, Compressor, Decompressor};
 
 use super::emit::Thresholds;
-use super::{Block, Container, Decoded, Run, Sink, Source, Transcoder, decode};
+use super::{
+    Begin, Block, Border, Container, Decoded, Run, Scratch, Sink, Source, Transcoder, decode,
+    decode_section,
+};
 
 /// Streams that grow longer are not compared: zlib-rs would be slow to reach their end.
 const MAX_OUTPUT_BYTES: u64 = 4 << 20;
@@ -24,7 +27,7 @@ impl Sink for Collected {
 
 /// Decodes `data` as a bare deflate stream: the same bytes as zlib-rs, or both fail. A stream that is
 /// valid is then cut at places that `data` decides, and every member must decode to its part with
-/// libdeflate and zlib-rs. The same bytes as gzip only must not panic.
+/// libdeflate, zlib-rs and the decoder here. The same bytes as gzip only must not panic.
 ///
 /// # Panics
 /// When any of this does not hold.
@@ -87,6 +90,7 @@ pub(super) fn check_members(
     let thresholds = Thresholds {
         run_bytes: 1,
         cut_bytes: 1,
+        growth_bytes: u64::MAX,
     };
     let source = Source {
         compressed,
@@ -94,6 +98,7 @@ pub(super) fn check_members(
     };
     let mut transcoder =
         Transcoder::with_thresholds(Compressor::new(CompressionLvl::fastest()), thresholds);
+    let mut scratch = Scratch::default();
     let (mut start, mut copied_bytes) = (0, 0);
     for &end in ends {
         let part = &bytes[start..end];
@@ -106,15 +111,15 @@ pub(super) fn check_members(
         let emitted = transcoder
             .member(part, &[run], &source, &mut member)
             .expect("the source is the one that was indexed");
-        check_member(&member, part);
+        check_member(&member, part, &mut scratch);
         copied_bytes += emitted.copied_bytes;
         start = end;
     }
     copied_bytes
 }
 
-/// Decodes one member with libdeflate and with zlib-rs.
-pub(super) fn check_member(member: &[u8], bytes: &[u8]) {
+/// Decodes one member with libdeflate, with zlib-rs, and with the decoder here.
+pub(super) fn check_member(member: &[u8], bytes: &[u8], scratch: &mut Scratch) {
     let mut output = vec![0; bytes.len()];
     let len = Decompressor::new()
         .gzip_decompress(member, &mut output)
@@ -127,4 +132,13 @@ pub(super) fn check_member(member: &[u8], bytes: &[u8]) {
         .expect("zlib-rs reads the member");
     assert!(output == *bytes, "other bytes with zlib-rs");
     assert!(decoder.into_inner().is_empty(), "bytes behind the member");
+    let mut ours = Collected::default();
+    let begin = Begin {
+        border: Border::START,
+        history: &[],
+    };
+    let section = decode_section(member, begin, u64::MAX, scratch, &mut ours);
+    let section = section.expect("the decoder here reads the member");
+    assert!(ours.0 == bytes, "other bytes with the decoder here");
+    assert!(section.is_to_the_end(), "more behind the member");
 }

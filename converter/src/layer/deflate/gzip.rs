@@ -61,3 +61,15 @@ pub(super) fn read_header<E: From<Fault>>(
     }
     Ok(())
 }
+
+/// What follows the header of `member`, if that has a name or a comment.
+pub(super) fn behind_names(member: &[u8]) -> Result<Option<&[u8]>, Fault> {
+    let mut rest = member;
+    read_header(|| {
+        let (&byte, behind) = rest.split_first().ok_or(Fault::Truncated)?;
+        rest = behind;
+        Ok::<u8, Fault>(byte)
+    })?;
+    let flags = member.get(3).copied().unwrap_or_default();
+    Ok((flags & (FLAG_NAME | FLAG_COMMENT) != 0).then_some(rest))
+}

@@ -10,6 +10,7 @@
 mod bit_copy;
 mod bits;
 mod block;
+mod border;
 mod cut;
 mod decode;
 mod emit;
@@ -20,15 +21,21 @@ mod huffman;
 mod index;
 mod input;
 mod output;
+mod resume;
+mod section;
 mod tokens;
 mod walk;
 
-pub use decode::{Container, Decoded, Scratch, decode, decode_from};
+pub use border::{Border, BorderKind};
+pub use decode::{Container, Decoded, decode};
 pub use emit::{Emitted, MIN_RUN_BYTES, Run, Source, Transcoder};
 pub use error::{DecodeError, Fault, TranscodeError};
 pub use huffman::BadLengths;
 pub use index::Index;
+pub(in crate::layer) use index::Known;
 pub use output::{Block, Resume, Sink};
+pub use resume::{Scratch, decode_from};
+pub use section::{Begin, Joiner, Section, decode_section};
 
 #[doc(hidden)]
 pub use fuzz::fuzz_one;

@@ -2,7 +2,9 @@
 
 use libdeflater::Crc;
 
+use super::border::{Border, BorderKind};
 use super::decode::Failure;
+use super::index::Index;
 use super::tokens::SLACK_BYTES;
 
 /// How far back a match may reach.
@@ -21,19 +23,41 @@ pub struct Block {
     resume: Option<Resume>,
 }
 
-/// A place between two tokens of a stream where decoding can begin again, given the bytes before it.
+/// A place between two tokens, blocks or members of a stream where decoding can begin again, given the bytes before it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Resume {
     /// Uncompressed offset of the next byte.
     pub output_bytes: u64,
     /// How many bytes before it matches may mean: at most 32 KiB.
     pub history_bytes: u32,
-    /// Where the block that goes on there begins.
-    pub(super) header_bits: u64,
-    /// The next token, or the next byte of a stored block.
-    pub(super) position_bits: u64,
-    /// Bytes of a stored block that are left; 0 in any other.
-    pub(super) stored_bytes: u32,
+    pub(super) place: Place,
+}
+
+/// A compressed position, and what stands there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Place {
+    /// Inside a block.
+    Inside {
+        /// Where the block begins.
+        header_bits: u64,
+        /// The next token, or the next byte of a stored block.
+        position_bits: u64,
+        /// Bytes of a stored block that are left; 0 in any other.
+        stored_bytes: u32,
+    },
+    /// Between two blocks or members.
+    Border(Border),
+}
+
+impl Resume {
+    /// At a border with so much before it.
+    pub(super) fn at_border(border: Border, output_bytes: u64, history_bytes: usize) -> Self {
+        Self {
+            output_bytes,
+            history_bytes: history_bytes as u32,
+            place: Place::Border(border),
+        }
+    }
 }
 
 impl Block {
@@ -59,6 +83,15 @@ impl Block {
         self.resume
     }
 
+    /// The same bytes as a part of a stream in which `before_bytes` go before what they were part of.
+    #[must_use]
+    pub fn behind(mut self, before_bytes: u64) -> Self {
+        if let Some(resume) = &mut self.resume {
+            resume.output_bytes += before_bytes;
+        }
+        self
+    }
+
     /// The buffer that holds them, to be given back.
     pub fn into_buffer(self) -> Vec<u8> {
         self.buffer
@@ -67,9 +100,19 @@ impl Block {
 
 /// Receives the uncompressed bytes.
 pub trait Sink {
+    /// Sees the index of what was decoded so far, each time before it is given a block. The last of the
+    /// stream's blocks may not be in it yet, or not settled.
+    fn indexed(&mut self, _index: &Index) {}
+
     /// Takes a block and returns a buffer for a later one: best that of an earlier block, at worst an
     /// empty one. `None` stops the decoder.
     fn block(&mut self, block: Block) -> Option<Vec<u8>>;
+
+    /// Sees every border of a gzip stream before what stands there: `output_bytes` uncompressed bytes lie
+    /// before it, of which `history` is what matches may mean. Some of these are not given away yet.
+    fn border(&mut self, border: Border, output_bytes: u64, history: &[u8]) {
+        let _ = (border, output_bytes, history);
+    }
 }
 
 /// The uncompressed bytes that were not given away, behind the history that matches mean.
@@ -133,6 +176,18 @@ impl Output {
         self.offset_bytes() - self.member_bytes
     }
 
+    /// The bytes that matches behind a border of this kind may mean.
+    pub(super) fn history(&self, kind: BorderKind) -> &[u8] {
+        let start = match kind {
+            BorderKind::Member => self.written,
+            BorderKind::Block => self
+                .history
+                .max(self.written.saturating_sub(WINDOW_BYTES))
+                .min(self.written),
+        };
+        self.buffer.get(start..self.written).unwrap_or_default()
+    }
+
     pub(super) fn finish_crc(&mut self) -> u32 {
         self.crc.update(&self.buffer[self.summed..self.written]);
         self.summed = self.written;
@@ -148,9 +203,9 @@ impl Output {
         len
     }
 
-    /// An output that goes on at `resume`, where `history` stands before. The checksum of the member
-    /// is not known then.
-    pub(super) fn behind(buffer: Vec<u8>, resume: &Resume, history: &[u8]) -> Self {
+    /// An output that goes on at the offset `output_bytes`, where `history` stands before. The member's
+    /// checksum and length are those of what follows then.
+    pub(super) fn behind(buffer: Vec<u8>, output_bytes: u64, history: &[u8]) -> Self {
         let mut output = Self {
             buffer,
             ..Self::new(u64::MAX)
@@ -160,7 +215,8 @@ impl Output {
         output.written = history.len();
         output.given = history.len();
         output.summed = history.len();
-        output.base_bytes = resume.output_bytes.saturating_sub(history.len() as u64);
+        output.base_bytes = output_bytes.saturating_sub(history.len() as u64);
+        output.member_bytes = output.offset_bytes();
         output
     }
 

@@ -1,13 +1,15 @@
 //! Appends entries to a plan: cuts chunks, joins segments, opens and closes members.
 
-use crate::layer::entry::{Entry, EntryKind, ScannedLayer};
+use crate::layer::entry::{Entry, EntryKind};
 use crate::layer::header;
 use crate::layer::plan::{ChunkPlace, LayerPlan, Member, PlanOptions, RowSource, Segment, TocRow};
 use crate::layer::scan::tar::BLOCK_BYTES;
 
 /// Appends to the plan; the last member stays open for what follows its chunk.
-pub(super) struct Builder<'a> {
-    layer: &'a ScannedLayer,
+#[derive(Debug)]
+pub(in crate::layer) struct Builder {
+    /// Length of the source's tar, or more where it is not known: then each payload's padding is
+    /// taken to be there.
     spool_bytes: u64,
     plan: LayerPlan,
     open: Option<Member>,
@@ -17,12 +19,11 @@ pub(super) struct Builder<'a> {
     pub(super) rewrite_from: u32,
 }
 
-impl<'a> Builder<'a> {
-    pub(super) fn new(layer: &'a ScannedLayer, options: PlanOptions) -> Self {
-        use crate::layer::spool::ReadAt as _;
+impl Builder {
+    /// An empty plan for a source whose tar has `spool_bytes`.
+    pub(in crate::layer) fn new(spool_bytes: u64, options: PlanOptions) -> Self {
         Self {
-            layer,
-            spool_bytes: layer.spool.len_bytes(),
+            spool_bytes,
             plan: LayerPlan {
                 chunk_bytes: options.chunk_bytes.max(1),
                 min_chunk_bytes: options.min_chunk_bytes,
@@ -34,8 +35,14 @@ impl<'a> Builder<'a> {
         }
     }
 
-    pub(super) fn entry(&mut self, index: u32) {
-        let entry = &self.layer.entries[index as usize];
+    /// What has been planned. The last member is not among the plan's while it may grow, nor is its
+    /// last segment settled.
+    pub(in crate::layer) fn plan(&self) -> &LayerPlan {
+        &self.plan
+    }
+
+    /// Appends the entry of this number.
+    pub(in crate::layer) fn entry(&mut self, index: u32, entry: &Entry) {
         if entry.sparse.is_some() || self.rewrite_from <= index {
             let bytes = header::rewritten(entry);
             self.literal(&bytes);
@@ -107,7 +114,8 @@ impl<'a> Builder<'a> {
         chunks
     }
 
-    pub(super) fn landmark(&mut self, name: &'static str) {
+    /// Appends a landmark file.
+    pub(in crate::layer) fn landmark(&mut self, name: &'static str) {
         self.literal(&header::plain_file(name, 1));
         let first_member = self.next_member();
         self.plan.landmark_member = first_member;
@@ -207,7 +215,8 @@ impl<'a> Builder<'a> {
         self.plan.chunk_bytes.max(MIN_TAIL_BYTES)
     }
 
-    pub(super) fn finish(mut self) -> LayerPlan {
+    /// Closes the last member.
+    pub(in crate::layer) fn finish(mut self) -> LayerPlan {
         if let Some(member) = self.open.take() {
             self.plan.members.push(member);
         }

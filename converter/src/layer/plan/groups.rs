@@ -26,6 +26,11 @@ const GROUP_BYTES: u64 = 256 << 10;
 /// A group holds about this many members of the minimum size, so that few are cut short at its end.
 const MINIMA_IN_GROUP: u64 = 16;
 
+/// Whether a group takes no more, where members are not shared.
+pub(in crate::layer) fn is_full(len_bytes: u64) -> bool {
+    len_bytes >= GROUP_BYTES
+}
+
 /// The plan's members in groups, in order; every member is in exactly one. Where gzip members are
 /// shared, a landmark begins a group, and so does what follows a member of headers alone.
 pub fn groups(plan: &LayerPlan) -> Vec<Group> {

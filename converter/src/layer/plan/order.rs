@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use crate::layer::entry::{EntryKind, ScannedLayer, clean_path};
+use crate::layer::entry::{Entry, EntryKind, ScannedLayer, clean_path};
 use crate::layer::plan::PlanError;
 
 /// Names of the landmark files; those found in a source are dropped.
@@ -73,6 +73,11 @@ fn path_key(name: &[u8]) -> Vec<u8> {
 /// Whether `path` names what eStargz adds to a layer: a landmark or the TOC.
 pub fn is_reserved(path: &[u8]) -> bool {
     path == TOC_NAME.as_bytes() || LANDMARK_NAMES.iter().any(|name| path == name.as_bytes())
+}
+
+/// Whether the entry is one of those.
+pub(in crate::layer) fn has_reserved_name(entry: &Entry) -> bool {
+    is_reserved(&path_key(&entry.name))
 }
 
 struct Picker<'a> {

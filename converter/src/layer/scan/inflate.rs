@@ -6,8 +6,11 @@ use std::io::{self, BufRead, Read};
 use crossbeam::channel::Sender;
 
 use crate::layer::buffers::Buffers;
-use crate::layer::deflate::{Block, Container, DecodeError, Index, Sink, decode};
+use crate::layer::deflate::{Block, Border, Container, DecodeError, Index, Known, Sink, decode};
+use crate::layer::index_cache::Recorder;
 use crate::layer::scan::BLOCK_BYTES;
+use crate::layer::scan::passing::Passage;
+use crate::layer::scan::sections::Onward;
 
 /// Why a blob cannot be decompressed.
 #[derive(Debug, thiserror::Error)]
@@ -54,13 +57,19 @@ impl From<DecodeError> for InflateError {
     }
 }
 
-/// Inflates `stream` to its end and sends the bytes in blocks. Gives the index of a gzip stream.
+/// Inflates `stream` to its end and sends the bytes in blocks. Gives the index of a gzip stream, whose
+/// borders `recorder` sees.
 pub(super) fn inflate(
     stream: &mut impl BufRead,
-    limit_bytes: u64,
-    sender: &Sender<Block>,
-    buffers: &Buffers,
+    onward: Onward<'_>,
+    recorder: Option<&mut Recorder>,
 ) -> Result<Option<Index>, InflateError> {
+    let Onward {
+        sender,
+        buffers,
+        limit_bytes,
+        is_index_wanted,
+    } = onward;
     let mut out = Output::new(sender, limit_bytes, buffers);
     let head = stream.fill_buf().map_err(|source| InflateError::Read {
         output_bytes: 0,
@@ -68,7 +77,13 @@ pub(super) fn inflate(
     })?;
     match head {
         [0x1f, 0x8b, ..] => {
-            let mut forward = Forward { sender, buffers };
+            let mut forward = Forward {
+                sender,
+                buffers,
+                recorder,
+                known: is_index_wanted.then(Known::default),
+                index: Index::default(),
+            };
             let decoded = decode(stream, Container::Gzip, limit_bytes, &mut forward)?;
             return Ok(Some(decoded.index));
         }
@@ -94,20 +109,37 @@ pub(super) fn inflate(
 
 /// Sends on what the decoder makes.
 struct Forward<'a> {
-    sender: &'a Sender<Block>,
+    sender: &'a Sender<Passage>,
     buffers: &'a Buffers,
+    recorder: Option<&'a mut Recorder>,
+    /// How much of the index has been sent, if it is sent.
+    known: Option<Known>,
+    index: Index,
 }
 
 impl Sink for Forward<'_> {
+    fn indexed(&mut self, index: &Index) {
+        if let Some(known) = &mut self.known {
+            self.index = index.settled_after(known);
+        }
+    }
+
+    fn border(&mut self, border: Border, output_bytes: u64, history: &[u8]) {
+        if let Some(recorder) = &mut self.recorder {
+            recorder.border(border, output_bytes, history);
+        }
+    }
+
     fn block(&mut self, block: Block) -> Option<Vec<u8>> {
-        self.sender.send(block).ok()?;
+        let index = std::mem::take(&mut self.index);
+        self.sender.send(Passage { block, index }).ok()?;
         Some(self.buffers.reuse())
     }
 }
 
 /// Collects bytes into blocks of one size.
 struct Output<'a> {
-    sender: &'a Sender<Block>,
+    sender: &'a Sender<Passage>,
     limit_bytes: u64,
     buffers: &'a Buffers,
     block: Vec<u8>,
@@ -116,7 +148,7 @@ struct Output<'a> {
 }
 
 impl<'a> Output<'a> {
-    fn new(sender: &'a Sender<Block>, limit_bytes: u64, buffers: &'a Buffers) -> Self {
+    fn new(sender: &'a Sender<Passage>, limit_bytes: u64, buffers: &'a Buffers) -> Self {
         Self {
             sender,
             limit_bytes,
@@ -168,8 +200,12 @@ impl<'a> Output<'a> {
         let mut block = std::mem::replace(&mut self.block, next);
         block.truncate(self.filled);
         self.filled = 0;
+        let passage = Passage {
+            block: Block::of(block),
+            index: Index::default(),
+        };
         self.sender
-            .send(Block::of(block))
+            .send(passage)
             .map_err(|_| InflateError::SinkClosed)
     }
 }

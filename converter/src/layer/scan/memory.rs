@@ -35,6 +35,11 @@ impl EntryMemory {
         self.limit_bytes
     }
 
+    /// How much has been counted.
+    pub fn used_bytes(&self) -> u64 {
+        self.used_bytes.load(Ordering::Relaxed)
+    }
+
     /// Counts an entry. False if it does not fit any more.
     pub(super) fn admit(&self, entry: &Entry) -> bool {
         let xattrs = entry

@@ -5,11 +5,14 @@
 //! Three threads a layer: one reads and hashes the blob, one inflates, one hashes the tar, keeps what
 //! is needed to read it again, and finds its entries.
 
+mod borders;
+mod decode_options;
 mod inflate;
 mod kept;
 mod memory;
 mod passing;
 mod pax;
+mod sections;
 mod sparse;
 pub mod tar;
 
@@ -22,12 +25,16 @@ use crossbeam::channel::{Receiver, Sender, bounded};
 
 use crate::blob::Blob;
 use crate::cancel::{Cancel, Cancelled};
-use crate::image::{Digest, Hasher};
+use crate::image::{BlobId, Digest, Hasher};
 use crate::layer::buffers::{Buffers, REUSED_BUFFER_BYTES};
-use crate::layer::entry::ScannedLayer;
+use crate::layer::deflate::Index;
+use crate::layer::entry::{Entry, ScannedLayer};
+use crate::layer::scan::decode_options::Prepared;
 use crate::layer::scan::kept::Kept;
 use crate::layer::scan::passing::Passing;
+use crate::layer::scan::sections::{Onward, inflate_sections};
 
+pub use decode_options::DecodeOptions;
 pub use inflate::InflateError;
 pub use kept::Keep;
 pub use memory::EntryMemory;
@@ -36,6 +43,8 @@ pub use tar::TarError;
 /// Bytes that travel between the threads at once; eight such blocks are in flight a layer.
 const BLOCK_BYTES: usize = REUSED_BUFFER_BYTES;
 const QUEUE: usize = 4;
+/// Memory that a scan takes for its bytes: two queues, what either end of them holds, and what stays readable.
+pub(super) const SCAN_BYTES: u64 = (2 * QUEUE as u64 + 10) * BLOCK_BYTES as u64;
 
 /// What a layer's blob must be.
 #[derive(Clone, Debug)]
@@ -59,6 +68,8 @@ pub struct ScanOptions {
     pub entry_memory: EntryMemory,
     /// How the tar can be read afterwards.
     pub keep: Keep,
+    /// How a gzip blob that can be read again is decoded.
+    pub decode: DecodeOptions,
 }
 
 /// Why a layer cannot be used. Every variant but the last names the layer's digest.
@@ -161,6 +172,16 @@ pub enum ScanError {
     Cancelled(#[from] Cancelled),
 }
 
+/// Sees a layer's tar while it is scanned, on a thread of the scan, which waits as long as this takes.
+pub(super) trait Follow: Send {
+    /// The next bytes of the tar. `index` is what is settled of a gzip stream's index since the last ones.
+    fn bytes(&mut self, bytes: &[u8], index: Index);
+    /// The next entry, the headers of which have passed.
+    fn entry(&mut self, entry: &Entry);
+    /// No more entries follow. What is behind the last one may be yet to come.
+    fn end(&mut self);
+}
+
 /// Reads one layer from `blob` to its end, or until one of `cancels` is set. The same blob may be read
 /// `again` later, where that spares a spool.
 ///
@@ -172,6 +193,21 @@ pub fn scan_layer(
     expected: &Expected,
     options: &ScanOptions,
     cancels: &[&Cancel],
+) -> Result<ScannedLayer, ScanError> {
+    scan_followed(blob, again, expected, options, cancels, None)
+}
+
+/// As [`scan_layer`], with somebody who follows.
+///
+/// # Errors
+/// As [`scan_layer`].
+pub(super) fn scan_followed(
+    blob: impl Read + Send,
+    again: Option<&Blob>,
+    expected: &Expected,
+    options: &ScanOptions,
+    cancels: &[&Cancel],
+    follow: Option<&mut dyn Follow>,
 ) -> Result<ScannedLayer, ScanError> {
     let digest = expected.digest;
     let spool_error = |(written_bytes, source)| ScanError::Spool {
@@ -188,19 +224,48 @@ pub fn scan_layer(
     let (blob_sender, blob_receiver) = bounded(QUEUE);
     let (tar_sender, tar_receiver) = bounded(QUEUE);
     let memory = &options.entry_memory;
+    let is_followed = follow.is_some();
+    let id = BlobId {
+        digest,
+        size_bytes: expected.size_bytes,
+    };
+    let mut prepared =
+        again.map_or_else(Prepared::default, |blob| options.decode.prepare(blob, id));
+    let sections = again.zip(prepared.proposer.take());
+    let mut misses = 0;
     let (read, inflated, (passed, archive)) = thread::scope(|scope| {
         // Each thread owns its ends: a channel is closed when either side is done.
-        let reader = scope.spawn(move || read_blob(blob, &blob_sender, buffers, cancels));
+        // Sections are read by those who decode them.
+        let blob_sender = sections.is_none().then_some(blob_sender);
+        let reader = scope.spawn(move || read_blob(blob, blob_sender.as_ref(), buffers, cancels));
         let tar = scope.spawn(move || {
-            let passing = Passing::new(&tar_receiver, tar_buffers, kept);
-            let archive = tar::read_entries_within(&passing, memory);
+            let passing = Passing::new(&tar_receiver, tar_buffers, kept, follow);
+            let archive = tar::follow_entries(&passing, memory, |entry| passing.entry(entry));
+            if archive.is_ok() {
+                passing.end();
+            }
             (passing.finish(), archive)
         });
         // A panic in a scoped thread is passed on by `join` below.
         let inflated = {
             let mut stream = BlockReader::new(blob_receiver, buffers);
-            let limit_bytes = options.max_layer_bytes;
-            let result = inflate::inflate(&mut stream, limit_bytes, &tar_sender, tar_buffers);
+            let onward = Onward {
+                sender: &tar_sender,
+                buffers: tar_buffers,
+                limit_bytes: options.max_layer_bytes,
+                is_index_wanted: is_followed,
+            };
+            let result = if let Some((blob, proposer)) = sections {
+                let parallel = options.decode.parallel;
+                let joined = inflate_sections(blob, proposer, onward, parallel, cancels);
+                joined.map(|joined| {
+                    misses = joined.misses;
+                    tracing::debug!(layer = %digest, joined.sections, misses, "decoded in sections");
+                    Some(joined.index)
+                })
+            } else {
+                inflate::inflate(&mut stream, onward, prepared.recorder.as_mut())
+            };
             if !matches!(result, Ok(_) | Err(InflateError::SinkClosed)) {
                 // The digest of the whole blob tells damage from a strange format.
                 let _ = io::copy(&mut stream, &mut io::sink());
@@ -262,6 +327,7 @@ pub fn scan_layer(
         },
         source => ScanError::Tar { digest, source },
     })?;
+    options.decode.keep(id, prepared.recorder, misses);
     Ok(ScannedLayer {
         digest,
         size_bytes: found_bytes,
@@ -280,10 +346,10 @@ fn join<T>(thread: thread::ScopedJoinHandle<'_, T>) -> T {
         .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }
 
-/// Reads and hashes the blob; the sender is closed at its end.
+/// Reads and hashes the blob, and sends it on if somebody wants it; the sender is closed at its end.
 fn read_blob(
     mut blob: impl Read,
-    sender: &Sender<Vec<u8>>,
+    sender: Option<&Sender<Vec<u8>>>,
     buffers: &Buffers,
     cancels: &[&Cancel],
 ) -> io::Result<(Digest, u64)> {
@@ -301,6 +367,10 @@ fn read_blob(
         hasher.update(&block);
         size_bytes += block.len() as u64;
         // A closed channel means that inflating failed; the error is reported there.
+        let Some(sender) = sender else {
+            buffers.give_back(block);
+            continue;
+        };
         if sender.send(block).is_err() {
             break;
         }

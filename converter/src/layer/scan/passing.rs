@@ -9,26 +9,36 @@ use crossbeam::channel::Receiver;
 use crate::blob::ReadAt;
 use crate::image::{Digest, Hasher};
 use crate::layer::buffers::Buffers;
-use crate::layer::deflate::Block;
+use crate::layer::deflate::{Block, Index};
+use crate::layer::entry::Entry;
+use crate::layer::scan::Follow;
 use crate::layer::scan::kept::Kept;
 
 /// Bytes that stay readable behind the front: the tar reader looks back over an extension header.
 const READABLE_BYTES: u64 = 2 << 20;
 
 /// A tar that can be read once, forwards.
-pub(super) struct Passing<'a> {
-    receiver: &'a Receiver<Block>,
+pub(super) struct Passing<'a, 'f> {
+    receiver: &'a Receiver<Passage>,
     buffers: &'a Buffers,
-    state: RefCell<State>,
+    state: RefCell<State<'f>>,
 }
 
-struct State {
+/// Bytes on their way from the decoder.
+pub(super) struct Passage {
+    pub(super) block: Block,
+    /// What is settled of the index since the last passage, if somebody wants to know.
+    pub(super) index: Index,
+}
+
+struct State<'f> {
     /// Blocks that are still readable, with their offsets.
     blocks: VecDeque<(u64, Block)>,
     end_bytes: u64,
     has_ended: bool,
     hasher: Hasher,
     kept: Kept,
+    follow: Option<&'f mut dyn Follow>,
     /// Where keeping failed, and how; nothing is kept from there on.
     failure: Option<(u64, io::Error)>,
 }
@@ -42,8 +52,13 @@ pub(super) struct Passed {
     pub(super) failure: Option<(u64, io::Error)>,
 }
 
-impl<'a> Passing<'a> {
-    pub(super) fn new(receiver: &'a Receiver<Block>, buffers: &'a Buffers, kept: Kept) -> Self {
+impl<'a, 'f> Passing<'a, 'f> {
+    pub(super) fn new(
+        receiver: &'a Receiver<Passage>,
+        buffers: &'a Buffers,
+        kept: Kept,
+        follow: Option<&'f mut dyn Follow>,
+    ) -> Self {
         Self {
             receiver,
             buffers,
@@ -53,8 +68,23 @@ impl<'a> Passing<'a> {
                 has_ended: false,
                 hasher: Hasher::default(),
                 kept,
+                follow,
                 failure: None,
             }),
+        }
+    }
+
+    /// Shows an entry to who follows.
+    pub(super) fn entry(&self, entry: &Entry) {
+        if let Some(follow) = &mut self.state.borrow_mut().follow {
+            follow.entry(entry);
+        }
+    }
+
+    /// Says to who follows that there are no more entries.
+    pub(super) fn end(&self) {
+        if let Some(follow) = &mut self.state.borrow_mut().follow {
+            follow.end();
         }
     }
 
@@ -79,7 +109,7 @@ impl<'a> Passing<'a> {
                 None => self.receiver.recv().ok(),
                 Some(_) => None,
             };
-            let Some(block) = next else {
+            let Some(Passage { block, index }) = next else {
                 state.has_ended = true;
                 return;
             };
@@ -89,6 +119,9 @@ impl<'a> Passing<'a> {
             state.hasher.update(bytes);
             if let Err(error) = state.kept.block(&block, state.end_bytes) {
                 state.failure = Some((start_bytes, error));
+            }
+            if let Some(follow) = &mut state.follow {
+                follow.bytes(bytes, index);
             }
             state.blocks.push_back((start_bytes, block));
             let readable = state.end_bytes.saturating_sub(READABLE_BYTES);
@@ -103,7 +136,7 @@ impl<'a> Passing<'a> {
     }
 }
 
-impl ReadAt for Passing<'_> {
+impl ReadAt for Passing<'_, '_> {
     /// As far as is known.
     fn len_bytes(&self) -> u64 {
         self.state.borrow().end_bytes
@@ -153,12 +186,16 @@ mod tests {
         let bytes: Vec<u8> = (0..5 << 20).map(|n: u32| (n / 251) as u8).collect();
         let (sender, receiver) = unbounded();
         for part in bytes.chunks(300_000) {
-            sender.send(Block::of(part.to_vec())).unwrap();
+            let passage = Passage {
+                block: Block::of(part.to_vec()),
+                index: Index::default(),
+            };
+            sender.send(passage).unwrap();
         }
         drop(sender);
         let buffers = Buffers::default();
         let kept = Kept::new(Keep::Spool, None, &std::env::temp_dir()).unwrap();
-        let passing = Passing::new(&receiver, &buffers, kept);
+        let passing = Passing::new(&receiver, &buffers, kept, None);
         assert_eq!(passing.available(10), 10);
         for at in [0, 299_990, 3 << 20, (3 << 20) - 1_000_000] {
             let mut buffer = vec![0; 400_000];

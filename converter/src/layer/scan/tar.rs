@@ -111,6 +111,18 @@ pub fn read_entries_within<R: ReadAt + ?Sized>(
     source: &R,
     memory: &EntryMemory,
 ) -> Result<Archive, TarError> {
+    follow_entries(source, memory, |_| ())
+}
+
+/// As [`read_entries_within`]; each entry is shown as soon as its headers have been read.
+///
+/// # Errors
+/// Also [`TarError::EntryMemory`].
+pub(super) fn follow_entries<R: ReadAt + ?Sized>(
+    source: &R,
+    memory: &EntryMemory,
+    mut show: impl FnMut(&Entry),
+) -> Result<Archive, TarError> {
     let mut reader = Reader::new(source);
     let mut entries = Vec::new();
     let mut global = None;
@@ -136,6 +148,9 @@ pub fn read_entries_within<R: ReadAt + ?Sized>(
                 limit_bytes: memory.limit_bytes(),
             });
         }
+        // Before its payload passes: whoever follows takes it then.
+        show(&entry);
+        reader.pass_payload(&entry)?;
         entries.push(entry);
     }
 }
@@ -332,15 +347,11 @@ impl FullHeader {
             offset_bytes: reader.position,
             len_bytes: stored_bytes,
         };
-        // Before the payload is passed over: a stream cannot be read twice.
         let map = match old_sparse {
             Some(map) => Some(map),
             None if kind == EntryKind::Regular => sparse::pax_map(records, payload, reader)?,
             None => None,
         };
-        let what = || format!("the payload of \"{}\"", String::from_utf8_lossy(&name));
-        reader.require(stored_bytes, what)?;
-        reader.skip_payload(payload);
         let (size_bytes, sparse) = match map {
             Some(map) => {
                 let (size, segments) = map.resolve(payload).map_err(invalid)?;
@@ -598,6 +609,16 @@ impl<'a, R: ReadAt + ?Sized> Reader<'a, R> {
     fn skip_payload(&mut self, payload: Extent) {
         let end = payload.end_bytes().checked_next_multiple_of(BLOCK_BYTES);
         self.position = self.source.available(end.unwrap_or(u64::MAX));
+    }
+
+    /// Moves behind the payload of `entry` and its padding.
+    fn pass_payload(&mut self, entry: &Entry) -> Result<(), TarError> {
+        self.require(entry.payload.len_bytes, || {
+            let name = String::from_utf8_lossy(&entry.name);
+            format!("the payload of \"{name}\"")
+        })?;
+        self.skip_payload(entry.payload);
+        Ok(())
     }
 
     /// How many bytes follow, but at most `upto_bytes`.

@@ -19,6 +19,7 @@ fn scan(blob: &[u8], tar: &[u8], limit: u64) -> Result<ScannedLayer, ScanError> 
         max_layer_bytes: limit,
         entry_memory: EntryMemory::unlimited(),
         keep: Keep::Spool,
+        decode: DecodeOptions::ONE_THREAD,
     };
     let result = scan_layer(blob, None, &expected, &options, &[]);
     // Whatever is kept of it, the layer is the same.
@@ -142,6 +143,7 @@ fn a_blob_that_is_not_the_described_one_is_refused() {
         max_layer_bytes: u64::MAX,
         entry_memory: EntryMemory::unlimited(),
         keep: Keep::Spool,
+        decode: DecodeOptions::ONE_THREAD,
     };
     let good = Expected {
         digest: Digest::of(&tar),
@@ -361,6 +363,7 @@ fn cancelling_stops_the_scan() {
         max_layer_bytes: u64::MAX,
         entry_memory: EntryMemory::unlimited(),
         keep: Keep::Spool,
+        decode: DecodeOptions::ONE_THREAD,
     };
     let expected = Expected {
         digest: Digest::of(b""),

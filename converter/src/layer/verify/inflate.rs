@@ -4,11 +4,11 @@
 use std::cell::Cell;
 use std::io::{self, BufRead, BufReader, Read};
 
-use crossbeam::queue::SegQueue;
 use flate2::bufread::GzDecoder;
 
 use crate::blob::ReadAt;
 use crate::image::{Digest, Hasher};
+use crate::layer::buffers::{Buffers, REUSED_BUFFER_BYTES};
 use crate::layer::in_order::Costed;
 use crate::layer::plan::TOC_NAME;
 use crate::layer::verify::rows::{Rows, Run};
@@ -20,9 +20,6 @@ const BATCH_BYTES: u64 = 256 << 10;
 /// Room for what a batch holds besides its chunks: padding, headers. One that has more is inflated
 /// piece by piece.
 const SLACK_BYTES: u64 = 256 << 10;
-/// Smaller buffers are cheap to make, and a large one must not be held by a small batch: its cost
-/// would be counted too low.
-const REUSED_BUFFER_BYTES: usize = 512 << 10;
 /// What a run that is inflated piece by piece takes in memory.
 const PIECES_COST_BYTES: u64 = 1 << 20;
 const PIECE_BYTES: usize = 256 << 10;
@@ -67,6 +64,8 @@ pub(super) fn batches(
             return None;
         }
         let mut cost_bytes = batch.bytes.saturating_add(SLACK_BYTES);
+        // Buffers are longer by a sixteenth.
+        cost_bytes = cost_bytes.saturating_add(cost_bytes / 16);
         if cost_bytes > limit_bytes {
             batch.way = Way::InPieces;
             cost_bytes = PIECES_COST_BYTES;
@@ -76,31 +75,6 @@ pub(super) fn batches(
             cost_bytes,
         })
     })
-}
-
-/// Buffers that went through the pipeline and can be used again.
-#[derive(Default)]
-pub(super) struct Buffers(SegQueue<Vec<u8>>);
-
-impl Buffers {
-    /// A buffer of at least `len_bytes`.
-    fn take(&self, len_bytes: usize) -> Vec<u8> {
-        let mut buffer = if len_bytes >= REUSED_BUFFER_BYTES {
-            self.0.pop().unwrap_or_default()
-        } else {
-            Vec::new()
-        };
-        if buffer.len() < len_bytes {
-            buffer.resize(len_bytes, 0);
-        }
-        buffer
-    }
-
-    fn give_back(&self, buffer: Vec<u8>) {
-        if buffer.len() >= REUSED_BUFFER_BYTES {
-            self.0.push(buffer);
-        }
-    }
 }
 
 /// A batch after a worker had it.

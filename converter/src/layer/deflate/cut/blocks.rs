@@ -38,7 +38,16 @@ impl Cutter {
             .filter(|_| last.kind == SpanKind::Coded)
             .map_or(last.end_bits, |c| c.position_bits);
         let (start, end) = (start_bits / 8, end_bits.div_ceil(8));
-        if end - start > 2 * (run.end - run.start) + MAX_COMPRESSED_BYTES {
+        // What is noted inside a block depends on how the stream was decoded, and must not decide. A block
+        // of tokens takes no more than two bytes for one.
+        let between_bits = last.header_bits.saturating_sub(first.end_bits);
+        let ends = [Some(first), (last != first).then_some(last)];
+        let shared = ends
+            .into_iter()
+            .flatten()
+            .filter(|span| span.kind == SpanKind::Several);
+        let shared_bits: u64 = shared.map(|span| span.end_bits - span.header_bits).sum();
+        if (between_bits + shared_bits) / 8 > 2 * (run.end - run.start) + MAX_COMPRESSED_BYTES {
             return Ok(None);
         }
         self.compressed.clear();
