@@ -2,7 +2,7 @@
 //! by every loop that can take long.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 
 /// Tells every stage to stop. Clones share one flag.
 #[derive(Clone, Debug, Default)]
@@ -33,9 +33,56 @@ impl Cancel {
             Ok(())
         }
     }
+}
 
-    /// The flag itself, for a signal handler to set.
-    pub fn flag(&self) -> Arc<AtomicBool> {
-        Arc::clone(&self.0)
+/// A wish that the run of a workload ends, and nothing else. Clones share one.
+#[derive(Clone, Debug, Default)]
+pub struct EndOfRun(Arc<AtomicU8>);
+
+/// Nothing runs.
+const IDLE: u8 = 0;
+/// A run waits for the wish.
+const AWAITED: u8 = 1;
+/// It was uttered.
+const ASKED: u8 = 2;
+
+impl EndOfRun {
+    /// A run begins.
+    pub fn begin(&self) {
+        self.0.store(AWAITED, Ordering::SeqCst);
+    }
+
+    /// The run is over.
+    pub fn over(&self) {
+        self.0.store(IDLE, Ordering::SeqCst);
+    }
+
+    /// Utters the wish. Returns whether a run has waited for it.
+    pub fn ask(&self) -> bool {
+        let order = Ordering::SeqCst;
+        self.0
+            .compare_exchange(AWAITED, ASKED, order, order)
+            .is_ok()
+    }
+
+    /// Whether the run is to end.
+    pub fn is_asked(&self) -> bool {
+        self.0.load(Ordering::SeqCst) == ASKED
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wish_counts_once_and_only_during_a_run() {
+        let end = EndOfRun::default();
+        assert!(!end.ask() && !end.is_asked());
+        end.begin();
+        assert!(!end.is_asked() && end.ask() && end.is_asked());
+        assert!(!end.ask());
+        end.over();
+        assert!(!end.is_asked() && !end.ask());
     }
 }

@@ -266,6 +266,12 @@ impl<'a> Conversion<'a> {
         self.documents(image, converted, started)
     }
 
+    /// Whether an image of which nothing is to be prefetched can be converted by
+    /// [`Conversion::image_in_one_pass`]; otherwise it is scanned first, as any other.
+    pub fn can_go_in_one_pass(&self) -> bool {
+        layer::can_go_in_one_pass(self.options, self.parallel_beside(&[]))
+    }
+
     /// Scans and converts the image with this index into [`Source::images`], of which nothing is to be
     /// prefetched, layer by layer: each is encoded while it is scanned.
     ///

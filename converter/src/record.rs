@@ -1,15 +1,16 @@
 //! The first half of an image's way, on one screen: scanned layers to a profile.
 
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use crate::cancel::Cancel;
 use crate::layer::entry::ScannedLayer;
-use crate::profile::{self, Ended, Image, Profile, Run, Workload};
+use crate::profile::{self, Ended, Image, MergeError, Profile, Run, Workload};
 use crate::profiler::{
     self, CacheAtStart, CgroupFilter, Exactness, Profiler, ProfilerConfig, ProfilerError, Tier,
 };
 use crate::rootfs::{self, Backend, RootfsError, RootfsOptions};
-use crate::runtime::{self, Cgroup, RuntimeError, WorkloadOptions};
+use crate::runtime::{self, Cgroup, Claim, FailedCommand, RuntimeError, WorkloadOptions};
 use crate::source::SourceImage;
 
 /// How a workload is run and watched.
@@ -17,10 +18,12 @@ use crate::source::SourceImage;
 pub struct RecordOptions {
     /// How the root file system is made.
     pub rootfs: RootfsOptions,
-    /// What is run.
+    /// What is run, and for how long.
     pub workload: WorkloadOptions,
-    /// When it is stopped.
-    pub period: Duration,
+    /// How many times it is run; at least once. The profiles are merged.
+    pub runs: u32,
+    /// Where it is written down what a killed process leaves behind: `/run/esgz`, on a tmpfs.
+    pub state: PathBuf,
     /// How touches through mappings are counted.
     pub exactness: Exactness,
     /// How to watch; None: with the collector that knows most of those that work.
@@ -34,6 +37,8 @@ pub struct RecordOptions {
 pub struct Recorded {
     /// What was touched.
     pub profile: Profile,
+    /// Those of the commands in the container that failed.
+    pub failed_commands: Vec<FailedCommand>,
     /// Time to mount the root file system.
     pub mount: Duration,
     /// Time from there until everything was removed again, the run included.
@@ -50,25 +55,75 @@ pub enum RecordError {
     Runtime(#[from] RuntimeError),
     #[error("watching the workload")]
     Profiler(#[from] ProfilerError),
+    #[error("merging the runs")]
+    Merge(#[from] MergeError),
 }
 
-/// Runs the workload of `source`, whose layers have been scanned, and watches what it touches.
-/// Needs root. Mounts, cgroup and container are gone afterwards, whatever happens.
+/// Runs the workload of `source`, whose layers have been scanned, as often as is wanted, and watches what it
+/// touches. Needs root. Mounts, cgroup and container are gone afterwards, whatever happens; first, those of
+/// processes that were killed are removed.
 ///
 /// # Errors
-/// [`RecordError`]; a workload that fails is no error but an [`Profile::exit_code`].
+/// [`RecordError`]; a workload that fails is no error but an [`Profile::exit_code`]. After one that failed it
+/// is not run again.
 pub fn record(
     source: &SourceImage,
     layers: &[ScannedLayer],
     options: &RecordOptions,
     cancel: &Cancel,
 ) -> Result<Recorded, RecordError> {
-    let scratch = &options.rootfs.scratch;
-    let started = Instant::now();
-    let plan = runtime::plan(&source.config.parsed, &options.workload)?;
-    let all: Vec<&ScannedLayer> = layers.iter().collect();
+    runtime::remove_abandoned(&options.state);
     let tier = profiler::choose(options.collector)?;
-    let mut rootfs_options = options.rootfs.clone();
+    let mut all = record_once(source, layers, options, tier, cancel)?;
+    for _ in 1..options.runs {
+        if all.has_failed() {
+            break;
+        }
+        let next = record_once(source, layers, options, tier, cancel)?;
+        all.profiles.extend(next.profiles);
+        all.failed_commands.extend(next.failed_commands);
+        all.mount += next.mount;
+        all.run += next.run;
+    }
+    Ok(Recorded {
+        profile: profile::merge(&all.profiles)?,
+        failed_commands: all.failed_commands,
+        mount: all.mount,
+        run: all.run,
+    })
+}
+
+/// What one or several runs gave.
+struct Runs {
+    profiles: Vec<Profile>,
+    failed_commands: Vec<FailedCommand>,
+    mount: Duration,
+    run: Duration,
+}
+
+impl Runs {
+    fn has_failed(&self) -> bool {
+        let of_profile = |profile: &Profile| profile.exit_code.is_some_and(|code| code != 0);
+        !self.failed_commands.is_empty() || self.profiles.iter().any(of_profile)
+    }
+}
+
+fn record_once(
+    source: &SourceImage,
+    layers: &[ScannedLayer],
+    options: &RecordOptions,
+    tier: Tier,
+    cancel: &Cancel,
+) -> Result<Runs, RecordError> {
+    let started = Instant::now();
+    let workload = &options.workload;
+    let plan = runtime::plan(&source.config.parsed, workload)?;
+    let claim = Claim::take(&options.state, &options.rootfs.scratch, &workload.runtime)?;
+    let all: Vec<&ScannedLayer> = layers.iter().collect();
+    let mut rootfs_options = RootfsOptions {
+        scratch: claim.scratch().to_owned(),
+        ..options.rootfs.clone()
+    };
     if tier == Tier::PageCache {
         // Every page that enters the cache counts.
         rootfs_options.read_ahead_kib = 0;
@@ -80,7 +135,7 @@ pub fn record(
     let mount = started.elapsed();
 
     let started = Instant::now();
-    let cgroup = Cgroup::create(&unique_name())?;
+    let cgroup = Cgroup::create(claim.name())?;
     let mut profiler = Profiler::start(&ProfilerConfig {
         tier,
         cgroup: CgroupFilter::from_directory(cgroup.directory())?,
@@ -98,15 +153,16 @@ pub fn record(
     // This reads files of the image: only now, or the profiler would not know that they are cached.
     let process = plan.resolve(rootfs.path())?;
     let mut container =
-        runtime::create(&process, &options.workload, rootfs.path(), &cgroup, scratch)?;
+        runtime::create(&process, workload, rootfs.path(), &cgroup, &claim, cancel)?;
     profiler.begin_run()?;
-    let outcome = runtime::run(&mut container, options.period, cancel)?;
+    let outcome = runtime::run(&mut container, cancel)?;
     let observations = profiler.finish()?;
     tracing::debug!(lost = ?observations.losses, unattributed = ?observations.unattributed, "watched");
     container.delete()?;
     cgroup.remove()?;
     let backend = rootfs.backend();
     rootfs.unmount()?;
+    claim.release()?;
 
     let run = Run {
         image: Image {
@@ -118,7 +174,7 @@ pub fn record(
         },
         workload: Workload {
             args: process.args,
-            env: options.workload.env.clone(),
+            env: workload.env.clone(),
             user: process.user,
             cwd: process.cwd,
             unknown: serde_json::Map::new(),
@@ -127,21 +183,19 @@ pub fn record(
         ended: match outcome.ended {
             runtime::Ended::Exit => Ended::Exit,
             runtime::Ended::Period => Ended::Period,
+            runtime::Ended::Line => Ended::Line,
+            runtime::Ended::Port => Ended::Port,
+            runtime::Ended::Http => Ended::Http,
+            runtime::Ended::Signal => Ended::Signal,
         },
         exit_code: outcome.exit_code,
         duration: outcome.duration,
     };
     let profile = profile::from_observations(&observations, run, layers);
-    Ok(Recorded {
-        profile,
+    Ok(Runs {
+        profiles: vec![profile],
+        failed_commands: outcome.failed_commands,
         mount,
         run: started.elapsed(),
     })
-}
-
-/// Unique on this machine: process ids are, and a process may record more than once.
-fn unique_name() -> String {
-    static RUNS: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
-    let run = RUNS.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-    format!("esgz-{}-{run}", std::process::id())
 }

@@ -67,6 +67,29 @@ pub fn layers() -> &'static [Vec<Entry>; 2] {
     LAYERS.get_or_init(|| [base(), upper()])
 }
 
+/// The image with a third layer: busybox, and links to it of the names in `applets`. `None` where the machine
+/// has no busybox.
+pub fn with_busybox(applets: &[&str]) -> Option<LayoutBuilder> {
+    let busybox = find_program("busybox")?;
+    let mut copied = Copied::default();
+    copied.add(&busybox);
+    libraries(&busybox).iter().for_each(|path| copied.add(path));
+    let target = format!("/{}", resolved(&busybox));
+    let local = [
+        Entry::dir("usr"),
+        Entry::dir("usr/local"),
+        Entry::dir("usr/local/bin"),
+    ];
+    let link = |name: &&str| Entry::symlink(format!("usr/local/bin/{name}"), target.clone());
+    let entries: Vec<Entry> = copied
+        .entries
+        .into_values()
+        .chain(local)
+        .chain(applets.iter().map(link))
+        .collect();
+    Some(image().layer(Layer::new(&entries, Compression::Gzip(1))))
+}
+
 /// A program's path in the image, through all symlinks.
 ///
 /// # Panics

@@ -48,6 +48,14 @@ fn look(pid: u32, scratch: &Path) -> Vec<String> {
             .filter(|name| name.starts_with(&run));
         found.extend(left.map(|name| format!("cgroup {}/{name}", hierarchy.display())));
     }
+    let state = names(Path::new("/run/esgz"))
+        .into_iter()
+        .filter(|name| name.starts_with(&run));
+    found.extend(state.map(|name| format!("state directory /run/esgz/{name}")));
+    let mounts = mountinfo
+        .lines()
+        .filter(|line| line.contains(&format!("/run/esgz/{run}")));
+    found.extend(mounts.map(|line| format!("mount {line}")));
     let own = std::process::id().to_string();
     for process in names(Path::new("/proc")) {
         if process == own || process.parse::<u32>().is_err() {

@@ -13,7 +13,7 @@ use esgz::convert::scan_image;
 use esgz::image::ImageRef;
 use esgz::layer::scan::ScanOptions;
 use esgz::rootfs::{RootfsMode, RootfsOptions};
-use esgz::runtime::{self, Cgroup, Streams, WorkloadOptions};
+use esgz::runtime::{self, Cgroup, Claim, Streams, Until, WorkloadOptions};
 use esgz::source::{OpenOptions, Selection};
 use esgz_tests::archive::Entry;
 use esgz_tests::compress::Compression;
@@ -270,21 +270,22 @@ fn run_and_panic(conversion: &Conversion, scratch: &Path, steps: u32) {
     panic_after(1);
     let options = WorkloadOptions {
         entrypoint: Some(vec!["sleep".to_owned(), "1000".to_owned()]),
-        args: None,
-        env: Vec::new(),
-        user: None,
-        cwd: None,
-        runtime: "runc".to_owned(),
         streams: Streams::AllToStderr,
+        until: Until {
+            period: Some(Duration::from_millis(100)),
+            ..Until::default()
+        },
+        ..WorkloadOptions::default()
     };
     let plan = runtime::plan(&source.config.parsed, &options).unwrap();
     let process = plan.resolve(rootfs.path()).unwrap();
-    let cgroup = Cgroup::create(&format!("esgz-{}-panic", std::process::id())).unwrap();
+    let state = conversion.path("state");
+    let claim = Claim::take(&state, scratch, "runc").unwrap();
+    let cgroup = Cgroup::create(claim.name()).unwrap();
     panic_after(2);
     let mut container =
-        runtime::create(&process, &options, rootfs.path(), &cgroup, scratch).unwrap();
+        runtime::create(&process, &options, rootfs.path(), &cgroup, &claim, &cancel).unwrap();
     panic_after(3);
-    let period = Duration::from_millis(100);
-    runtime::run(&mut container, period, &cancel).unwrap();
+    runtime::run(&mut container, &cancel).unwrap();
     panic_after(4);
 }

@@ -209,15 +209,18 @@ fn the_period_ends_the_run() {
         // Has a handler and does not end: gets some time, and is killed.
         ("trap ':' TERM; while true; do sleep 1; done", 9),
     ] {
-        let started = Instant::now();
-        let finished = run(&conversion, script, &["--period", "0.5"]);
-        let took = started.elapsed();
-        finished.success().unwrap();
-        assert!(took >= Duration::from_millis(500), "{script}: {took:?}");
-        assert!(
-            took < Duration::from_secs(longest_secs),
-            "{script}: {took:?}"
-        );
+        let longest = Duration::from_secs(longest_secs);
+        let once = || {
+            let started = Instant::now();
+            let finished = run(&conversion, script, &["--period", "0.5"]);
+            let took = started.elapsed();
+            finished.success().unwrap();
+            assert!(took >= Duration::from_millis(500), "{script}: {took:?}");
+            took
+        };
+        // Other programs may hold up a single one.
+        let quick = (0..3).any(|_| once() < longest);
+        assert!(quick, "{script}: longer than {longest:?}, three times");
         let profile = conversion.json("profile");
         assert_eq!(profile["ended"], "period", "{script}");
         assert_eq!(profile["exit_code"], Value::Null, "{script}");

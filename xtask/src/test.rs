@@ -11,8 +11,13 @@ use crate::shell::{cargo, has_program};
 use crate::{fuzz, kernels, prerequisites};
 
 /// Programs that tests compare with or run, and their packages.
-const PREREQUISITES: [(&str, &str); 13] = [
+const PREREQUISITES: [(&str, &str); 18] = [
     ("runc", "runc"),
+    ("crun", "crun"),
+    ("busybox", "busybox-static"),
+    ("ip", "iproute2"),
+    ("/usr/lib/cni/bridge", "containernetworking-plugins"),
+    ("gcc", "gcc"),
     ("strace", "strace"),
     ("skopeo", "skopeo"),
     ("umoci", "umoci"),

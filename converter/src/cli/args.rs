@@ -1,13 +1,13 @@
 //! The arguments as clap reads them.
 
 use std::path::PathBuf;
-use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, Parser, Subcommand};
 
 use crate::cli::created::Created;
 use crate::cli::progress::ProgressArg;
 use crate::cli::registry::{RegistryArgs, UserArg};
+use crate::cli::workload::WorkloadArgs;
 use crate::image::{ImageRef, Platform};
 use crate::layer::encode::Level;
 use crate::layer::plan::PlanOptions;
@@ -46,90 +46,15 @@ interrupted; 1 anything else.";
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
     /// Run an image's workload, watch what it touches, and convert the image to eStargz
-    Optimize(OptimizeArgs),
+    Optimize(Box<OptimizeArgs>),
     /// Run an image's workload and write down what it touches
-    Record(RecordArgs),
+    Record(Box<RecordArgs>),
     /// Convert an image to eStargz without running it; needs no privilege
     Convert(ConvertArgs),
     /// Show an eStargz image's layers, or one layer's table of contents
     Inspect(InspectArgs),
     /// Check every digest, TOC row and chunk of an eStargz image
     Verify(VerifyArgs),
-}
-
-/// How the workload is run.
-#[derive(Debug, Args)]
-#[command(next_help_heading = "Workload")]
-pub(super) struct WorkloadArgs {
-    /// Entrypoint of the container, a JSON array; replaces the image's
-    #[arg(long, value_name = "JSON", value_parser = parse_list)]
-    pub(super) entrypoint: Option<List>,
-    /// Arguments for the entrypoint, a JSON array; replaces the image's command
-    #[arg(long, value_name = "JSON", value_parser = parse_list)]
-    pub(super) args: Option<List>,
-    /// Environment variable; may be repeated
-    #[arg(long, value_name = "KEY=VALUE")]
-    pub(super) env: Vec<String>,
-    /// User to run as: name or number, with :GROUP if wanted
-    #[arg(long)]
-    pub(super) user: Option<String>,
-    /// Working directory in the container
-    #[arg(long, value_name = "DIR")]
-    pub(super) cwd: Option<String>,
-    /// Seconds after which the workload is stopped; its own exit ends the run earlier
-    #[arg(long, default_value = "10", value_name = "SECONDS", value_parser = parse_seconds)]
-    pub(super) period: Duration,
-    /// OCI runtime, by name or path
-    #[arg(long, default_value = "runc", value_name = "NAME")]
-    pub(super) runtime: String,
-    /// How the image's files are made available to the container
-    #[arg(long, default_value = "auto", value_name = "HOW")]
-    pub(super) rootfs: RootfsArg,
-    /// See every single page that is touched; slower: no read-ahead
-    #[arg(long)]
-    pub(super) exact: bool,
-    /// How to watch the workload; by default as well as the kernel can
-    #[arg(long, default_value = "auto", value_name = "HOW")]
-    pub(super) collector: CollectorArg,
-    /// Go on although the workload exits with an error
-    #[arg(long)]
-    pub(super) allow_failure: bool,
-    /// Go on although events were lost
-    #[arg(long)]
-    pub(super) allow_incomplete: bool,
-    /// Size of the buffer between kernel and esgz
-    #[arg(long, default_value = "4MiB", value_name = "SIZE", value_parser = parse_ring, hide = true)]
-    pub(super) ring_size: u32,
-}
-
-/// A JSON array of strings.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct List(pub(super) Vec<String>);
-
-/// See [`crate::rootfs::RootfsMode`].
-#[derive(Clone, Copy, Debug, ValueEnum)]
-pub(super) enum RootfsArg {
-    /// erofs where the kernel has it, else unpack
-    Auto,
-    /// Mount the layers' tars in place, through an index
-    Erofs,
-    /// Unpack every layer
-    Unpack,
-}
-
-/// See [`crate::profiler::Tier`].
-#[derive(Clone, Copy, Debug, ValueEnum)]
-pub(super) enum CollectorArg {
-    /// The first of these that works
-    Auto,
-    /// eBPF, every page that is read or mapped; Linux 6.12
-    Filemap,
-    /// eBPF, every page that enters the page cache, without read-ahead; Linux 5.15
-    PageCache,
-    /// eBPF, opened and executed files as a whole; Linux 5.15
-    Open,
-    /// No eBPF, opened and executed files as a whole
-    Fanotify,
 }
 
 #[derive(Debug, Args)]
@@ -415,24 +340,6 @@ fn parse_annotation(text: &str) -> Result<Annotation, String> {
         }),
         _ => Err("expected KEY=VALUE".to_owned()),
     }
-}
-
-fn parse_list(text: &str) -> Result<List, String> {
-    serde_json::from_str(text)
-        .map(List)
-        .map_err(|_| "not a JSON array of strings, such as [\"sh\",\"-c\"]".to_owned())
-}
-
-fn parse_seconds(text: &str) -> Result<Duration, String> {
-    let seconds: f64 = text
-        .parse()
-        .map_err(|_| "not a number of seconds".to_owned())?;
-    Duration::try_from_secs_f64(seconds).map_err(|error| error.to_string())
-}
-
-fn parse_ring(text: &str) -> Result<u32, String> {
-    let size = parse_size(text)?;
-    u32::try_from(size).map_err(|_| "too large".to_owned())
 }
 
 /// A number with an optional suffix; without one it counts bytes.

@@ -46,7 +46,12 @@ pub(super) fn convert(
     let mut conversion = Conversion::new(&source, &options, sink, cancel)?.shown(progress);
     let others = others(&args.conversion.output);
     for (number, image) in source.images.iter().enumerate() {
-        if wanted.is_nothing_for(image, &source, others) {
+        let wanted = if wanted.is_for(image, &source, others) {
+            &wanted
+        } else {
+            &Wanted::Nothing
+        };
+        if matches!(wanted, Wanted::Nothing) && conversion.can_go_in_one_pass() {
             conversion.image_in_one_pass(number)?;
             continue;
         }
@@ -174,16 +179,6 @@ impl Wanted {
             Some(path) => Self::read_list(path),
             None => Ok(Self::Nothing),
         }
-    }
-
-    /// Whether nothing of `image` is to be prefetched, whatever is in it.
-    pub(super) fn is_nothing_for(
-        &self,
-        image: &SourceImage,
-        source: &Source,
-        others: Others,
-    ) -> bool {
-        matches!(self, Self::Nothing) || !self.is_for(image, source, others)
     }
 
     /// A profile is for its own platform; paths that the user lists are for every image.

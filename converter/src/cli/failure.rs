@@ -155,9 +155,14 @@ impl From<RecordError> for Failure {
                 | RuntimeError::NothingToRun
                 | RuntimeError::UnknownUser { .. },
             ) => WORKLOAD,
-            RecordError::Runtime(RuntimeError::Malformed { .. }) => USAGE,
+            RecordError::Runtime(
+                RuntimeError::Malformed { .. } | RuntimeError::UnknownDevice { .. },
+            ) => USAGE,
             RecordError::Rootfs(RootfsError::Layer { .. }) => IMAGE,
-            RecordError::Runtime(_) | RecordError::Rootfs(_) | RecordError::Profiler(_) => OTHER,
+            RecordError::Runtime(_)
+            | RecordError::Rootfs(_)
+            | RecordError::Profiler(_)
+            | RecordError::Merge(_) => OTHER,
         };
         Self::coded(code, error)
     }

@@ -13,17 +13,19 @@ mod progress;
 mod reading;
 mod registry;
 mod report;
+mod signals;
 mod verify;
+mod workload;
 
 use std::process::ExitCode;
 
 use clap::Parser as _;
 
-use crate::cancel::Cancel;
 use crate::sys;
 use args::{Cli, Command};
 use failure::Failure;
 use progress::Shown;
+use signals::Signals;
 
 /// Runs the command that the arguments name.
 pub fn main() -> ExitCode {
@@ -42,17 +44,8 @@ pub fn main() -> ExitCode {
     sys::allocator::return_large_blocks();
     let shown = Shown::new(cli.progress);
     output::init_logging(&cli.log_level, shown.clone());
-    let cancel = Cancel::default();
-    for signal in [
-        signal_hook::consts::SIGINT,
-        signal_hook::consts::SIGTERM,
-        signal_hook::consts::SIGHUP,
-    ] {
-        if let Err(error) = signal_hook::flag::register(signal, cancel.flag()) {
-            tracing::warn!("signal {signal} cannot be handled: {error}");
-        }
-    }
-    match run(&cli, &cancel, &shown) {
+    let signals = Signals::listen();
+    match run(&cli, &signals, &shown) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             output::error(&failure);
@@ -61,10 +54,11 @@ pub fn main() -> ExitCode {
     }
 }
 
-fn run(cli: &Cli, cancel: &Cancel, progress: &Shown) -> Result<(), Failure> {
+fn run(cli: &Cli, signals: &Signals, progress: &Shown) -> Result<(), Failure> {
+    let cancel = signals.cancel();
     match &cli.command {
-        Command::Optimize(args) => optimize::optimize(args, cancel, progress),
-        Command::Record(args) => optimize::record(args, cancel, progress),
+        Command::Optimize(args) => optimize::optimize(args, signals, progress),
+        Command::Record(args) => optimize::record(args, signals, progress),
         Command::Convert(args) => conversion::convert(args, cancel, progress),
         Command::Inspect(args) => inspect::inspect(args, cancel),
         Command::Verify(args) => verify::verify(args, cancel, progress),

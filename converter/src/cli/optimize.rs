@@ -7,7 +7,7 @@ use std::time::Instant;
 use serde_json::json;
 
 use crate::cancel::Cancel;
-use crate::cli::args::{CollectorArg, OptimizeArgs, RecordArgs, RootfsArg, WorkloadArgs};
+use crate::cli::args::{OptimizeArgs, RecordArgs};
 use crate::cli::conversion::{
     Others, Wanted, image_options, open_ends, others, scan_options, scan_stage, threads,
     warn_missed,
@@ -17,31 +17,34 @@ use crate::cli::output::{self, Size};
 use crate::cli::reading;
 use crate::cli::registry;
 use crate::cli::report::{Report, print_profile, profile_json};
+use crate::cli::signals::Signals;
+use crate::cli::workload::{WorkloadArgs, record_options};
 use crate::convert::{Conversion, Scanner};
 use crate::image::Platform;
 use crate::layer::entry::ScannedLayer;
 use crate::layer::scan::{Keep, ScanOptions};
 use crate::profile::{self, Ended, Profile};
-use crate::profiler::{Exactness, Tier};
 use crate::progress::{Progress, Step};
 use crate::record::{RecordOptions, Recorded};
-use crate::rootfs::{RootfsMode, RootfsOptions};
-use crate::runtime::{Streams, WorkloadOptions};
+use crate::runtime::Streams;
 use crate::source::{Node, Source, SourceImage};
 
 /// Runs `esgz optimize`.
 pub(super) fn optimize(
     args: &OptimizeArgs,
-    cancel: &Cancel,
+    signals: &Signals,
     progress: &dyn Progress,
 ) -> Result<(), Failure> {
     let clock = Instant::now();
+    let cancel = signals.cancel();
     let mut options = image_options(&args.conversion)?;
     let wanted = Wanted::instead_of_run(args)?;
     if wanted.is_none() {
         options.scan.keep = Keep::Spool;
     }
-    let record_options = record_options(&args.workload, &options.scan, args.conversion.json);
+    let streams = streams(args.conversion.json);
+    let scratch = options.scan.scratch.clone();
+    let record_options = record_options(&args.workload, scratch, streams, signals)?;
     let ends = (&args.source, &args.destination);
     let registry = registry::options(&args.conversion.registry, None)?;
     let (source, sink) = open_ends(ends, (&args.conversion, registry), &options, cancel)?;
@@ -72,7 +75,7 @@ pub(super) fn optimize(
         if recorded.as_ref().is_some_and(|(done, _)| *done == number) {
             continue;
         }
-        if matches!(for_others, Wanted::Nothing) {
+        if matches!(for_others, Wanted::Nothing) && conversion.can_go_in_one_pass() {
             conversion.image_in_one_pass(number)?;
             continue;
         }
@@ -112,7 +115,7 @@ fn record_for(
 ) -> Result<Recorded, Failure> {
     let recorded = crate::record::record(image, layers, options, cancel)?;
     let profile = &recorded.profile;
-    must_have_succeeded(profile, &args.workload)?;
+    must_have_succeeded(&recorded, &args.workload)?;
     write_outputs(
         profile,
         args.profile_out.as_deref(),
@@ -149,15 +152,17 @@ fn image_to_run(source: &Source) -> Result<usize, Failure> {
 /// Runs `esgz record`.
 pub(super) fn record(
     args: &RecordArgs,
-    cancel: &Cancel,
+    signals: &Signals,
     progress: &dyn Progress,
 ) -> Result<(), Failure> {
     let clock = Instant::now();
+    let cancel = signals.cancel();
     let scan = ScanOptions {
         keep: Keep::Spool,
         ..scan_options(&args.reading)
     };
-    let record_options = record_options(&args.workload, &scan, args.json);
+    let (scratch, streams) = (scan.scratch.clone(), streams(args.json));
+    let record_options = record_options(&args.workload, scratch, streams, signals)?;
     let registry = registry::options(&args.registry, None)?;
     let source = reading::open(&args.source, &args.platforms, &scan, registry, cancel)?;
     let image = &source.images[image_to_run(&source)?];
@@ -168,7 +173,7 @@ pub(super) fn record(
     let recorded = crate::record::record(image, &layers, &record_options, cancel)?;
     run.finish();
     let profile = &recorded.profile;
-    must_have_succeeded(profile, &args.workload)?;
+    must_have_succeeded(&recorded, &args.workload)?;
     write_outputs(profile, Some(&args.output), args.record_out.as_deref())?;
     if args.json {
         output::json(&json!({
@@ -189,67 +194,38 @@ pub(super) fn record(
     must_be_complete(profile, &args.workload)
 }
 
-fn record_options(args: &WorkloadArgs, scan: &ScanOptions, json: bool) -> RecordOptions {
-    let list = |list: &Option<crate::cli::args::List>| list.as_ref().map(|list| list.0.clone());
-    RecordOptions {
-        rootfs: RootfsOptions {
-            mode: match args.rootfs {
-                RootfsArg::Auto => RootfsMode::Auto,
-                RootfsArg::Erofs => RootfsMode::Erofs,
-                RootfsArg::Unpack => RootfsMode::Unpack,
-            },
-            scratch: scan.scratch.clone(),
-            read_ahead_kib: if args.exact { 0 } else { READ_AHEAD_KIB },
-        },
-        workload: WorkloadOptions {
-            entrypoint: list(&args.entrypoint),
-            args: list(&args.args),
-            env: args.env.clone(),
-            user: args.user.clone(),
-            cwd: args.cwd.clone(),
-            runtime: args.runtime.clone(),
-            streams: if json {
-                Streams::AllToStderr
-            } else {
-                Streams::Apart
-            },
-        },
-        period: args.period,
-        exactness: if args.exact {
-            Exactness::Exact
-        } else {
-            Exactness::FaultAround
-        },
-        collector: match args.collector {
-            CollectorArg::Auto => None,
-            CollectorArg::Filemap => Some(Tier::Filemap),
-            CollectorArg::PageCache => Some(Tier::PageCache),
-            CollectorArg::Open => Some(Tier::Open),
-            CollectorArg::Fanotify => Some(Tier::Fanotify),
-        },
-        ring_bytes: args.ring_size,
+/// stdout is for the result where that is a document.
+fn streams(json: bool) -> Streams {
+    if json {
+        Streams::AllToStderr
+    } else {
+        Streams::Apart
     }
 }
 
-/// Above 64 the kernel hides touches (docs/profile.md). Below, less counts as touched that is not, and
-/// reading takes longer.
-const READ_AHEAD_KIB: u32 = 24;
-
-fn must_have_succeeded(profile: &Profile, args: &WorkloadArgs) -> Result<(), Failure> {
+fn must_have_succeeded(recorded: &Recorded, args: &WorkloadArgs) -> Result<(), Failure> {
+    let profile = &recorded.profile;
+    let failed = |message: String| {
+        if args.end.allow_failure {
+            tracing::warn!("{message}");
+            return Ok(());
+        }
+        Err(Failure::message(
+            WORKLOAD,
+            format!("{message}; --allow-failure goes on regardless"),
+        ))
+    };
+    for command in &recorded.failed_commands {
+        let words = command.args.join(" ");
+        failed(format!("the command \"{words}\" {}", command.status))?;
+    }
     match profile.exit_code {
         Some(code) if code != 0 && profile.ended == Ended::Exit => {
             let message = format!(
                 "the workload \"{}\" failed with exit code {code}",
                 profile.workload.args.join(" ")
             );
-            if args.allow_failure {
-                tracing::warn!("{message}");
-                return Ok(());
-            }
-            Err(Failure::message(
-                WORKLOAD,
-                format!("{message}; --allow-failure goes on regardless"),
-            ))
+            failed(message)
         }
         _ => Ok(()),
     }
@@ -263,7 +239,7 @@ fn must_be_complete(profile: &Profile, args: &WorkloadArgs) -> Result<(), Failur
         "the profile is incomplete: {} events were lost",
         profile.lost_events
     );
-    if args.allow_incomplete {
+    if args.watching.allow_incomplete {
         tracing::warn!("{message}");
         return Ok(());
     }

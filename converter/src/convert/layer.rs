@@ -3,7 +3,7 @@
 use crate::blob::{Blob, ReadAt as _};
 use crate::cancel::Cancel;
 use crate::convert::copy::copy_blob;
-use crate::convert::scan::{expected, scan_one};
+use crate::convert::scan::expected;
 use crate::convert::{
     ConvertedLayer, ImageError, ImageOptions, LayerFormat, Reuse, Verify, blob_id,
 };
@@ -14,7 +14,7 @@ use crate::layer::encode::Check;
 use crate::layer::entry::{EntryKind, ScannedLayer};
 use crate::layer::plan::{LayerPlan, Prefetch, plan_layer};
 use crate::layer::reuse::{Reusable, reusable};
-use crate::layer::scan::{EntryMemory, Keep};
+use crate::layer::scan::{EntryMemory, Keep, ScanOptions};
 use crate::layer::verbatim::{copy_tar, verify_copy};
 use crate::layer::verify::{VerifyError, check_toc, parse_toc, read_toc, verify_layer};
 use crate::layer::{
@@ -50,6 +50,30 @@ impl Job<'_> {
     }
 }
 
+fn ahead_options<'a>(
+    options: &ImageOptions,
+    scan: &'a ScanOptions,
+    convert: ConvertOptions,
+) -> AheadOptions<'a> {
+    AheadOptions {
+        scan,
+        plan: options.plan,
+        compression: options.compression,
+        convert,
+    }
+}
+
+/// Whether [`scan_and_convert`] can make layers of which nothing is prefetched.
+pub(super) fn can_go_in_one_pass(options: &ImageOptions, parallel: Parallel) -> bool {
+    let convert = ConvertOptions {
+        check: Check::Skip,
+        parallel,
+    };
+    options.format == LayerFormat::Estargz
+        && options.reuse == Reuse::Never
+        && ahead_options(options, &options.scan, convert).are_possible()
+}
+
 /// Scans the layer and writes it to `sink`, with nothing to be prefetched.
 pub(super) fn scan_and_convert(
     job: &Job<'_>,
@@ -69,17 +93,7 @@ pub(super) fn scan_and_convert(
     scan.decode.parallel.memory_bytes /= 2;
     // The entries of other layers are not in memory.
     scan.entry_memory = EntryMemory::new(scan.entry_memory.limit_bytes());
-    let ahead = AheadOptions {
-        scan: &scan,
-        plan: options.plan,
-        compression: options.compression,
-        convert: job.convert_options(),
-    };
-    let is_planned_later = options.format == LayerFormat::Tar || options.reuse != Reuse::Never;
-    if is_planned_later || !ahead.are_possible() {
-        let scanned = scan_one(image, source, &scan, &[cancel], progress)?;
-        return convert(job, &scanned, &[], sink);
-    }
+    let ahead = ahead_options(options, &scan, job.convert_options());
     scratch::check(
         &scan.scratch,
         Needed::of_layers(image, &[source], scan.keep),
@@ -98,7 +112,21 @@ pub(super) fn scan_and_convert(
     tracing::debug!(layer = %layer.digest, entries = layer.entries.len(), is_made = made.is_some(), "scanned");
     let Some(MadeAhead { finished, choice }) = made else {
         drop(out);
-        return convert(job, &layer, &[], sink);
+        // Of what was scanned more is held now than when the job was made.
+        let index_bytes = layer
+            .deflate
+            .as_ref()
+            .map_or(0, |index| index.memory_bytes());
+        let held_bytes = scan.entry_memory.used_bytes() + index_bytes;
+        let Parallel {
+            threads,
+            memory_bytes,
+        } = job.parallel;
+        let parallel = Parallel {
+            threads,
+            memory_bytes: memory_bytes.saturating_sub(held_bytes),
+        };
+        return convert(&Job { parallel, ..*job }, &layer, &[], sink);
     };
     check(job, &layer, &finished, &out)?;
     sink.add(blob_id(&finished), out)?;

@@ -236,8 +236,7 @@ pub(super) fn expected(layer: &SourceLayer) -> Expected {
     }
 }
 
-/// Reads one layer.
-pub(super) fn scan_one(
+fn scan_one(
     image: &SourceImage,
     layer: &SourceLayer,
     options: &ScanOptions,

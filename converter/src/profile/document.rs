@@ -104,6 +104,10 @@ pub enum Ended {
     Period,
     /// An expected line was printed.
     Line,
+    /// An expected port was listened on.
+    Port,
+    /// An expected request was answered.
+    Http,
     /// The user sent a signal.
     Signal,
 }

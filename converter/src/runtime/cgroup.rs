@@ -10,19 +10,24 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::runtime::RuntimeError;
-use crate::runtime::mounts::{self, CgroupMounts};
+use crate::runtime::mounts;
 
 /// How long processes may take to die.
 const REMOVAL: Duration = Duration::from_secs(5);
 
 /// A cgroup directly below the root of the v2 hierarchy, for one run. Dropping it kills what is
 /// left inside and removes it, in the v1 hierarchies too, where the OCI runtime made its own.
+///
+/// Inside are two others: one for the OCI runtime and the hooks that it runs, and the container's own. So
+/// whoever watches the outer one sees both.
 #[derive(Debug)]
 pub struct Cgroup {
-    mounts: CgroupMounts,
     name: String,
     directory: PathBuf,
 }
+
+/// The cgroup of the OCI runtime, inside the run's.
+const RUNTIME: &str = "runtime";
 
 impl Cgroup {
     /// Makes the cgroup `name`.
@@ -30,19 +35,20 @@ impl Cgroup {
     /// # Errors
     /// Without a v2 hierarchy, or without the right to write there.
     pub fn create(name: &str) -> Result<Self, RuntimeError> {
-        const MOUNTINFO: &str = "/proc/self/mountinfo";
-        let mountinfo =
-            fs::read(MOUNTINFO).map_err(|source| RuntimeError::io("reading", MOUNTINFO, source))?;
-        let mounts = mounts::parse(&mountinfo);
+        let mounts = mounts::cgroup_mounts()?;
         let root = mounts.unified.as_ref().ok_or(RuntimeError::NoCgroupV2)?;
         let directory = root.join(name);
-        fs::create_dir(&directory)
-            .map_err(|source| RuntimeError::io("creating cgroup", &directory, source))?;
-        Ok(Self {
-            mounts,
+        let create = |directory: &Path| {
+            fs::create_dir(directory)
+                .map_err(|source| RuntimeError::io("creating cgroup", directory, source))
+        };
+        create(&directory)?;
+        let cgroup = Self {
             name: name.to_owned(),
             directory,
-        })
+        };
+        create(&cgroup.directory.join(RUNTIME))?;
+        Ok(cgroup)
     }
 
     /// Its directory in the v2 hierarchy.
@@ -55,38 +61,132 @@ impl Cgroup {
         format!("/{}/{container}", self.name)
     }
 
+    /// Where the runtime's own processes belong.
+    pub(super) fn of_runtime(&self) -> RuntimeCgroup {
+        RuntimeCgroup {
+            directory: self.directory.join(RUNTIME),
+        }
+    }
+
     /// Kills what is left inside and removes the cgroup.
     ///
     /// # Errors
     /// When a directory cannot be removed; the rest is still tried.
     pub fn remove(self) -> Result<(), RuntimeError> {
-        self.release()
-    }
-
-    fn release(&self) -> Result<(), RuntimeError> {
-        let roots = self.mounts.unified.iter().chain(&self.mounts.legacy);
-        let mut result = Ok(());
-        for directory in roots.map(|root| root.join(&self.name)) {
-            // Hierarchies may be mounted at several places, or not hold this cgroup at all.
-            if !directory.exists() {
-                continue;
-            }
-            if let Err(source) = remove_tree(&directory)
-                && result.is_ok()
-            {
-                result = Err(RuntimeError::io("removing cgroup", &directory, source));
-            }
-        }
-        result
+        remove_named(&self.name)
     }
 }
 
 impl Drop for Cgroup {
     fn drop(&mut self) {
-        if let Err(error) = self.release() {
+        if let Err(error) = remove_named(&self.name) {
             tracing::warn!("{error}");
         }
     }
+}
+
+/// The cgroup in which the OCI runtime and its hooks run.
+#[derive(Clone, Debug)]
+pub(super) struct RuntimeCgroup {
+    directory: PathBuf,
+}
+
+impl RuntimeCgroup {
+    /// Its `cgroup.procs`, for processes to enter.
+    pub(super) fn procs(&self) -> Result<fs::File, RuntimeError> {
+        let path = self.directory.join("cgroup.procs");
+        fs::OpenOptions::new()
+            .write(true)
+            .open(&path)
+            .map_err(|source| RuntimeError::io("opening", &path, source))
+    }
+
+    /// Moves a process into it.
+    pub(super) fn adopt(&self, pid: u32) -> Result<(), RuntimeError> {
+        use std::io::Write as _;
+        let path = self.directory.join("cgroup.procs");
+        match self.procs()?.write_all(pid.to_string().as_bytes()) {
+            // It has ended already.
+            Err(error) if error.raw_os_error() == Some(nix::errno::Errno::ESRCH as i32) => Ok(()),
+            other => other.map_err(|source| RuntimeError::io("writing", &path, source)),
+        }
+    }
+
+    /// SIGKILL to the runtime and its hooks, and no zombie of them left.
+    pub(super) fn kill_all(&self) {
+        kill_all(&self.directory);
+        let name = self.directory.parent().and_then(Path::file_name);
+        let name = name.unwrap_or_default().to_string_lossy().into_owned();
+        let deadline = Instant::now() + REMOVAL;
+        while is_populated(&self.directory) && Instant::now() < deadline {
+            kill_all(&self.directory);
+            thread::sleep(Duration::from_millis(5));
+        }
+        reap(&format!("0::/{name}/{RUNTIME}"));
+    }
+}
+
+/// Removes the cgroup `name` in every hierarchy, with all processes in it.
+pub(super) fn remove_named(name: &str) -> Result<(), RuntimeError> {
+    let mounts = mounts::cgroup_mounts()?;
+    let roots = mounts.unified.iter().chain(&mounts.legacy);
+    let mut result = Ok(());
+    let mut has_existed = false;
+    for directory in roots.map(|root| root.join(name)) {
+        // Hierarchies may be mounted at several places, or not hold this cgroup at all.
+        if !directory.exists() {
+            continue;
+        }
+        has_existed = true;
+        if let Err(source) = remove_tree(&directory)
+            && result.is_ok()
+        {
+            result = Err(RuntimeError::io("removing cgroup", &directory, source));
+        }
+    }
+    if has_existed {
+        reap(&format!("0::/{name}/"));
+    }
+    result
+}
+
+/// Takes the exit status of those of our children whose line of the v2 hierarchy (cgroups(7)) begins with
+/// `cgroup`: orphans from inside the cgroup, which are ours as we are a subreaper.
+fn reap(cgroup: &str) {
+    let own = std::process::id();
+    for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
+        let Some(pid) = entry
+            .file_name()
+            .to_str()
+            .and_then(|name| name.parse().ok())
+        else {
+            continue;
+        };
+        let read = |file: &str| fs::read_to_string(entry.path().join(file)).unwrap_or_default();
+        let stat = read("stat");
+        let mut fields = stat
+            .rsplit_once(')')
+            .map_or("", |(_, rest)| rest)
+            .split_whitespace();
+        let (state, parent) = (
+            fields.next(),
+            fields.next().and_then(|ppid| ppid.parse().ok()),
+        );
+        if state == Some("Z")
+            && parent == Some(own)
+            && read("cgroup").lines().any(|line| line.starts_with(cgroup))
+        {
+            let _ = nix::sys::wait::waitpid(
+                Pid::from_raw(pid),
+                Some(nix::sys::wait::WaitPidFlag::WNOHANG),
+            );
+        }
+    }
+}
+
+fn is_populated(directory: &Path) -> bool {
+    let events = fs::read_to_string(directory.join("cgroup.events")).unwrap_or_default();
+    events.lines().any(|line| line == "populated 1")
 }
 
 /// Removes a cgroup and its children, which must be empty of processes.

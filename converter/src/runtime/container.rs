@@ -1,23 +1,28 @@
 //! A container's life: create, start, wait, delete.
 
-use std::fs::{self, File};
 use std::io;
-use std::os::fd::OwnedFd;
-use std::os::unix::process::CommandExt as _;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use nix::sys::signal::Signal;
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::process::{Pid, PidfdFlags, WaitId, WaitIdOptions, pidfd_open, waitid};
-use tempfile::TempDir;
+use rustix::process::Signal;
 
-use crate::cancel::{Cancel, Cancelled};
-use crate::runtime::names::{HOSTS, RESOLV_CONF};
+use crate::cancel::{Cancel, Cancelled, EndOfRun};
+use crate::runtime::bundle::{self, Bundle, Contents};
+use crate::runtime::cgroup::RuntimeCgroup;
+use crate::runtime::claim::OCI_STATE;
+use crate::runtime::commands::{Commands, FailedCommand, Prepared};
+use crate::runtime::console::{ConsoleSocket, RawMode};
+use crate::runtime::init::{Init, stop_signal, watch};
+use crate::runtime::input::{self, Forwarder, Sink};
+use crate::runtime::network::ConnectedNetwork;
+use crate::runtime::oci::{self, OciRuntime, Within};
+use crate::runtime::options::{Input, Network, Until, WorkloadOptions};
 use crate::runtime::output::{Copier, Streams};
-use crate::runtime::spec::{Generated, spec};
-use crate::runtime::{Cgroup, Process, RuntimeError, WorkloadOptions};
+use crate::runtime::step::Limit;
+use crate::runtime::until::{self, Requests};
+use crate::runtime::{Cgroup, Claim, Process, RuntimeError, program};
 
 /// How long a workload may take to end after its stop signal.
 const GRACE: Duration = Duration::from_secs(5);
@@ -31,10 +36,18 @@ pub enum Ended {
     Exit,
     /// The time was over.
     Period,
+    /// The awaited text was printed.
+    Line,
+    /// The awaited port is listened on.
+    Port,
+    /// The awaited request was answered.
+    Http,
+    /// The user asked for the end.
+    Signal,
 }
 
 /// How a run ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Outcome {
     /// Why.
     pub ended: Ended,
@@ -42,28 +55,34 @@ pub struct Outcome {
     pub exit_code: Option<i32>,
     /// From start to end.
     pub duration: Duration,
+    /// Those of the commands in the container that failed.
+    pub failed_commands: Vec<FailedCommand>,
 }
 
 /// A container. Dropping it kills the workload and removes everything of it.
 #[derive(Debug)]
 pub struct Container {
-    runtime: String,
+    runtime: OciRuntime,
     id: String,
     program: String,
     stop_signal: Signal,
-    /// Bundle, the runtime's state, its log.
-    work: TempDir,
+    cgroup: RuntimeCgroup,
+    /// With bundle, the runtime's state, its log.
+    directory: PathBuf,
+    bundle: Bundle,
     init: Option<Init>,
-    stdout: Copier,
+    stdout: Option<Copier>,
     stderr: Copier,
-    deleted: bool,
-}
-
-/// The container's first process.
-#[derive(Debug)]
-struct Init {
-    pid: Pid,
-    pidfd: OwnedFd,
+    /// For the output of commands that are run later.
+    stderr_pipe: Option<OwnedFd>,
+    /// Restores our terminal when it goes.
+    raw_mode: Option<RawMode>,
+    stdin: Option<Forwarder>,
+    commands: Vec<Vec<String>>,
+    until: Until,
+    is_deleted: bool,
+    /// Dropped last: the container is in it.
+    network: Option<ConnectedNetwork>,
 }
 
 impl Container {
@@ -72,95 +91,279 @@ impl Container {
         options: &WorkloadOptions,
         rootfs: &Path,
         cgroup: &Cgroup,
-        scratch: &Path,
+        claim: &Claim,
+        cancel: &Cancel,
     ) -> Result<Self, RuntimeError> {
-        let work = tempfile::Builder::new()
-            .prefix("esgz-run-")
-            .tempdir_in(scratch)
-            .map_err(|source| RuntimeError::io("creating a directory in", scratch, source))?;
-        let id = format!("esgz-{}", random_suffix(work.path()));
-        write_bundle(work.path(), process, rootfs, &cgroup.path_of(&id))?;
+        cancel.check()?;
+        program::check(process, rootfs, &options.mounts)?;
+        let id = claim.name().to_owned();
+        let network = match &options.network {
+            Network::Cni(cni) => Some(ConnectedNetwork::set_up(cni, &id, claim.state(), cancel)?),
+            Network::Isolated | Network::Host => None,
+        };
+        let contents = Contents {
+            process,
+            options,
+            rootfs,
+            cgroups_path: &cgroup.path_of(&id),
+            network_namespace: network.as_ref().map(ConnectedNetwork::namespace),
+        };
+        let bundle = bundle::write(claim.scratch(), &contents)?;
         // The container's first process becomes ours when the runtime's own process has ended.
         rustix::process::set_child_subreaper(Some(rustix::process::getpid()))
             .map_err(|errno| watch("adopting", errno))?;
-        let (stdout, stdout_pipe) = copier("workload-stdout", options.streams)?;
-        let (stderr, stderr_pipe) = copier("workload-stderr", Streams::AllToStderr)?;
+        let (stderr, stderr_pipe) = copier("workload-stderr", Streams::AllToStderr, None)?;
         let mut container = Self {
-            runtime: options.runtime.clone(),
+            runtime: OciRuntime::new(&options.runtime, &claim.scratch().join(OCI_STATE)),
             id,
             program: process.args[0].clone(),
             stop_signal: stop_signal(process.stop_signal.as_deref()),
-            work,
+            cgroup: cgroup.of_runtime(),
+            directory: claim.scratch().to_owned(),
+            bundle,
             init: None,
-            stdout,
+            stdout: None,
             stderr,
-            deleted: false,
+            stderr_pipe: Some(stderr_pipe),
+            raw_mode: None,
+            stdin: None,
+            commands: options.commands.clone(),
+            until: options.until.clone(),
+            is_deleted: false,
+            network,
         };
-        let mut command = container.command();
-        command
-            .arg("create")
-            .arg("--bundle")
-            .arg(container.work.path())
-            .arg("--pid-file")
-            .arg(container.pid_file())
-            .arg(&container.id)
-            .stdin(Stdio::null())
-            .stdout(stdout_pipe)
-            .stderr(stderr_pipe);
-        let status = command.status();
-        // The command holds the pipes' other ends.
-        drop(command);
-        container.check("create", status)?;
-        container.adopt()?;
+        container.create_with(options, claim.state(), cancel)?;
         Ok(container)
     }
 
-    /// Begins the workload's program.
-    pub(super) fn start(&mut self) -> Result<(), RuntimeError> {
-        // Before: the workload may print, and end, before the runtime's own process has.
-        self.stdout.open();
-        self.stderr.open();
-        let mut command = self.command();
-        command.arg("start").arg(&self.id);
-        let output = command.stdin(Stdio::null()).output();
-        self.check("start", output.map(|output| output.status))
+    /// Lets the runtime create it, with its stdin, stdout and stderr.
+    fn create_with(
+        &mut self,
+        options: &WorkloadOptions,
+        state: &Path,
+        cancel: &Cancel,
+    ) -> Result<(), RuntimeError> {
+        let wanted = self.until.line.clone();
+        let wanted = wanted.as_deref();
+        let mut command = self.runtime.command();
+        let pid_file = self.directory.join("init.pid");
+        command
+            .arg("create")
+            .arg("--bundle")
+            .arg(&self.directory)
+            .arg("--pid-file")
+            .arg(&pid_file);
+        let mut console = None;
+        let mut stdin_pipe = None;
+        let mut stdin = Stdio::null();
+        let stdout = match options.input {
+            Input::Terminal => {
+                let socket = ConsoleSocket::bind(state)?;
+                command.arg("--console-socket").arg(socket.path());
+                console = Some(socket);
+                self.duplicate_of_stderr()?
+            }
+            Input::Nothing | Input::Stdin => {
+                if options.input == Input::Stdin {
+                    let (read, write) = pipe()?;
+                    stdin = read.into();
+                    stdin_pipe = Some(write);
+                }
+                let (copier, pipe) = copier("workload-stdout", options.streams, wanted)?;
+                self.stdout = Some(copier);
+                pipe
+            }
+        };
+        command
+            .arg(&self.id)
+            .stdin(stdin)
+            .stdout(stdout)
+            .stderr(self.duplicate_of_stderr()?);
+        let within = Within::Watched(&self.cgroup);
+        let created = self
+            .runtime
+            .step("create", &mut command, within, Limit::Cancel(cancel));
+        // The command holds the pipes' other ends.
+        drop(command);
+        created.map_err(|error| self.explained(error, cancel))?;
+        self.init = Some(Init::find(&pid_file)?);
+        if let Some(console) = console {
+            let master = console.receive()?;
+            input::follow_size(&master, &mut None);
+            let failed = |source| thread_failed(source);
+            let reading = master.try_clone().map_err(failed)?;
+            let copier = match options.streams {
+                Streams::Apart => Copier::start("terminal", reading, io::stdout(), wanted),
+                Streams::AllToStderr => Copier::start("terminal", reading, io::stderr(), wanted),
+            };
+            self.stdout = Some(copier.map_err(failed)?);
+            self.raw_mode = Some(RawMode::enter()?);
+            self.stdin = Some(Forwarder::start(Sink::Terminal(master)).map_err(failed)?);
+        } else if let Some(pipe) = stdin_pipe {
+            self.stdin = Some(Forwarder::start(Sink::Pipe(pipe)).map_err(thread_failed)?);
+        }
+        Ok(())
     }
 
-    /// Waits for the workload's end, at most `period`; then stops it.
-    pub(super) fn wait(
-        &mut self,
-        period: Duration,
-        cancel: &Cancel,
-    ) -> Result<Outcome, RuntimeError> {
+    /// Begins the workload's program.
+    pub(super) fn start(&mut self, cancel: &Cancel) -> Result<(), RuntimeError> {
+        if self
+            .until
+            .port
+            .is_some_and(|port| self.is_listened_on(port))
+        {
+            let port = self.until.port.unwrap_or_default();
+            return Err(RuntimeError::Malformed {
+                what: "port",
+                value: port.to_string(),
+                reason: "is in use already, so nothing tells when the workload listens on it",
+            });
+        }
+        // Before: the workload may print, and end, before the runtime's own process has.
+        if let Some(stdout) = &self.stdout {
+            stdout.open();
+        }
+        self.stderr.open();
+        let mut command = self.runtime.command();
+        command
+            .args(["start", &self.id])
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null());
+        // The next exec in the watched cgroup is taken for the workload's.
+        let within = if self.bundle.has_late_hooks {
+            Within::WatchedLater(&self.cgroup)
+        } else {
+            Within::Ours
+        };
+        let started = self
+            .runtime
+            .step("start", &mut command, within, Limit::Cancel(cancel));
+        started.map_err(|error| self.explained(error, cancel))
+    }
+
+    /// Waits for the workload's end, or for what ends the run; then stops it.
+    pub(super) fn wait(&mut self, cancel: &Cancel) -> Result<Outcome, RuntimeError> {
         let started = Instant::now();
-        let Some(init) = &self.init else {
-            return Err(Cancelled.into());
-        };
-        let ended = loop {
-            if cancel.is_cancelled() {
-                return Err(Cancelled.into());
-            }
-            let left = period.saturating_sub(started.elapsed());
-            if init.exited_within(left.min(TICK))? {
-                break Ended::Exit;
-            }
-            if left.is_zero() {
-                break Ended::Period;
-            }
-        };
+        let mut commands = Commands::new(self.prepare_commands()?);
+        if let Some(signal) = &self.until.signal {
+            signal.begin();
+        }
+        let ended = self.watch(started, &mut commands, cancel);
+        if let Some(signal) = &self.until.signal {
+            signal.over();
+        }
+        let ended = ended?;
         let duration = started.elapsed();
-        if ended == Ended::Period {
+        let failed_commands = commands.finish();
+        if ended != Ended::Exit {
             self.stop(cancel)?;
         }
-        let code = self.reap()?;
-        self.stdout.finish();
-        self.stderr.finish();
+        let code = self.init.take().map_or(Ok(0), Init::reap)?;
+        // Nothing of the workload can write any more.
+        self.stderr_pipe = None;
+        self.stdin = None;
+        if let Some(stdout) = &mut self.stdout {
+            stdout.finish(cancel);
+        }
+        self.raw_mode = None;
+        self.stderr.finish(cancel);
         let exit_code = (ended == Ended::Exit).then_some(code);
         Ok(Outcome {
             ended,
             exit_code,
             duration,
+            failed_commands,
         })
+    }
+
+    fn watch(
+        &self,
+        started: Instant,
+        commands: &mut Commands,
+        cancel: &Cancel,
+    ) -> Result<Ended, RuntimeError> {
+        let Some(init) = &self.init else {
+            return Err(Cancelled.into());
+        };
+        let until = &self.until;
+        let requests = match &until.http {
+            Some(url) => Some(Requests::start(&init.proc(), url)?),
+            None => None,
+        };
+        let waits = until.line.is_some() || until.port.is_some() || until.http.is_some();
+        let mut met = None;
+        loop {
+            cancel.check()?;
+            let left = until
+                .period
+                .map(|period| period.saturating_sub(started.elapsed()));
+            if init.exited_within(left.unwrap_or(TICK).min(TICK))? {
+                return Ok(Ended::Exit);
+            }
+            if until.signal.as_ref().is_some_and(EndOfRun::is_asked) {
+                return Ok(Ended::Signal);
+            }
+            if met.is_none() {
+                met = self.condition_met(requests.as_ref());
+            }
+            if met.is_some() || !waits {
+                let all_done = commands.advance().map_err(|source| RuntimeError::Watch {
+                    operation: "running a command beside",
+                    source,
+                })?;
+                if let (Some(met), true) = (met, all_done) {
+                    return Ok(met);
+                }
+            }
+            if left.is_some_and(|left| left.is_zero()) {
+                if waits && met.is_none() {
+                    tracing::warn!("the time is over, and what was waited for did not happen");
+                }
+                return Ok(Ended::Period);
+            }
+        }
+    }
+
+    fn condition_met(&self, requests: Option<&Requests>) -> Option<Ended> {
+        if self.stdout.as_ref().is_some_and(Copier::has_found) {
+            return Some(Ended::Line);
+        }
+        if self
+            .until
+            .port
+            .is_some_and(|port| self.is_listened_on(port))
+        {
+            return Some(Ended::Port);
+        }
+        requests
+            .is_some_and(Requests::are_answered)
+            .then_some(Ended::Http)
+    }
+
+    fn is_listened_on(&self, port: u16) -> bool {
+        let init = self.init.as_ref();
+        init.is_some_and(|init| until::is_listened_on(&init.proc(), port))
+    }
+
+    fn prepare_commands(&self) -> Result<Vec<Prepared>, RuntimeError> {
+        let prepare = |(words, file): (&Vec<String>, &PathBuf)| {
+            let mut command = self.runtime.command();
+            command.arg("exec").arg("--process").arg(file).arg(&self.id);
+            command
+                .stdin(Stdio::null())
+                .stdout(self.duplicate_of_stderr()?)
+                .stderr(self.duplicate_of_stderr()?);
+            Ok(Prepared {
+                words: words.clone(),
+                command,
+            })
+        };
+        self.commands
+            .iter()
+            .zip(&self.bundle.commands)
+            .map(prepare)
+            .collect()
     }
 
     /// The stop signal, then SIGKILL.
@@ -169,7 +372,7 @@ impl Container {
             return Ok(());
         };
         // The first process of a PID namespace does not see a signal for which it has no handler.
-        if self.stop_signal != Signal::SIGKILL && init.catches(self.stop_signal) {
+        if self.stop_signal != Signal::KILL && init.catches(self.stop_signal) {
             init.signal(self.stop_signal)?;
             let deadline = Instant::now() + GRACE;
             while Instant::now() < deadline && !cancel.is_cancelled() {
@@ -178,122 +381,75 @@ impl Container {
                 }
             }
         }
-        init.signal(Signal::SIGKILL)?;
+        init.signal(Signal::KILL)?;
         // SIGKILL to the first process takes the whole PID namespace with it.
         while !init.exited_within(Duration::from_secs(1))? {}
         Ok(())
     }
 
-    /// Takes the first process's exit status.
-    fn reap(&mut self) -> Result<i32, RuntimeError> {
-        let Some(init) = self.init.take() else {
-            return Ok(0);
-        };
-        let options = WaitIdOptions::EXITED;
-        let status =
-            waitid(WaitId::Pid(init.pid), options).map_err(|errno| watch("waiting for", errno))?;
-        let status = status.as_ref();
-        let code = status.and_then(rustix::process::WaitIdStatus::exit_status);
-        let signal = status.and_then(rustix::process::WaitIdStatus::terminating_signal);
-        Ok(code
-            .or_else(|| signal.map(|signal| 128 + signal))
-            .unwrap_or(0))
-    }
-
-    /// Removes the container.
+    /// Removes the container, and then its network.
     ///
     /// # Errors
-    /// When the runtime cannot remove it.
+    /// When the runtime, or a network plugin, cannot remove it.
     pub fn delete(mut self) -> Result<(), RuntimeError> {
-        self.release()
+        let deleted = self.release();
+        let network = self.network.as_mut();
+        deleted.and(network.map_or(Ok(()), ConnectedNetwork::release))
     }
 
     fn release(&mut self) -> Result<(), RuntimeError> {
-        if std::mem::replace(&mut self.deleted, true) {
+        if std::mem::replace(&mut self.is_deleted, true) {
             return Ok(());
         }
-        if let Some(init) = &self.init {
-            let _ = init.signal(Signal::SIGKILL);
-            let _ = self.reap();
+        self.raw_mode = None;
+        self.stdin = None;
+        if let Some(init) = self.init.take() {
+            let _ = init.signal(Signal::KILL);
+            let _ = init.reap();
         }
-        let mut command = self.command();
-        command.arg("delete").arg("--force").arg(&self.id);
-        let output = command.stdin(Stdio::null()).output();
-        self.check("delete", output.map(|output| output.status))
+        let deleted = self.runtime.delete(&self.id, Within::Watched(&self.cgroup));
+        self.cgroup.kill_all();
+        deleted
     }
 
-    fn pid_file(&self) -> PathBuf {
-        self.work.path().join("init.pid")
-    }
-
-    fn log_file(&self) -> PathBuf {
-        self.work.path().join("runtime.log")
-    }
-
-    fn command(&self) -> Command {
-        let mut command = Command::new(&self.runtime);
-        command
-            .arg("--root")
-            .arg(self.work.path().join("state"))
-            .arg("--log")
-            .arg(self.log_file())
-            .args(["--log-format", "json"])
-            // Ctrl-C at a terminal is for us alone: a runtime that it ends midway cannot clean up.
-            .process_group(0);
-        command
-    }
-
-    /// Makes an error of a failed step of the runtime.
-    fn check(
-        &self,
-        step: &'static str,
-        status: io::Result<std::process::ExitStatus>,
-    ) -> Result<(), RuntimeError> {
-        let runtime = self.runtime.clone();
-        match status {
-            Ok(status) if status.success() => Ok(()),
-            Ok(status) => {
-                let log = fs::read_to_string(self.log_file()).unwrap_or_default();
-                let reason = last_error(&log)
-                    .or_else(|| last_line(&self.stderr.held()))
-                    .unwrap_or_else(|| status.to_string());
-                if step != "delete" && is_about_program(&reason) {
-                    let program = self.program.clone();
-                    return Err(RuntimeError::NotExecutable { program, reason });
-                }
-                // runc says first which step it was, as our own message does.
-                let said_twice = format!("{runtime} {step} failed: ");
-                let reason = reason.strip_prefix(&said_twice).unwrap_or(&reason);
-                Err(RuntimeError::Runtime {
-                    reason: reason.to_owned(),
-                    runtime,
-                    step,
-                })
+    /// An error of the runtime, with the workload's program to blame where that is so.
+    fn explained(&mut self, error: RuntimeError, cancel: &Cancel) -> RuntimeError {
+        let RuntimeError::Runtime {
+            runtime,
+            step,
+            mut reason,
+        } = error
+        else {
+            return error;
+        };
+        // It prints before it can log.
+        if reason.starts_with("exit status") {
+            self.stderr_pipe = None;
+            self.stderr.finish(cancel);
+            let held = self.stderr.held();
+            let last = held
+                .lines()
+                .rev()
+                .map(str::trim)
+                .find(|line| !line.is_empty());
+            if let Some(last) = last {
+                reason = last.to_owned();
             }
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                Err(RuntimeError::RuntimeMissing { runtime })
-            }
-            Err(source) => Err(RuntimeError::RuntimeNotExecutable { runtime, source }),
+        }
+        if oci::is_about_program(&reason) {
+            let program = self.program.clone();
+            return RuntimeError::NotExecutable { program, reason };
+        }
+        RuntimeError::Runtime {
+            runtime,
+            step,
+            reason,
         }
     }
 
-    /// Finds the container's first process.
-    fn adopt(&mut self) -> Result<(), RuntimeError> {
-        let path = self.pid_file();
-        let text = fs::read_to_string(&path)
-            .map_err(|source| RuntimeError::io("reading", &path, source))?;
-        let pid = text
-            .trim()
-            .parse()
-            .ok()
-            .and_then(Pid::from_raw)
-            .ok_or_else(|| {
-                RuntimeError::io("reading", &path, io::Error::other("it holds no process id"))
-            })?;
-        let pidfd =
-            pidfd_open(pid, PidfdFlags::empty()).map_err(|errno| watch("opening", errno))?;
-        self.init = Some(Init { pid, pidfd });
-        Ok(())
+    fn duplicate_of_stderr(&self) -> Result<OwnedFd, RuntimeError> {
+        let pipe = self.stderr_pipe.as_ref().ok_or(Cancelled)?;
+        pipe.as_fd().try_clone_to_owned().map_err(thread_failed)
     }
 }
 
@@ -307,161 +463,27 @@ impl Drop for Container {
     }
 }
 
-impl Init {
-    fn exited_within(&self, timeout: Duration) -> Result<bool, RuntimeError> {
-        let mut fds = [PollFd::new(&self.pidfd, PollFlags::IN)];
-        let timeout = Timespec::try_from(timeout).ok();
-        match poll(&mut fds, timeout.as_ref()) {
-            Ok(ready) => Ok(ready > 0),
-            Err(rustix::io::Errno::INTR) => Ok(false),
-            Err(errno) => Err(watch("waiting for", errno)),
-        }
-    }
-
-    fn signal(&self, signal: Signal) -> Result<(), RuntimeError> {
-        let pid = nix::unistd::Pid::from_raw(self.pid.as_raw_nonzero().get());
-        // It cannot be another process: it is our child and not reaped yet.
-        match nix::sys::signal::kill(pid, signal) {
-            Ok(()) | Err(nix::errno::Errno::ESRCH) => Ok(()),
-            Err(errno) => Err(RuntimeError::Watch {
-                operation: "stopping",
-                source: errno.into(),
-            }),
-        }
-    }
-
-    /// Whether it has a handler for `signal` (`SigCgt` of proc(5), status).
-    fn catches(&self, signal: Signal) -> bool {
-        let path = format!("/proc/{}/status", self.pid.as_raw_nonzero());
-        let status = fs::read_to_string(path).unwrap_or_default();
-        let mask = status.lines().find_map(|line| line.strip_prefix("SigCgt:"));
-        let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
-        mask.is_some_and(|mask| mask & (1 << (signal as i32 - 1)) != 0)
-    }
+fn pipe() -> Result<(OwnedFd, OwnedFd), RuntimeError> {
+    rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)
+        .map_err(|errno| watch("making a pipe for", errno))
 }
 
-fn watch(operation: &'static str, errno: rustix::io::Errno) -> RuntimeError {
-    RuntimeError::Watch {
-        operation,
-        source: errno.into(),
-    }
-}
-
-fn copier(name: &str, streams: Streams) -> Result<(Copier, OwnedFd), RuntimeError> {
-    let (read, write) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)
-        .map_err(|errno| watch("making a pipe for", errno))?;
+fn copier(
+    name: &str,
+    streams: Streams,
+    wanted: Option<&str>,
+) -> Result<(Copier, OwnedFd), RuntimeError> {
+    let (read, write) = pipe()?;
     let copier = match streams {
-        Streams::Apart => Copier::start(name, read, io::stdout()),
-        Streams::AllToStderr => Copier::start(name, read, io::stderr()),
+        Streams::Apart => Copier::start(name, read, io::stdout(), wanted),
+        Streams::AllToStderr => Copier::start(name, read, io::stderr(), wanted),
     };
-    let copier = copier.map_err(|source| RuntimeError::Watch {
+    Ok((copier.map_err(thread_failed)?, write))
+}
+
+fn thread_failed(source: io::Error) -> RuntimeError {
+    RuntimeError::Watch {
         operation: "starting a thread for",
         source,
-    })?;
-    Ok((copier, write))
-}
-
-fn write_bundle(
-    directory: &Path,
-    process: &Process,
-    rootfs: &Path,
-    cgroups_path: &str,
-) -> Result<(), RuntimeError> {
-    let write = |name: &str, contents: &[u8]| -> Result<PathBuf, RuntimeError> {
-        let path = directory.join(name);
-        fs::write(&path, contents).map_err(|source| RuntimeError::io("writing", &path, source))?;
-        Ok(path)
-    };
-    let hosts = write("hosts", HOSTS.as_bytes())?;
-    let resolv_conf = write("resolv.conf", RESOLV_CONF.as_bytes())?;
-    let generated = Generated {
-        hosts: &hosts,
-        resolv_conf: &resolv_conf,
-    };
-    let path = directory.join("config.json");
-    let spec = spec(process, rootfs, cgroups_path, &generated)
-        .map_err(|error| RuntimeError::io("writing", &path, io::Error::from(error)))?;
-    let file = File::create(&path).map_err(|source| RuntimeError::io("creating", &path, source))?;
-    serde_json::to_writer(file, &spec)
-        .map_err(|error| RuntimeError::io("writing", &path, io::Error::from(error)))
-}
-
-/// What makes the temporary directory's name unique makes the container's unique too.
-fn random_suffix(directory: &Path) -> String {
-    let name = directory.file_name().unwrap_or_default().to_string_lossy();
-    let random = name.rsplit('-').next().unwrap_or_default();
-    format!("{}-{random}", std::process::id())
-}
-
-/// By name with or without `SIG`, or by number; SIGTERM for what is none.
-fn stop_signal(name: Option<&str>) -> Signal {
-    let Some(name) = name else {
-        return Signal::SIGTERM;
-    };
-    let upper = name.to_ascii_uppercase();
-    let full = if upper.starts_with("SIG") {
-        upper
-    } else {
-        format!("SIG{upper}")
-    };
-    let by_number = name
-        .parse::<i32>()
-        .ok()
-        .and_then(|number| Signal::try_from(number).ok());
-    by_number
-        .or_else(|| full.parse().ok())
-        .unwrap_or(Signal::SIGTERM)
-}
-
-/// The message of the last error in the runtime's JSON log.
-fn last_error(log: &str) -> Option<String> {
-    log.lines().rev().find_map(|line| {
-        let value: serde_json::Value = serde_json::from_str(line).ok()?;
-        let is_error = matches!(value["level"].as_str(), Some("error" | "fatal"));
-        is_error
-            .then(|| value["msg"].as_str().map(str::to_owned))
-            .flatten()
-    })
-}
-
-fn last_line(text: &str) -> Option<String> {
-    text.lines()
-        .rev()
-        .map(str::trim)
-        .find(|line| !line.is_empty())
-        .map(str::to_owned)
-}
-
-/// Whether the runtime complains of the program itself, as runc, crun and youki word it.
-fn is_about_program(reason: &str) -> bool {
-    let words = [
-        "executable file",
-        "exec:",
-        "exec format",
-        "executable path",
-        "executable not",
-    ];
-    words.iter().any(|word| reason.contains(word))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn stop_signals_are_read_as_images_write_them() {
-        let check = |name, signal| assert_eq!(stop_signal(name), signal, "{name:?}");
-        check(None, Signal::SIGTERM);
-        check(Some("SIGINT"), Signal::SIGINT);
-        check(Some("quit"), Signal::SIGQUIT);
-        check(Some("9"), Signal::SIGKILL);
-        check(Some("nonsense"), Signal::SIGTERM);
-    }
-
-    #[test]
-    fn the_last_error_is_taken_from_a_log() {
-        let log = "{\"level\":\"error\",\"msg\":\"first\"}\nno json\n{\"level\":\"error\",\"msg\":\"second\"}\n{\"level\":\"info\",\"msg\":\"bye\"}\n";
-        assert_eq!(last_error(log).as_deref(), Some("second"));
-        assert_eq!(last_error(""), None);
     }
 }

@@ -68,6 +68,24 @@ pub enum RuntimeError {
         /// What is wrong with it.
         reason: &'static str,
     },
+    /// No specification describes the device.
+    #[error("no device \"{name}\": nothing in {directories} describes it")]
+    UnknownDevice {
+        /// As it was given, or made of it.
+        name: String,
+        /// Where specifications are looked for.
+        directories: String,
+    },
+    /// A CNI plugin failed.
+    #[error("the network plugin \"{plugin}\" failed ({command}): {reason}")]
+    Network {
+        /// Its type.
+        plugin: String,
+        /// `ADD` or `DEL`.
+        command: &'static str,
+        /// As it says it.
+        reason: String,
+    },
     /// There is no cgroup v2 hierarchy.
     #[error("no cgroup v2 hierarchy is mounted; events cannot be told apart by container")]
     NoCgroupV2,

@@ -3,49 +3,49 @@
 //! Enters: the image's configuration, the user's wishes and a mounted root file system. Leaves: how
 //! the workload ended. The steps are apart, because the profiler goes in between: a [`Cgroup`] is
 //! made, the profiler is attached to it, the container is created, and only then started. Whatever
-//! happens, dropping the guards removes container, state, bundle and cgroups.
+//! happens, dropping the guards removes container, state, bundle, network and cgroups. What a killed process
+//! could not remove, the next one does: a [`Claim`] writes it down beforehand.
 
+mod bundle;
+mod cdi;
 mod cgroup;
+mod claim;
+mod commands;
+mod console;
 mod container;
 mod error;
+mod init;
+mod input;
 mod mounts;
 mod names;
+mod network;
+mod oci;
+mod options;
 mod output;
 mod process;
+mod program;
 mod spec;
+mod step;
+mod until;
 mod user;
 
 use std::path::Path;
-use std::time::Duration;
 
 use oci_spec::image::ImageConfiguration;
 
 use crate::cancel::Cancel;
 
 pub use cgroup::Cgroup;
+pub use claim::{Claim, remove_abandoned};
+pub use commands::FailedCommand;
 pub use container::{Container, Ended, Outcome};
 pub use error::RuntimeError;
+use oci::OciRuntime;
+pub use options::{
+    CniOptions, Devices, Input, Mount, NameResolution, Network, Until, WorkloadOptions,
+};
 pub use output::Streams;
 pub use process::Process;
-
-/// What to run, where it differs from the image's configuration.
-#[derive(Clone, Debug)]
-pub struct WorkloadOptions {
-    /// Replaces the image's entrypoint.
-    pub entrypoint: Option<Vec<String>>,
-    /// Replaces the image's command.
-    pub args: Option<Vec<String>>,
-    /// `KEY=VALUE`, replaces or is added to the image's environment.
-    pub env: Vec<String>,
-    /// `user`, `uid`, `user:group` or `uid:gid`; replaces the image's user.
-    pub user: Option<String>,
-    /// Replaces the image's working directory.
-    pub cwd: Option<String>,
-    /// The OCI runtime, by name or path: `runc`, `crun`, `youki`.
-    pub runtime: String,
-    /// Where the workload's output goes.
-    pub streams: Streams,
-}
 
 /// What will be run, as far as the image's configuration tells.
 #[derive(Clone, Debug)]
@@ -81,29 +81,27 @@ impl Plan {
     }
 }
 
-/// Creates the container of `process` inside `cgroup`; it is set up, but the program has not begun.
+/// Creates the container of `process` inside `cgroup`, under the names of `claim`; it is set up, but the
+/// program has not begun.
 ///
 /// # Errors
-/// When the runtime is missing or refuses; nothing is left then.
+/// When the runtime is missing or refuses, or the user interrupts; nothing is left then.
 pub fn create(
     process: &Process,
     options: &WorkloadOptions,
     rootfs: &Path,
     cgroup: &Cgroup,
-    scratch: &Path,
+    claim: &Claim,
+    cancel: &Cancel,
 ) -> Result<Container, RuntimeError> {
-    Container::create(process, options, rootfs, cgroup, scratch)
+    Container::create(process, options, rootfs, cgroup, claim, cancel)
 }
 
-/// Runs a created container for at most `period`, then stops it.
+/// Runs a created container until it ends or [`WorkloadOptions::until`] says so, then stops it.
 ///
 /// # Errors
 /// When the runtime cannot start it, or the user interrupts.
-pub fn run(
-    container: &mut Container,
-    period: Duration,
-    cancel: &Cancel,
-) -> Result<Outcome, RuntimeError> {
-    container.start()?;
-    container.wait(period, cancel)
+pub fn run(container: &mut Container, cancel: &Cancel) -> Result<Outcome, RuntimeError> {
+    container.start(cancel)?;
+    container.wait(cancel)
 }

@@ -1,8 +1,11 @@
-//! Where cgroup hierarchies are mounted, from /proc/self/mountinfo (proc(5)). Pure.
+//! What is mounted where, from /proc/self/mountinfo (proc(5)).
 
 use std::ffi::OsString;
+use std::fs;
 use std::os::unix::ffi::OsStringExt as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+
+use crate::runtime::RuntimeError;
 
 /// Mount points of cgroup hierarchies.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -11,6 +14,33 @@ pub(super) struct CgroupMounts {
     pub(super) unified: Option<PathBuf>,
     /// The v1 hierarchies.
     pub(super) legacy: Vec<PathBuf>,
+}
+
+/// The hierarchies that this process sees.
+pub(super) fn cgroup_mounts() -> Result<CgroupMounts, RuntimeError> {
+    read().map(|mountinfo| parse(&mountinfo))
+}
+
+/// What is mounted on or below `directories`, the last mount first.
+pub(super) fn below(directories: &[&Path]) -> Result<Vec<PathBuf>, RuntimeError> {
+    read().map(|mountinfo| points_below(&mountinfo, directories))
+}
+
+fn read() -> Result<Vec<u8>, RuntimeError> {
+    const MOUNTINFO: &str = "/proc/self/mountinfo";
+    fs::read(MOUNTINFO).map_err(|source| RuntimeError::io("reading", MOUNTINFO, source))
+}
+
+fn points_below(mountinfo: &[u8], directories: &[&Path]) -> Vec<PathBuf> {
+    let lines = mountinfo.split(|&b| b == b'\n').rev();
+    let points = lines.filter_map(|line| line.split(|&b| b == b' ').nth(4).map(unescape));
+    points
+        .filter(|point| {
+            directories
+                .iter()
+                .any(|directory| point.starts_with(directory))
+        })
+        .collect()
 }
 
 pub(super) fn parse(mountinfo: &[u8]) -> CgroupMounts {
@@ -83,5 +113,18 @@ mod tests {
             }
         );
         assert_eq!(parse(b""), CgroupMounts::default());
+    }
+
+    #[test]
+    fn mounts_below_a_directory_are_found() {
+        let mountinfo = b"1 0 8:1 / / rw - ext4 /dev/vda rw\n\
+            2 1 8:1 /x /s/a\\040b rw - ext4 /dev/vda rw\n\
+            3 2 0:5 / /s/a\\040b/in rw - tmpfs t rw\n\
+            4 2 0:5 / /s/a\\040bc rw - tmpfs t rw\n\
+            5 1 0:6 / /r/n rw - nsfs nsfs rw\n";
+        assert_eq!(
+            points_below(mountinfo, &[Path::new("/s/a b"), Path::new("/r")]),
+            [PathBuf::from("/r/n"), "/s/a b/in".into(), "/s/a b".into()]
+        );
     }
 }

@@ -106,18 +106,9 @@ pub(super) mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::runtime::Streams;
 
     pub(in crate::runtime) fn options() -> WorkloadOptions {
-        WorkloadOptions {
-            entrypoint: None,
-            args: None,
-            env: Vec::new(),
-            user: None,
-            cwd: None,
-            runtime: "runc".to_owned(),
-            streams: Streams::default(),
-        }
+        WorkloadOptions::default()
     }
 
     pub(in crate::runtime) fn config(config: &serde_json::Value) -> ImageConfiguration {

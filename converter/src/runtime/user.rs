@@ -1,7 +1,7 @@
 //! User names to numbers, by the passwd and group files of the image.
 
 use std::fs::File;
-use std::io::Read as _;
+use std::io::{self, Read as _};
 use std::path::Path;
 
 use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, openat, openat2};
@@ -30,25 +30,32 @@ pub(super) fn resolve(rootfs: &Path, spec: &str) -> Result<Ids, RuntimeError> {
 /// Reads a file without following a link out of the root; a missing one is empty.
 fn read_confined(rootfs: &Path, path: &str) -> Result<String, RuntimeError> {
     let failed = |source| RuntimeError::io("reading", rootfs.join(path), source);
-    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
-    let root = openat(
-        CWD,
-        rootfs,
-        OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
-        Mode::empty(),
-    )
-    .map_err(|errno| failed(errno.into()))?;
-    let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
-    let file = match openat2(&root, path, flags, Mode::empty(), resolve) {
-        Ok(fd) => File::from(fd),
-        Err(rustix::io::Errno::NOENT | rustix::io::Errno::NOTDIR) => return Ok(String::new()),
-        Err(errno) => return Err(failed(errno.into())),
+    let Some(file) = open_confined(rootfs, Path::new(path)).map_err(failed)? else {
+        return Ok(String::new());
     };
     let mut bytes = Vec::new();
     file.take(MAX_BYTES)
         .read_to_end(&mut bytes)
         .map_err(failed)?;
     Ok(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+/// Opens a file for reading without following a link out of the root, where `/` is meant by absolute
+/// paths; none if it is missing.
+pub(super) fn open_confined(rootfs: &Path, path: &Path) -> io::Result<Option<File>> {
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
+    let root = openat(
+        CWD,
+        rootfs,
+        OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
+        Mode::empty(),
+    )?;
+    let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+    match openat2(&root, path, flags, Mode::empty(), resolve) {
+        Ok(fd) => Ok(Some(File::from(fd))),
+        Err(rustix::io::Errno::NOENT | rustix::io::Errno::NOTDIR) => Ok(None),
+        Err(errno) => Err(errno.into()),
+    }
 }
 
 fn resolve_in(passwd: &str, group: &str, spec: &str) -> Result<Ids, RuntimeError> {

@@ -4,4 +4,6 @@
 pub mod allocator;
 pub mod gzip;
 pub mod loopdev;
+pub mod process;
+pub mod tree;
 pub mod writeback;

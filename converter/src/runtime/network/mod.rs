@@ -1,0 +1,91 @@
+//! A network namespace of the run's own, which CNI plugins connect.
+
+mod cni;
+mod netns;
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use crate::cancel::Cancel;
+use crate::runtime::RuntimeError;
+use crate::runtime::options::CniOptions;
+use crate::runtime::step::Limit;
+
+/// How long a plugin may take to take its connection away.
+const REMOVAL: Duration = Duration::from_secs(20);
+
+/// A connected network namespace. Dropping it runs the plugins' DEL and removes it.
+#[derive(Debug)]
+pub(super) struct ConnectedNetwork {
+    state: PathBuf,
+    namespace: PathBuf,
+    is_released: bool,
+}
+
+impl ConnectedNetwork {
+    /// Makes the namespace in the directory `state` and connects it for `container`.
+    pub(super) fn set_up(
+        options: &CniOptions,
+        container: &str,
+        state: &Path,
+        cancel: &Cancel,
+    ) -> Result<Self, RuntimeError> {
+        let configuration = cni::first_configuration(&options.config_dir)?;
+        let namespace = state.join("netns");
+        let network = Self {
+            state: state.to_owned(),
+            namespace: namespace.clone(),
+            is_released: false,
+        };
+        netns::make(&namespace)?;
+        let mut attached = cni::Attached::new(options, container, &namespace);
+        // As containerd has it: the loopback interface is brought up by a plugin, too.
+        for (configuration, interface) in [(cni::loopback(), "lo"), (configuration, "eth0")] {
+            attached.plan(configuration, interface);
+            // Written before: whoever finds it knows what may have been added.
+            attached.write(state)?;
+            attached.add_last(state, Limit::Cancel(cancel))?;
+            attached.write(state)?;
+        }
+        Ok(network)
+    }
+
+    /// The namespace's file.
+    pub(super) fn namespace(&self) -> &Path {
+        &self.namespace
+    }
+
+    /// Runs the plugins' DEL and removes the namespace.
+    ///
+    /// # Errors
+    /// The first failure; the rest is still tried.
+    pub(super) fn release(&mut self) -> Result<(), RuntimeError> {
+        if std::mem::replace(&mut self.is_released, true) {
+            return Ok(());
+        }
+        let disconnected = disconnect(&self.state);
+        disconnected.and(netns::remove(&self.namespace))
+    }
+}
+
+impl Drop for ConnectedNetwork {
+    fn drop(&mut self) {
+        if let Err(error) = self.release() {
+            tracing::warn!("{error}");
+        }
+    }
+}
+
+/// Runs the plugins' DEL for a killed run. Its namespace is unmounted with all else below `state`.
+pub(super) fn remove_abandoned(state: &Path) {
+    if let Err(error) = disconnect(state) {
+        tracing::warn!("{error}");
+    }
+}
+
+fn disconnect(state: &Path) -> Result<(), RuntimeError> {
+    match cni::Attached::read(state)? {
+        Some(attached) => attached.delete_all(state, Limit::Time(REMOVAL)),
+        None => Ok(()),
+    }
+}
