@@ -9,7 +9,7 @@ use crate::image::{Digest, DockerName, DockerNameError};
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RegistryName {
     name: DockerName,
-    /// Whether the text had a tag; where it has neither tag nor digest, `latest` is meant.
+    /// Whether the tag counts: where the text has neither tag nor digest, `latest` is meant.
     has_tag: bool,
     digest: Option<Digest>,
 }
@@ -27,7 +27,7 @@ impl RegistryName {
 
     /// The tag; none where only a digest was given.
     pub fn tag(&self) -> Option<&str> {
-        (self.has_tag || self.digest.is_none()).then(|| self.name.tag())
+        self.has_tag.then(|| self.name.tag())
     }
 
     /// The digest, if one was given.
@@ -49,7 +49,7 @@ impl FromStr for RegistryName {
         };
         let path_start = name.rfind('/').map_or(0, |at| at + 1);
         Ok(Self {
-            has_tag: name[path_start..].contains(':'),
+            has_tag: digest.is_none() || name[path_start..].contains(':'),
             name: name.parse().map_err(|_| error())?,
             digest,
         })

@@ -109,8 +109,9 @@ impl Answer {
         }
     }
 
-    pub(super) fn header(mut self, name: &str, value: impl ToString) -> Self {
-        self.headers.push((name.to_owned(), value.to_string()));
+    pub(super) fn header(mut self, name: &str, value: impl AsRef<str>) -> Self {
+        let value = value.as_ref().to_owned();
+        self.headers.push((name.to_owned(), value));
         self
     }
 
