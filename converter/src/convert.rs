@@ -282,6 +282,8 @@ impl<'a> Conversion<'a> {
         let started = Instant::now();
         let mut converted = Vec::with_capacity(source.layers.len());
         let parallel = self.parallel_beside(&[]);
+        let announced: Vec<&SourceLayer> = source.layers.iter().collect();
+        source.announce(&announced)?;
         for source_layer in &source.layers {
             let job = self.job(source, source_layer, parallel);
             let key = LayerKey::of(source_layer, &[]);

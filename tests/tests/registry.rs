@@ -35,6 +35,10 @@ fn there_and_back(fixture: &Fixture, server: &Server, args: &[&str]) {
         Some(fixture.expected.manifest_digest().as_str())
     );
     assert_eq!(server.missing("to/there", "dst"), Vec::<String>::new());
+    let puts = server.seen();
+    let last = puts.iter().rfind(|seen| seen.method == "PUT");
+    let last = last.map(|seen| (seen.path.as_str(), seen.status));
+    assert_eq!(last, Some(("/v2/to/there/manifests/dst", 201)));
     assert_eq!(server.open_uploads(), 0);
     assert_eq!(fixture.left_in_scratch(), Vec::<String>::new());
 }

@@ -26,6 +26,9 @@ pub(super) struct RegistryArgs {
     /// The key of our certificate, PEM
     #[arg(long, value_name = "FILE", requires = "tlscert")]
     pub(super) tlskey: Option<PathBuf>,
+    /// Directory with a hosts.toml for each registry, as containerd has it: mirrors, certificates
+    #[arg(long, value_name = "DIR")]
+    pub(super) hosts_dir: Option<PathBuf>,
     /// Who we are to registries, instead of what Docker's and Podman's files say
     #[arg(long, value_name = "USER:PASSWORD", value_parser = parse_user)]
     pub(super) registry_user: Option<User>,
@@ -75,9 +78,10 @@ pub(super) fn options(
         security: Security {
             plain_http: args.plain_http,
             skip_verify: args.skip_verify,
-            authorities: args.tlscacert.clone(),
+            authorities: args.tlscacert.iter().cloned().collect(),
             identity: args.tlscert.clone().zip(args.tlskey.clone()),
         },
+        hosts_dir: args.hosts_dir.clone(),
         retry: Retry::default(),
     })
 }

@@ -32,6 +32,14 @@ pub(super) enum Login {
 }
 
 impl CredentialSources {
+    /// The files alone.
+    pub(super) fn without_given(&self) -> Self {
+        Self {
+            given: None,
+            files: self.files.clone(),
+        }
+    }
+
     /// For `repository` of `host`. May run a credential helper.
     pub(super) fn login(&self, host: &str, repository: &str) -> Result<Login, RegistryError> {
         if let Some((user, password)) = &self.given {

@@ -9,7 +9,8 @@ use serde_json::Value;
 use crate::blob::{Arrival, Arriving};
 use crate::image::manifest::{ARTIFACT_MANIFEST, DOCKER_LIST, DOCKER_MANIFEST, INDEX, MANIFEST};
 use crate::image::{BlobId, Digest, Hasher};
-use crate::registry::retry::{Failures, interrupted};
+use crate::registry::endpoint::Endpoint;
+use crate::registry::retry::{Failures, Retry, interrupted};
 use crate::registry::transport::{next_bytes, read_small, shown};
 use crate::registry::{Inner, Registry, RegistryError};
 
@@ -68,8 +69,28 @@ struct Progress {
 
 impl Inner {
     async fn manifest(&self, reference: &str) -> Result<PulledManifest, RegistryError> {
+        let is_digest = reference.parse::<Digest>().is_ok();
+        for mirror in &self.mirrors {
+            if !mirror.serves_tags() && !(is_digest && mirror.serves_digests()) {
+                continue;
+            }
+            match self.manifest_of(mirror, reference, Retry::NEVER).await {
+                Ok(manifest) => return Ok(manifest),
+                Err(failure) => mirror.failed(failure).map_or(Ok(()), Err)?,
+            }
+        }
+        self.manifest_of(&self.server, reference, self.retry).await
+    }
+
+    async fn manifest_of(
+        &self,
+        endpoint: &Endpoint,
+        reference: &str,
+        retry: Retry,
+    ) -> Result<PulledManifest, RegistryError> {
         const OPERATION: &str = "reading";
-        let url = self.url(&format!("manifests/{reference}"));
+        let path = format!("manifests/{reference}");
+        let url = endpoint.url(self.name.repository(), &path);
         let mut call = self.call(OPERATION, Method::GET, url.clone());
         let kinds = [
             INDEX,
@@ -85,10 +106,10 @@ impl Inner {
             url: shown(&url),
             reason: reason.to_owned(),
         };
-        let mut failures = Failures::new(self.retry, &self.cancel);
+        let mut failures = Failures::new(retry, &self.cancel);
         let (headers, bytes) = loop {
             let whole = async {
-                let response = self.transport.send(&call).await?;
+                let response = endpoint.transport.send(&call).await?;
                 let headers = response.headers().clone();
                 let bytes = read_small(OPERATION, &url, response, MAX_MANIFEST_BYTES).await?;
                 let bytes = bytes.ok_or_else(|| bad("the manifest is longer than 8 MiB"))?;
@@ -131,11 +152,20 @@ impl Inner {
         let _permit = self.permits.acquire().await;
         let mut failures = Failures::new(self.retry, &self.cancel);
         let mut progress = Progress::default();
+        let mut mirrors = self.mirrors.iter().filter(|mirror| mirror.serves_digests());
+        let mut mirror = mirrors.next();
         loop {
             let before = progress.bytes;
-            match self.go_on(id, arrival, &mut progress).await {
-                Ok(()) => break,
-                Err(failure) => {
+            let endpoint = mirror.unwrap_or(&self.server);
+            let gone_on = self.go_on(endpoint, id, arrival, &mut progress).await;
+            match (gone_on, mirror) {
+                (Ok(()), _) => break,
+                // The next goes on where it ended.
+                (Err(failure), Some(failed)) => {
+                    failed.failed(failure).map_or(Ok(()), Err)?;
+                    mirror = mirrors.next();
+                }
+                (Err(failure), None) => {
                     if progress.bytes - before >= PROGRESS_BYTES {
                         failures.forget();
                     }
@@ -150,13 +180,15 @@ impl Inner {
         if found == id {
             Ok(())
         } else {
-            Err(self.damaged(id, found))
+            let endpoint = mirror.unwrap_or(&self.server);
+            Err(self.damaged(endpoint, id, found))
         }
     }
 
-    fn damaged(&self, expected: BlobId, found: BlobId) -> RegistryError {
+    fn damaged(&self, endpoint: &Endpoint, expected: BlobId, found: BlobId) -> RegistryError {
+        let path = format!("blobs/{}", expected.digest);
         RegistryError::Damaged {
-            url: shown(&self.url(&format!("blobs/{}", expected.digest))),
+            url: shown(&endpoint.url(self.name.repository(), &path)),
             expected,
             found,
         }
@@ -165,12 +197,14 @@ impl Inner {
     /// Fetches what is missing, in one request.
     async fn go_on(
         &self,
+        endpoint: &Endpoint,
         id: BlobId,
         arrival: &Arrival,
         progress: &mut Progress,
     ) -> Result<(), RegistryError> {
         const OPERATION: &str = "reading";
-        let url = self.url(&format!("blobs/{}", id.digest));
+        let path = format!("blobs/{}", id.digest);
+        let url = endpoint.url(self.name.repository(), &path);
         let mut call = self.call(OPERATION, Method::GET, url.clone());
         if progress.bytes > 0 {
             if progress.bytes == id.size_bytes {
@@ -179,7 +213,7 @@ impl Inner {
             let range = HeaderValue::from_str(&format!("bytes={}-", progress.bytes));
             call.headers.extend(range.ok().map(|range| (RANGE, range)));
         }
-        let mut response = self.transport.send(&call).await?;
+        let mut response = endpoint.transport.send(&call).await?;
         arrival.begin();
         let mut skipped = 0;
         if response.status() == StatusCode::PARTIAL_CONTENT {
@@ -204,7 +238,7 @@ impl Inner {
                     digest: std::mem::take(&mut progress.hasher).finish(),
                     size_bytes: progress.bytes + bytes.len() as u64,
                 };
-                return Err(self.damaged(id, found));
+                return Err(self.damaged(endpoint, id, found));
             }
             arrival
                 .write(bytes, progress.bytes)

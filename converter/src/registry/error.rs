@@ -29,6 +29,14 @@ pub enum RegistryError {
         /// `certificate`, `key`.
         what: &'static str,
     },
+    /// A file that says where registries are cannot be understood.
+    #[error("{}: {reason}", path.display())]
+    Hosts {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// The credentials cannot be read.
     #[error("credentials for {host}: {reason}")]
     Credentials {

@@ -9,7 +9,9 @@ mod auth;
 mod challenge;
 mod credentials;
 mod download;
+mod endpoint;
 mod error;
+mod hosts;
 mod retry;
 mod secret;
 mod tls;
@@ -30,9 +32,10 @@ use tokio::sync::Semaphore;
 
 use crate::cancel::Cancel;
 use crate::image::RegistryName;
-use auth::Auth;
+use endpoint::{Endpoint, authority};
+use hosts::Hosts;
 use retry::{Failures, interrupted};
-use transport::{Call, Transport};
+use transport::Call;
 
 pub use credentials::CredentialSources;
 pub use download::PulledManifest;
@@ -52,6 +55,8 @@ pub struct RegistryOptions {
     pub credentials: CredentialSources,
     /// TLS or not.
     pub security: Security,
+    /// Directory with a `hosts.toml` for each registry, which names its mirrors.
+    pub hosts_dir: Option<PathBuf>,
     /// What happens after a failure.
     pub retry: Retry,
 }
@@ -76,7 +81,10 @@ pub struct Registry {
 /// What the tasks share.
 #[derive(Debug)]
 struct Inner {
-    transport: Transport,
+    /// The registry itself, which alone is written to.
+    server: Endpoint,
+    /// Asked before it when something is read.
+    mirrors: Vec<Endpoint>,
     name: RegistryName,
     scopes: Vec<String>,
     retry: Retry,
@@ -104,12 +112,19 @@ impl Registry {
             host: host.to_owned(),
             source,
         };
+        let hosts = Hosts::read(options.hosts_dir.as_deref(), host, &options.security)?;
         let login = options.credentials.login(host, name.repository())?;
-        let is_plain = options.security.is_plain(host);
-        let scheme = if is_plain { "http" } else { "https" };
-        let base = Url::parse(&format!("{scheme}://{}", endpoint(host)))
-            .map_err(|error| client_error(Box::new(error)))?;
-        let http = tls::client(host, &options.security)?;
+        let server = Endpoint::new(hosts.server, login, host)?;
+        // What was given is for the registry alone.
+        let files = options.credentials.without_given();
+        let mirrors = hosts.mirrors.into_iter().map(|mirror| {
+            let login = files.login(&authority(&mirror.base), name.repository())?;
+            Endpoint::new(mirror, login, host)
+        });
+        let mirrors = match access {
+            Access::Pull => mirrors.collect::<Result<_, _>>()?,
+            Access::Push => Vec::new(),
+        };
         let actions = match access {
             Access::Pull => "pull",
             Access::Push => "pull,push",
@@ -122,12 +137,8 @@ impl Registry {
             .map_err(|error| client_error(Box::new(error)))?;
         Ok(Self {
             inner: Arc::new(Inner {
-                transport: Transport {
-                    http,
-                    base,
-                    auth: Auth::new(login, host, is_plain),
-                    allows_plain: is_plain,
-                },
+                server,
+                mirrors,
                 scopes: vec![scope(name.repository(), actions)],
                 name: name.clone(),
                 retry: options.retry,
@@ -175,11 +186,9 @@ impl Drop for Registry {
 }
 
 impl Inner {
-    /// An address in the repository: `manifests/…`, `blobs/…`.
+    /// An address in the repository of the registry itself: `manifests/…`, `blobs/…`.
     fn url(&self, path: &str) -> Url {
-        let mut url = self.transport.base.clone();
-        url.set_path(&format!("/v2/{}/{path}", self.name.repository()));
-        url
+        self.server.url(self.name.repository(), path)
     }
 
     fn call(&self, operation: &'static str, method: Method, url: Url) -> Call<'_> {
@@ -197,19 +206,11 @@ impl Inner {
     async fn send(&self, call: &Call<'_>) -> Result<Response, RegistryError> {
         let mut failures = Failures::new(self.retry, &self.cancel);
         loop {
-            match self.transport.send(call).await {
+            match self.server.transport.send(call).await {
                 Ok(response) => return Ok(response),
                 Err(failure) => failures.wait(failure).await?,
             }
         }
-    }
-}
-
-/// Where the registry of this name is asked.
-fn endpoint(host: &str) -> &str {
-    match host {
-        "docker.io" => "registry-1.docker.io",
-        host => host,
     }
 }
 

@@ -16,6 +16,15 @@ pub struct Retry {
     pub longest_pause: Duration,
 }
 
+impl Retry {
+    /// One attempt.
+    pub(super) const NEVER: Self = Self {
+        attempts: 1,
+        first_pause: Duration::ZERO,
+        longest_pause: Duration::ZERO,
+    };
+}
+
 impl Default for Retry {
     fn default() -> Self {
         Self {

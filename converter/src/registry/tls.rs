@@ -4,9 +4,10 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use reqwest::redirect::Policy;
-use reqwest::{Certificate, Client, Identity};
+use reqwest::{Certificate, Client, Identity, Proxy};
 
 use crate::registry::RegistryError;
+use crate::registry::hosts::Host;
 
 /// How a connection is secured.
 #[derive(Clone, Debug, Default)]
@@ -17,7 +18,7 @@ pub struct Security {
     /// Take any certificate of the server.
     pub skip_verify: bool,
     /// Certificates of authorities to trust beside the system's, PEM.
-    pub authorities: Option<PathBuf>,
+    pub authorities: Vec<PathBuf>,
     /// Our certificate and its key, PEM.
     pub identity: Option<(PathBuf, PathBuf)>,
 }
@@ -25,7 +26,7 @@ pub struct Security {
 impl Security {
     /// Whether `host` is spoken to without TLS.
     pub(super) fn is_plain(&self, host: &str) -> bool {
-        let wants_tls = self.skip_verify || self.authorities.is_some() || self.identity.is_some();
+        let wants_tls = self.skip_verify || !self.authorities.is_empty() || self.identity.is_some();
         self.plain_http || (is_loopback(host) && !wants_tls)
     }
 }
@@ -40,8 +41,13 @@ pub(super) fn is_loopback(host: &str) -> bool {
     name == "localhost" || address.is_some_and(|address| address.is_loopback())
 }
 
-/// A client that follows no redirect by itself.
-pub(super) fn client(host: &str, security: &Security) -> Result<Client, RegistryError> {
+/// A client for `host`, called `name`, that follows no redirect by itself.
+pub(super) fn client(name: &str, host: &Host) -> Result<Client, RegistryError> {
+    let security = &host.security;
+    let unusable_client = |error| RegistryError::Client {
+        host: name.to_owned(),
+        source: Box::new(error),
+    };
     // Whoever comes first in the process decides; any provider will do.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let mut builder = Client::builder()
@@ -49,10 +55,12 @@ pub(super) fn client(host: &str, security: &Security) -> Result<Client, Registry
         .user_agent(concat!("esgz/", env!("CARGO_PKG_VERSION")))
         .connect_timeout(Duration::from_secs(30))
         .tls_danger_accept_invalid_certs(security.skip_verify);
-    if is_loopback(host) {
+    if let Some(proxy) = &host.proxy {
+        builder = builder.proxy(Proxy::all(proxy.clone()).map_err(unusable_client)?);
+    } else if is_loopback(name) {
         builder = builder.no_proxy();
     }
-    if let Some(path) = &security.authorities {
+    for path in &security.authorities {
         let certificates = Certificate::from_pem_bundle(&read(path)?);
         let certificates = certificates.ok().filter(|list| !list.is_empty());
         builder =
@@ -65,10 +73,7 @@ pub(super) fn client(host: &str, security: &Security) -> Result<Client, Registry
         let identity = Identity::from_pem(&pem);
         builder = builder.identity(identity.map_err(|_| unusable(key, "key"))?);
     }
-    builder.build().map_err(|error| RegistryError::Client {
-        host: host.to_owned(),
-        source: Box::new(error),
-    })
+    builder.build().map_err(unusable_client)
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, RegistryError> {

@@ -39,6 +39,8 @@ pub(super) struct Transport {
     pub(super) base: Url,
     pub(super) auth: Auth,
     pub(super) allows_plain: bool,
+    /// For every request to the registry.
+    pub(super) headers: HeaderMap,
 }
 
 impl Transport {
@@ -56,6 +58,7 @@ impl Transport {
             request = request.headers(call.headers.clone());
             let mut used = None;
             if is_registry {
+                request = request.headers(self.headers.clone());
                 used = self.auth.header(&self.http, call.scopes).await?;
             }
             if let Some(header) = &used {

@@ -164,7 +164,7 @@ impl Inner {
             Ok(response) if response.status() == StatusCode::CREATED => Ok(true),
             Ok(response) => {
                 // It has begun an upload instead.
-                if let Some(url) = self.transport.location(&url, &response)? {
+                if let Some(url) = self.server.transport.location(&url, &response)? {
                     self.abandon(url).await;
                 }
                 Ok(false)
@@ -278,8 +278,8 @@ impl Inner {
         let mut call = self.call("uploading to", Method::POST, url.clone());
         let nothing = HeaderValue::from_static("0");
         call.headers.insert(CONTENT_LENGTH, nothing);
-        let response = self.transport.send(&call).await?;
-        let location = self.transport.location(&url, &response)?;
+        let response = self.server.transport.send(&call).await?;
+        let location = self.server.transport.location(&url, &response)?;
         location.ok_or_else(|| RegistryError::Answer {
             url: shown(&url),
             reason: "it does not say where to upload to".to_owned(),
@@ -289,12 +289,12 @@ impl Inner {
     /// How far an upload has come, in bytes; a new one if the registry has forgotten it.
     async fn stand(&self, url: Url) -> Result<(Url, u64), RegistryError> {
         let call = self.call("asking for", Method::GET, url.clone());
-        match self.transport.send(&call).await {
+        match self.server.transport.send(&call).await {
             Ok(response) => {
                 let range = response.headers().get(RANGE);
                 let range = range.and_then(|range| range.to_str().ok());
                 let offset_bytes = range.and_then(end_of_range).unwrap_or(0);
-                let next = self.transport.location(&url, &response)?;
+                let next = self.server.transport.location(&url, &response)?;
                 Ok((next.unwrap_or(url), offset_bytes))
             }
             Err(error) if error.is_passing() => Err(error),
@@ -313,8 +313,8 @@ impl Inner {
         let range = HeaderValue::from_str(&format!("{at_bytes}-{last}"));
         call.headers
             .extend(range.ok().map(|range| (CONTENT_RANGE, range)));
-        let response = self.transport.send(&call).await?;
-        let next = self.transport.location(url, &response)?;
+        let response = self.server.transport.send(&call).await?;
+        let next = self.server.transport.location(url, &response)?;
         Ok(next.unwrap_or_else(|| url.clone()))
     }
 
@@ -328,7 +328,7 @@ impl Inner {
         call.body = Some(&body);
         let octets = HeaderValue::from_static("application/octet-stream");
         call.headers.insert(CONTENT_TYPE, octets);
-        match self.transport.send(&call).await {
+        match self.server.transport.send(&call).await {
             Ok(_) => Ok(()),
             // The upload is unknown there: a new one may do.
             Err(RegistryError::Missing { url }) => Err(RegistryError::Status {
@@ -345,7 +345,7 @@ impl Inner {
     /// Lets the registry forget an upload, if it will.
     async fn abandon(&self, url: Url) {
         let call = self.call("giving up", Method::DELETE, url);
-        let _ = tokio::time::timeout(LAST_WORDS, self.transport.send(&call)).await;
+        let _ = tokio::time::timeout(LAST_WORDS, self.server.transport.send(&call)).await;
     }
 
     async fn put_manifest(

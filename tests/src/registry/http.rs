@@ -49,14 +49,7 @@ impl Request {
     }
 
     pub(super) fn parameters(&self, name: &str) -> Vec<String> {
-        let pairs = self
-            .query
-            .split('&')
-            .filter_map(|pair| pair.split_once('='));
-        pairs
-            .filter(|(key, _)| *key == name)
-            .map(|(_, value)| decoded(value))
-            .collect()
+        parameters(&self.query, name)
     }
 
     /// The body, or what came of it before the connection was cut.
@@ -74,6 +67,15 @@ impl Request {
         };
         (body, whole)
     }
+}
+
+/// What a query, or a form that was sent, has under this name.
+pub(super) fn parameters(query: &str, name: &str) -> Vec<String> {
+    let pairs = query.split('&').filter_map(|pair| pair.split_once('='));
+    pairs
+        .filter(|(key, _)| *key == name)
+        .map(|(_, value)| decoded(value))
+        .collect()
 }
 
 fn decoded(text: &str) -> String {
@@ -129,15 +131,7 @@ impl Answer {
         is_head: bool,
         pause: Option<(usize, std::time::Duration)>,
     ) -> io::Result<()> {
-        let mut head = format!("HTTP/1.1 {} x\r\n", self.status);
-        for (name, value) in &self.headers {
-            head.push_str(&format!("{name}: {value}\r\n"));
-        }
-        if self.status != 204 {
-            head.push_str(&format!("Content-Length: {}\r\n", self.body.len()));
-        }
-        head.push_str("\r\n");
-        stream.write_all(head.as_bytes())?;
+        stream.write_all(self.head().as_bytes())?;
         if is_head {
             return stream.flush();
         }
@@ -152,5 +146,32 @@ impl Answer {
             }
         }
         stream.flush()
+    }
+
+    /// Writes it, and calls `between` when half of the body has been sent.
+    pub(super) fn write_halves(
+        &self,
+        stream: &mut impl Write,
+        between: impl FnOnce(),
+    ) -> io::Result<()> {
+        let (first, second) = self.body.split_at(self.body.len() / 2);
+        stream.write_all(self.head().as_bytes())?;
+        stream.write_all(first)?;
+        stream.flush()?;
+        between();
+        stream.write_all(second)?;
+        stream.flush()
+    }
+
+    fn head(&self) -> String {
+        let mut head = format!("HTTP/1.1 {} x\r\n", self.status);
+        for (name, value) in &self.headers {
+            head.push_str(&format!("{name}: {value}\r\n"));
+        }
+        if self.status != 204 {
+            head.push_str(&format!("Content-Length: {}\r\n", self.body.len()));
+        }
+        head.push_str("\r\n");
+        head
     }
 }

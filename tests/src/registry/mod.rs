@@ -4,6 +4,8 @@
 mod http;
 mod proxy;
 mod server;
+mod tls;
 
 pub use proxy::{CuttingProxy, Direction};
 pub use server::{Access, Behaviour, Redirect, Seen, Server};
+pub use tls::Certificates;

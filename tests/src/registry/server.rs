@@ -5,12 +5,13 @@ use std::io::{self, BufReader};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use rustls::{ServerConfig, ServerConnection, StreamOwned};
 use serde_json::{Value, json};
 
 use crate::layout::{Layout, digest};
-use crate::registry::http::{Answer, Request};
+use crate::registry::http::{Answer, Request, parameters};
 
 /// Who may use the registry.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
@@ -27,6 +28,8 @@ pub enum Access {
         /// How often a token may be used before it is refused.
         uses: u32,
     },
+    /// Who has a token from `/token`, which wants this as `refresh_token` of a form (OAuth 2.0).
+    Refresh(String),
 }
 
 /// Where blobs are really kept.
@@ -53,15 +56,28 @@ pub struct Behaviour {
     pub redirect: Option<Redirect>,
     /// A pause after so many bytes of every blob that is sent.
     pub pause: Option<(usize, Duration)>,
+    /// Of the blob with this digest the second half is sent when another blob has been uploaded, or after
+    /// a long time.
+    pub holds: Option<String>,
+    /// Manifests are sent in other bytes than were asked for.
+    pub changes_manifests: bool,
+    /// Manifests are refused with this status.
+    pub refuses_manifests: Option<u16>,
+    /// Uploads go to this address, `http://host:port`; see [`Server::beside`].
+    pub uploads_to: Option<String>,
 }
 
 /// A request that came, or may not have come to its end.
 #[derive(Clone, Debug)]
 pub struct Seen {
+    /// The server's.
+    pub address: SocketAddr,
     /// `GET`, …
     pub method: String,
     /// Without what is behind the `?`.
     pub path: String,
+    /// What is behind the `?`.
+    pub query: String,
     /// The header of this name.
     pub authorization: Option<String>,
     /// The header of this name.
@@ -80,6 +96,8 @@ struct State {
     /// With the uses that are left.
     tokens: HashMap<String, u32>,
     stumbled: HashSet<String>,
+    uploaded: usize,
+    waited_in_vain: bool,
     count: u64,
     seen: Vec<Seen>,
 }
@@ -90,24 +108,54 @@ pub struct Server {
     address: SocketAddr,
     behaviour: Arc<Behaviour>,
     state: Arc<Mutex<State>>,
+    tls: Option<Arc<ServerConfig>>,
 }
+
+/// How long [`Behaviour::holds`] holds a blob at most.
+const LONGEST_HOLD: Duration = Duration::from_secs(30);
 
 impl Server {
     /// # Panics
     /// When there is no free port.
     pub fn start(behaviour: Behaviour) -> Self {
+        Self::listen(behaviour, Arc::default(), None)
+    }
+
+    /// With TLS.
+    ///
+    /// # Panics
+    /// When there is no free port.
+    pub fn start_tls(behaviour: Behaviour, tls: Arc<ServerConfig>) -> Self {
+        Self::listen(behaviour, Arc::default(), Some(tls))
+    }
+
+    /// Another server that has the same blobs.
+    ///
+    /// # Panics
+    /// When there is no free port.
+    #[must_use]
+    pub fn beside(&self, behaviour: Behaviour) -> Self {
+        Self::listen(behaviour, Arc::clone(&self.state), None)
+    }
+
+    fn listen(
+        behaviour: Behaviour,
+        state: Arc<Mutex<State>>,
+        tls: Option<Arc<ServerConfig>>,
+    ) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("there is a free port");
         let server = Self {
             address: listener.local_addr().expect("it has an address"),
             behaviour: Arc::new(behaviour),
-            state: Arc::default(),
+            state,
+            tls,
         };
         let accepting = server.clone();
         thread::spawn(move || {
             for stream in listener.incoming().flatten() {
                 let server = accepting.clone();
                 // Who hangs up does so on purpose.
-                thread::spawn(move || server.serve(&stream));
+                thread::spawn(move || server.accept(stream));
             }
         });
         server
@@ -200,7 +248,18 @@ impl Server {
         self.state().uploads.len()
     }
 
-    /// All requests so far.
+    /// Whether a blob was held, and nothing else was uploaded meanwhile.
+    pub fn waited_in_vain(&self) -> bool {
+        self.state().waited_in_vain
+    }
+
+    /// Removes a blob.
+    pub fn remove(&self, repository: &str, digest: &str) {
+        let key = (repository.to_owned(), digest.to_owned());
+        self.state().blobs.remove(&key);
+    }
+
+    /// All requests so far, to all servers that have the same blobs.
     pub fn seen(&self) -> Vec<Seen> {
         self.state().seen.clone()
     }
@@ -209,15 +268,27 @@ impl Server {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn serve(&self, stream: &TcpStream) -> io::Result<()> {
+    fn accept(&self, stream: TcpStream) -> io::Result<()> {
         stream.set_nodelay(true)?;
+        match &self.tls {
+            None => self.serve(stream),
+            Some(tls) => {
+                let session = ServerConnection::new(Arc::clone(tls)).map_err(io::Error::other)?;
+                self.serve(StreamOwned::new(session, stream))
+            }
+        }
+    }
+
+    fn serve(&self, stream: impl io::Read + io::Write) -> io::Result<()> {
         let mut reader = BufReader::new(stream);
         while let Some(request) = Request::read(&mut reader)? {
             let (body, whole) = request.body(&mut reader);
             let answer = self.answer(&request, &body, whole.is_ok());
             self.state().seen.push(Seen {
+                address: self.address,
                 method: request.method.clone(),
                 path: request.path.clone(),
+                query: request.query.clone(),
                 authorization: request.header("authorization").map(str::to_owned),
                 range: request.header("range").map(str::to_owned),
                 status: answer.status,
@@ -225,14 +296,31 @@ impl Server {
             whole?;
             let is_blob = request.method == "GET" && request.path.contains("/blobs/sha256");
             let pause = self.behaviour.pause.filter(|_| is_blob);
-            answer.write(&mut &*stream, request.method == "HEAD", pause)?;
+            let stream = reader.get_mut();
+            match &self.behaviour.holds {
+                Some(digest) if is_blob && request.path.ends_with(digest) => {
+                    answer.write_halves(stream, || self.wait_for_upload())?;
+                }
+                _ => answer.write(stream, request.method == "HEAD", pause)?,
+            }
         }
         Ok(())
     }
 
+    fn wait_for_upload(&self) {
+        let until = Instant::now() + LONGEST_HOLD;
+        while self.state().uploaded == 0 {
+            if Instant::now() > until {
+                self.state().waited_in_vain = true;
+                return;
+            }
+            thread::sleep(Duration::from_millis(5));
+        }
+    }
+
     fn answer(&self, request: &Request, body: &[u8], is_whole: bool) -> Answer {
         if request.path == "/token" {
-            return self.token(request);
+            return self.token(request, body);
         }
         let Some(path) = request.path.strip_prefix("/v2/") else {
             return Answer::new(404);
@@ -261,24 +349,35 @@ impl Server {
         Answer::new(404)
     }
 
-    fn token(&self, request: &Request) -> Answer {
-        let Access::Token {
-            authorization,
-            uses,
-        } = &self.behaviour.access
-        else {
-            return Answer::new(404);
+    fn token(&self, request: &Request, body: &[u8]) -> Answer {
+        let form = String::from_utf8_lossy(body);
+        let (query, uses) = match &self.behaviour.access {
+            Access::Token {
+                authorization,
+                uses,
+            } => {
+                if request.header("authorization") != authorization.as_deref() {
+                    return Answer::new(401).header("WWW-Authenticate", "Basic realm=\"token\"");
+                }
+                (request.query.as_str(), *uses)
+            }
+            Access::Refresh(token) => {
+                let grant = parameters(&form, "grant_type");
+                let is_form = request.method == "POST" && grant == ["refresh_token"];
+                if !is_form || parameters(&form, "refresh_token") != [token.as_str()] {
+                    return Answer::new(401);
+                }
+                (&*form, u32::MAX)
+            }
+            Access::Open | Access::Basic(_) => return Answer::new(404),
         };
-        if request.header("authorization") != authorization.as_deref() {
-            return Answer::new(401).header("WWW-Authenticate", "Basic realm=\"token\"");
-        }
-        if request.parameters("scope").is_empty() || request.parameters("service") != ["tests"] {
+        if parameters(query, "scope").is_empty() || parameters(query, "service") != ["tests"] {
             return Answer::new(400);
         }
         let mut state = self.state();
         state.count += 1;
         let token = format!("token-number-{}-is-secret", state.count);
-        state.tokens.insert(token.clone(), *uses);
+        state.tokens.insert(token.clone(), uses);
         Answer::new(200).body(json!({"token": token, "expires_in": 300}).to_string())
     }
 
@@ -290,7 +389,7 @@ impl Server {
             Access::Basic(_) => {
                 Err(Answer::new(401).header("WWW-Authenticate", "Basic realm=\"tests\""))
             }
-            Access::Token { .. } => {
+            Access::Token { .. } | Access::Refresh(_) => {
                 let token = header.and_then(|header| header.strip_prefix("Bearer "));
                 let mut state = self.state();
                 let left = token.and_then(|token| state.tokens.get_mut(token));
@@ -312,6 +411,9 @@ impl Server {
     fn manifest(&self, request: &Request, repository: &str, name: &str, body: &[u8]) -> Answer {
         let key = |name: &str| (repository.to_owned(), name.to_owned());
         let mut state = self.state();
+        if let (Some(status), "PUT") = (self.behaviour.refuses_manifests, request.method.as_str()) {
+            return Answer::new(status);
+        }
         if request.method == "PUT" {
             let media_type = request.header("content-type").unwrap_or_default();
             let manifest = (body.to_vec(), media_type.to_owned());
@@ -322,10 +424,16 @@ impl Server {
         }
         match state.manifests.get(&key(name)) {
             None => Answer::new(404),
-            Some((bytes, media_type)) => Answer::new(200)
-                .header("Content-Type", media_type)
-                .header("Docker-Content-Digest", digest(bytes))
-                .body(bytes.clone()),
+            Some((bytes, media_type)) => {
+                let mut sent = bytes.clone();
+                if self.behaviour.changes_manifests {
+                    sent.push(b' ');
+                }
+                Answer::new(200)
+                    .header("Content-Type", media_type)
+                    .header("Docker-Content-Digest", digest(bytes))
+                    .body(sent)
+            }
         }
     }
 
@@ -382,7 +490,9 @@ impl Server {
             state.count += 1;
             let name = format!("upload-{}", state.count);
             state.uploads.insert(name.clone(), Vec::new());
-            let location = format!("/v2/{repository}/blobs/uploads/{name}?state=x");
+            let host = self.behaviour.uploads_to.as_deref().unwrap_or_default();
+            let location =
+                format!("{host}/v2/{repository}/blobs/uploads/{name}?state=very-private");
             return Answer::new(202).header("Location", location);
         }
         let Some(there) = state.uploads.get_mut(name) else {
@@ -419,6 +529,7 @@ impl Server {
                 if request.parameters("digest") != [found.clone()] {
                     return Answer::new(400);
                 }
+                state.uploaded += 1;
                 let bytes = state.uploads.remove(name).unwrap_or_default();
                 state.blobs.insert((repository.to_owned(), found), bytes);
                 Answer::new(201)

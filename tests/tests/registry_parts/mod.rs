@@ -1,5 +1,9 @@
 //! An image, its conversion as a layout, and a real registry where there is one.
 
+mod faults;
+mod mirrors;
+mod tls;
+
 use std::fs;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
