@@ -133,7 +133,8 @@ impl RegistryError {
     /// Whether the same request may succeed later.
     pub(super) fn is_passing(&self) -> bool {
         match self {
-            Self::Connection { .. } => true,
+            // A certificate that is refused, on either side, stays so.
+            Self::Connection { source, .. } => !is_of_tls(&**source),
             Self::Status { status, .. } => matches!(status, 408 | 425 | 429 | 500 | 502..=504),
             _ => false,
         }
@@ -148,10 +149,47 @@ impl RegistryError {
     }
 }
 
+/// Whether TLS itself failed, not the connection below it.
+fn is_of_tls(error: &(dyn Error + 'static)) -> bool {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        // What an I/O error wraps is not its source.
+        let inner = error
+            .downcast_ref::<io::Error>()
+            .and_then(io::Error::get_ref);
+        if error.is::<rustls::Error>() || inner.is_some_and(|inner| is_of_tls(inner)) {
+            return true;
+        }
+        next = error.source();
+    }
+    false
+}
+
 fn said(message: &str) -> String {
     if message.is_empty() {
         String::new()
     } else {
         format!(" ({message})")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refused_certificate_is_not_asked_for_again() {
+        let connection = |source: Box<dyn Error + Send + Sync>| RegistryError::Connection {
+            operation: "reading",
+            url: String::new(),
+            source,
+        };
+        let refused = rustls::Error::InvalidCertificate(rustls::CertificateError::UnknownIssuer);
+        let wrapped = io::Error::other(io::Error::other(refused.clone()));
+        assert!(!connection(Box::new(refused)).is_passing());
+        assert!(!connection(Box::new(wrapped)).is_passing());
+        let cut = io::Error::from(io::ErrorKind::ConnectionReset);
+        assert!(connection(Box::new(cut)).is_passing());
+        assert!(connection("nothing moves".into()).is_passing());
     }
 }

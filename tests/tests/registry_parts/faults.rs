@@ -60,7 +60,7 @@ fn an_identity_token_is_only_for_the_token_server() {
     let source = fixture.conversion.source.reference();
     let done = fixture
         .esgz(&source, &to)
-        .arg("--log-level=trace")
+        .arg("--log-level=trace,h2=trace")
         .run()
         .success()
         .unwrap();
@@ -83,7 +83,7 @@ fn uploads_elsewhere_carry_no_credentials() {
         uploads_to: Some(format!("http://{}", store.address())),
         ..Behaviour::default()
     });
-    let args = ["--user=me:hunter2", "--log-level=trace"];
+    let args = ["--user=me:hunter2", "--log-level=trace,h2=trace"];
     let source = fixture.conversion.source.reference();
     let to = server.reference("to/there:dst");
     let done = fixture
@@ -131,7 +131,9 @@ fn a_helper_for_one_registry_is_asked_and_its_failure_says_nothing_secret() {
     ] {
         write(script);
         let from = server.reference("from/here:src");
-        let refused = fixture.call("inspect", &["--log-level=trace", &from]).run();
+        let refused = fixture
+            .call("inspect", &["--log-level=trace,h2=trace", &from])
+            .run();
         assert_eq!(refused.code, Some(6));
         assert!(
             refused.stderr.contains("credential helper"),

@@ -61,7 +61,7 @@ fn blobs_come_from_the_mirror_and_tags_from_the_registry() {
         "[host.\"http://{address}\"]\ncapabilities = [\"pull\"]\nheader = {{ x-key = \"header-secret\" }}\n"
     );
     let dir = hosts_dir(&fixture, &server, &text);
-    let user = ["--user=me:hunter2", "--log-level=trace"];
+    let user = ["--user=me:hunter2", "--log-level=trace,h2=trace"];
     let log = convert(&fixture, &server, &dir, &user);
     assert!(!log.contains("header-secret") && !log.contains("hunter2"));
     assert_eq!(count(&server.seen(), "/blobs/"), 0, "{:?}", server.seen());

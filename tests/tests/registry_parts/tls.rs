@@ -25,7 +25,10 @@ fn certificates_are_checked() {
 
     let server = server();
     let from = server.reference("from/here:src");
-    for (authority, says) in [(&certificates.client_key, "no usable certificate")] {
+    for (authority, says) in [
+        (&others.authority, "manifests/src: "),
+        (&certificates.client_key, "no usable certificate"),
+    ] {
         let refused = fixture
             .call("inspect", &["--tlscacert", text(authority), &from])
             .run();
@@ -81,7 +84,12 @@ fn tls_is_left_out_only_where_it_is_said() {
     let before = plain.seen().len();
     let from = server.reference("from/here:src");
     let authority = text(&certificates.authority);
-    let call = ["--tlscacert", authority, "--log-level=trace", &from];
+    let call = [
+        "--tlscacert",
+        authority,
+        "--log-level=trace,h2=trace",
+        &from,
+    ];
     let refused = fixture.call("inspect", &call).run();
     assert_eq!(refused.code, Some(6));
     assert!(refused.stderr.contains("without TLS"), "{}", refused.stderr);
@@ -110,7 +118,7 @@ fn nothing_secret_is_shown_with_tls() {
         let done = fixture
             .esgz(&source, &to)
             .args(["--tlscacert", text(&certificates.authority)])
-            .args(["--user=me:hunter2", "--log-level=trace"])
+            .args(["--user=me:hunter2", "--log-level=trace,h2=trace"])
             .run();
         for secret in ["hunter2", &BASIC[6..], "is-secret", "very-private"] {
             assert!(!done.stderr.contains(secret), "{secret} is shown");
