@@ -11,6 +11,7 @@ mod optimize;
 mod output;
 mod progress;
 mod reading;
+mod registry;
 mod report;
 mod signals;
 mod verify;

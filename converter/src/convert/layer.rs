@@ -309,10 +309,9 @@ fn reuse(
     sink: &mut Sink,
 ) -> Result<ConvertedLayer, ImageError> {
     tracing::info!("reusing \"{}\" without conversion", layer.digest);
-    let blob = job.image.open_layer(job.source)?;
     copy_blob(
         "layer",
-        blob,
+        || job.image.open_layer(job.source),
         job.source.blob,
         sink,
         job.cancel,
