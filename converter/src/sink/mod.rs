@@ -215,7 +215,7 @@ impl Sink {
         match &mut self.0 {
             Kind::Layout(sink) => sink.add(id, blob),
             Kind::Archive(sink) => sink.add(id, &blob),
-            Kind::Registry(sink) => sink.add(id, &blob),
+            Kind::Registry(sink) => sink.add(id, blob),
         }
     }
 

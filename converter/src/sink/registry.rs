@@ -2,7 +2,6 @@
 //! while later ones are made; then manifests and indexes, those that others name first; the tag last.
 
 use std::path::PathBuf;
-use std::sync::Arc;
 
 use crate::image::{BlobId, Digest, RegistryName};
 use crate::registry::Uploads;
@@ -54,20 +53,20 @@ impl RegistrySink {
             path: self.scratch.clone(),
             source,
         })?;
-        Ok(StagedBlob {
-            file: Arc::new(file),
-            start_bytes: 0,
-            len_bytes: 0,
-            named,
-        })
+        Ok(StagedBlob::in_cache(file, named))
     }
 
     pub(super) fn has(&self, id: BlobId) -> Result<bool, SinkError> {
         Ok(self.uploads.has(id, self.mount_from.as_deref())?)
     }
 
-    pub(super) fn add(&mut self, id: BlobId, blob: &StagedBlob) -> Result<(), SinkError> {
-        Ok(self.uploads.push(id, blob.blob())?)
+    pub(super) fn add(&mut self, id: BlobId, mut blob: StagedBlob) -> Result<(), SinkError> {
+        let read_back = blob.blob().map_err(|source| SinkError::Write {
+            operation: "writing a blob in",
+            path: self.scratch.clone(),
+            source,
+        })?;
+        Ok(self.uploads.push(id, read_back)?)
     }
 
     pub(super) fn add_manifest(&mut self, id: BlobId, bytes: &[u8], media_type: &str) {

@@ -93,6 +93,14 @@ impl StagedBlob {
         }
     }
 
+    /// The same, read back soon: it is written to the page cache.
+    pub(super) fn in_cache(file: File, named: Option<tempfile::TempPath>) -> Self {
+        Self {
+            run: None,
+            ..Self::in_file(file, named)
+        }
+    }
+
     /// An empty blob that starts at `start_bytes` of `file`.
     pub(super) fn in_archive(file: Arc<File>, start_bytes: u64) -> Self {
         Self {
