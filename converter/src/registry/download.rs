@@ -71,7 +71,8 @@ impl Inner {
     async fn manifest(&self, reference: &str) -> Result<PulledManifest, RegistryError> {
         let is_digest = reference.parse::<Digest>().is_ok();
         for mirror in &self.mirrors {
-            if !mirror.serves_tags() && !(is_digest && mirror.serves_digests()) {
+            let is_of_use = mirror.serves_tags() || is_digest && mirror.serves_digests();
+            if !is_of_use {
                 continue;
             }
             match self.manifest_of(mirror, reference, Retry::NEVER).await {

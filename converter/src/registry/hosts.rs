@@ -225,9 +225,8 @@ fn identity(
         .into_iter()
         .map(OneOrMany::into_vec)
         .collect();
-    let pair = match (pairs.pop(), pairs.is_empty()) {
-        (Some(pair), true) => pair,
-        _ => return Err("client has to name one certificate".to_owned()),
+    let (Some(pair), true) = (pairs.pop(), pairs.is_empty()) else {
+        return Err("client has to name one certificate".to_owned());
     };
     let (certificate, key) = match pair.as_slice() {
         [both] => (both, both),
