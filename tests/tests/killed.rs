@@ -1,4 +1,44 @@
-//! esgz is killed with SIGKILL, at any moment: the next call removes what was left.
+//! Signals at any moment. After SIGINT and SIGTERM nothing is left, and the destination is what it was; after
+//! SIGKILL the next call removes what was left.
+
+mod killed {
+    mod calls;
+    mod moments;
+
+    use esgz_tests::compress::Compression;
+    use esgz_tests::conversion::Conversion;
+    use esgz_tests::layout::{Layer, Layout, LayoutBuilder};
+    use esgz_tests::sets;
+    use esgz_tests::tree::Tree;
+
+    /// The exit code for the user's interruption.
+    pub(crate) const INTERRUPTED: i32 = 130;
+
+    /// A destination that holds another image.
+    pub(crate) struct Existing {
+        layout: Layout,
+        before: Tree,
+    }
+
+    impl Existing {
+        /// The output `existing`.
+        pub(crate) fn new(conversion: &Conversion) -> Self {
+            let layout = conversion.output("existing");
+            LayoutBuilder::new()
+                .tag(Some("esgz"))
+                .layer(Layer::new(&sets::usual(), Compression::Gzip(1)))
+                .write(&layout.dir);
+            let before = Tree::read(&layout.dir).without_times();
+            Self { layout, before }
+        }
+
+        pub(crate) fn assert_unchanged(&self, what: &str) {
+            let now = Tree::read(&self.layout.dir).without_times();
+            let differences = self.before.differences(&now);
+            assert!(differences.is_empty(), "{what}: {differences:?}");
+        }
+    }
+}
 
 use std::fs;
 use std::os::unix::process::CommandExt as _;
@@ -35,6 +75,24 @@ fn left(conversion: &Conversion, processes: &[u32]) -> Vec<String> {
     found
 }
 
+/// Times after the beginning of a run that takes about as long as `whole`, and longer; the same ones in every test
+/// run, at no regular distance.
+fn moments(whole: Duration) -> Vec<Duration> {
+    const MOMENTS: u32 = 25;
+    let mut random = 0x2545_f491_4f6c_dd1d_u64;
+    let mut within_step = || {
+        // Marsaglia, "Xorshift RNGs", 2003.
+        random ^= random << 13;
+        random ^= random >> 7;
+        random ^= random << 17;
+        (random >> 40) as f64 / f64::from(1 << 24)
+    };
+    let step = whole.mul_f64(1.2) / MOMENTS;
+    (0..MOMENTS)
+        .map(|i| step * i + step.mul_f64(within_step()))
+        .collect()
+}
+
 #[test]
 fn the_next_call_removes_what_a_killed_one_left() {
     let Some(_turn) = privileged::workload("killed::the_next_call_removes_what_a_killed_one_left")
@@ -46,11 +104,8 @@ fn the_next_call_removes_what_a_killed_one_left() {
     let mut whole = start(&conversion, "true", &[]);
     assert!(whole.wait().unwrap().success());
     let whole = started.elapsed();
-    let rounds = 12;
     let (mut killed, mut with_mounts) = (Vec::new(), 0);
-    for round in 0..rounds {
-        // Also long after the beginning: then the workload runs.
-        let delay = whole * round / (rounds - 3);
+    for delay in moments(whole) {
         let mut child = start(&conversion, "sleep 1000 & sleep 1000", &["--period=60"]);
         thread::sleep(delay);
         child.kill().unwrap();
