@@ -4,6 +4,8 @@
 mod profiler {
     pub(crate) mod bench;
     pub(crate) mod generator;
+    mod odd;
+    pub(crate) mod scene;
     mod tiers;
     mod truth;
     pub(crate) mod worker;
