@@ -89,3 +89,20 @@ impl Hold {
         true
     }
 }
+
+/// 25 times within `span`, the same ones in every test run, at no regular distance.
+pub fn moments(span: Duration) -> Vec<Duration> {
+    const MOMENTS: u32 = 25;
+    let mut random = 0x2545_f491_4f6c_dd1d_u64;
+    let mut within_step = || {
+        // Marsaglia, "Xorshift RNGs", 2003.
+        random ^= random << 13;
+        random ^= random >> 7;
+        random ^= random << 17;
+        (random >> 40) as f64 / f64::from(1 << 24)
+    };
+    let step = span / MOMENTS;
+    (0..MOMENTS)
+        .map(|i| step * i + step.mul_f64(within_step()))
+        .collect()
+}

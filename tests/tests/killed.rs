@@ -47,6 +47,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use esgz_tests::conversion::{Conversion, names};
+use esgz_tests::hold::moments;
 use esgz_tests::residue::residue;
 use esgz_tests::{machine, privileged};
 use serde_json::json;
@@ -75,24 +76,6 @@ fn left(conversion: &Conversion, processes: &[u32]) -> Vec<String> {
     found
 }
 
-/// Times after the beginning of a run that takes about as long as `whole`, and longer; the same ones in every test
-/// run, at no regular distance.
-fn moments(whole: Duration) -> Vec<Duration> {
-    const MOMENTS: u32 = 25;
-    let mut random = 0x2545_f491_4f6c_dd1d_u64;
-    let mut within_step = || {
-        // Marsaglia, "Xorshift RNGs", 2003.
-        random ^= random << 13;
-        random ^= random >> 7;
-        random ^= random << 17;
-        (random >> 40) as f64 / f64::from(1 << 24)
-    };
-    let step = whole.mul_f64(1.2) / MOMENTS;
-    (0..MOMENTS)
-        .map(|i| step * i + step.mul_f64(within_step()))
-        .collect()
-}
-
 #[test]
 fn the_next_call_removes_what_a_killed_one_left() {
     let Some(_turn) = privileged::workload("killed::the_next_call_removes_what_a_killed_one_left")
@@ -105,7 +88,8 @@ fn the_next_call_removes_what_a_killed_one_left() {
     assert!(whole.wait().unwrap().success());
     let whole = started.elapsed();
     let (mut killed, mut with_mounts) = (Vec::new(), 0);
-    for delay in moments(whole) {
+    // Also after the run's set-up: then the workload runs.
+    for delay in moments(whole.mul_f64(1.2)) {
         let mut child = start(&conversion, "sleep 1000 & sleep 1000", &["--period=60"]);
         thread::sleep(delay);
         child.kill().unwrap();
