@@ -305,26 +305,18 @@ fn files_stand_in_the_order_of_their_first_touch() {
 }
 
 /// Opens and reads by eight threads, all in one burst.
-fn storm(test: &str, files: u64, times: u64) {
+#[test]
+fn a_million_opens_lose_nothing() {
+    let test = "truth::a_million_opens_lose_nothing";
+    let (files, times) = (100_000, 1_000_000);
     let layer = (0..files).fold(Named::default(), |image, i| {
         image.file(&format!("f{i}"), b"x")
     });
     on_scene(test, layer, READ_AHEAD_KIB, |scene| {
         let script = format!("storm 8 {files} {times} @");
         let seen = scene.observe(Exactness::FaultAround, &script);
-        assert_eq!(seen.files.len() as u64, files);
+        assert_eq!(seen.files.len(), files);
         let whole = |file: &ObservedFile| file.opened && ranges_of(file) == [(0, 1)];
         assert!(seen.files.iter().all(whole));
     });
-}
-
-#[test]
-fn a_storm_of_opens_loses_nothing() {
-    storm("truth::a_storm_of_opens_loses_nothing", 5_000, 50_000);
-}
-
-#[test]
-#[ignore = "takes long; the one before is the same with a twentieth"]
-fn a_million_opens_lose_nothing() {
-    storm("truth::a_million_opens_lose_nothing", 100_000, 1_000_000);
 }
