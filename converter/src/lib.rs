@@ -21,4 +21,5 @@ pub mod scratch;
 pub mod sink;
 pub mod source;
 pub mod sys;
+mod unfinished;
 pub mod verify;

@@ -74,12 +74,16 @@ pub fn record(
 ) -> Result<Recorded, RecordError> {
     runtime::remove_abandoned(&options.state);
     let tier = profiler::choose(options.collector)?;
-    let mut all = record_once(source, layers, options, tier, cancel)?;
+    let once = || {
+        let recorded = record_once(source, layers, options, tier, cancel);
+        recorded.map_err(|error| interruption_first(error, cancel))
+    };
+    let mut all = once()?;
     for _ in 1..options.runs {
         if all.has_failed() {
             break;
         }
-        let next = record_once(source, layers, options, tier, cancel)?;
+        let next = once()?;
         all.profiles.extend(next.profiles);
         all.failed_commands.extend(next.failed_commands);
         all.mount += next.mount;
@@ -91,6 +95,26 @@ pub fn record(
         mount: all.mount,
         run: all.run,
     })
+}
+
+/// Who interrupts while a hook hangs at the end of a run is told that it was interrupted.
+fn interruption_first(error: RecordError, cancel: &Cancel) -> RecordError {
+    match cancel.check() {
+        Err(cancelled)
+            if !matches!(
+                &error,
+                RecordError::Runtime(RuntimeError::Cancelled(_))
+                    | RecordError::Rootfs(RootfsError::Cancelled(_))
+            ) =>
+        {
+            tracing::warn!(
+                error = &error as &dyn std::error::Error,
+                "after the interruption"
+            );
+            RecordError::Runtime(cancelled.into())
+        }
+        _ => error,
+    }
 }
 
 /// What one or several runs gave.

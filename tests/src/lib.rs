@@ -12,6 +12,7 @@ pub mod drafts;
 pub mod esgz;
 pub mod fixed;
 mod header;
+pub mod hold;
 pub mod inject;
 pub mod layers;
 pub mod layout;

@@ -28,6 +28,7 @@ use crate::progress::{Progress, Step};
 use crate::record::{RecordOptions, Recorded};
 use crate::runtime::Streams;
 use crate::source::{Node, Source, SourceImage};
+use crate::unfinished;
 
 /// Runs `esgz optimize`.
 pub(super) fn optimize(
@@ -273,10 +274,9 @@ fn write_file(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
         let parent = path
             .parent()
             .filter(|parent| !parent.as_os_str().is_empty());
-        let mut file = tempfile::Builder::new()
-            .prefix(".esgz-")
-            .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o644))
-            .tempfile_in(parent.unwrap_or(Path::new(".")))?;
+        let parent = parent.unwrap_or(Path::new("."));
+        unfinished::remove_abandoned(parent);
+        let mut file = unfinished::hidden_file(parent, "profile")?;
         file.write_all(bytes)?;
         file.persist(path)?;
         Ok(())

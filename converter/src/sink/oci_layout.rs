@@ -14,6 +14,7 @@ use crate::image::manifest::to_json;
 use crate::sink::index::{LAYOUT, extend_index};
 use crate::sink::staged::{StagedBlob, give_name, unnamed_file};
 use crate::sink::{SinkError, parent, sync_dir};
+use crate::unfinished::{self, HiddenDirectory};
 
 /// A layout to which one image is being added.
 #[derive(Debug)]
@@ -127,18 +128,17 @@ impl OciLayoutSink {
     pub(super) fn commit(mut self, descriptor: Map<String, Value>) -> Result<(), SinkError> {
         let index = extend_index(self.index.take(), descriptor, self.tag.as_deref());
         let index = to_json(&index);
+        unfinished::remove_abandoned(&parent(&self.dir));
+        unfinished::remove_abandoned(&self.dir);
         if self.staging == self.dir {
             return self.fill(&self.dir.clone(), &index);
         }
-        let staging = tempfile::Builder::new()
-            .prefix(".esgz-layout-")
-            .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o755))
-            .tempdir_in(&self.staging)
+        let staging = HiddenDirectory::new(&self.staging, "layout")
             .map_err(|source| self.error("creating a directory in", &self.staging, source))?;
         self.fill(staging.path(), &index)?;
         std::fs::rename(staging.path(), &self.dir)
             .map_err(|source| self.error("renaming to", &self.dir, source))?;
-        let _moved = staging.keep();
+        staging.keep();
         sync_dir(&self.staging).map_err(|source| self.error("syncing", &self.staging, source))
     }
 
@@ -176,10 +176,7 @@ impl OciLayoutSink {
     /// Writes a small file under a temporary name and renames it.
     fn replace(&self, path: &Path, bytes: &[u8]) -> Result<(), SinkError> {
         let write = || -> io::Result<()> {
-            let mut file = tempfile::Builder::new()
-                .prefix(".esgz-")
-                .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o644))
-                .tempfile_in(parent(path))?;
+            let mut file = unfinished::hidden_file(&parent(path), "index")?;
             file.write_all(bytes)?;
             file.as_file().sync_all()?;
             file.persist(path)?;

@@ -180,10 +180,7 @@ pub(super) fn unnamed_file(dir: &Path) -> io::Result<(File, Option<tempfile::Tem
     match rustix::fs::open(dir, flags, mode) {
         Ok(fd) => Ok((fd.into(), None)),
         Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::ISDIR) => {
-            let named = tempfile::Builder::new()
-                .prefix(".esgz-blob-")
-                .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o644))
-                .tempfile_in(dir)?;
+            let named = crate::unfinished::hidden_file(dir, "blob")?;
             let (file, path) = named.into_parts();
             Ok((file, Some(path)))
         }
