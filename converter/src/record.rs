@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use crate::cancel::Cancel;
 use crate::layer::entry::ScannedLayer;
-use crate::profile::{self, Ended, Image, MergeError, Profile, Run, Workload};
+use crate::profile::{self, Ended, Image, MergeError, Profile, Run, SameFile, Workload};
 use crate::profiler::{
     self, CacheAtStart, CgroupFilter, Exactness, Profiler, ProfilerConfig, ProfilerError, Tier,
 };
@@ -86,7 +86,7 @@ pub fn record(
         all.run += next.run;
     }
     Ok(Recorded {
-        profile: profile::merge(&all.profiles)?,
+        profile: profile::merge(&all.profiles, SameFile::InImage)?,
         failed_commands: all.failed_commands,
         mount: all.mount,
         run: all.run,
@@ -170,6 +170,7 @@ fn record_once(
             manifest: source.manifest.id.digest,
             platform: source.platform.to_string(),
             layers: layers.iter().map(|layer| layer.digest).collect(),
+            by_path: false,
             unknown: serde_json::Map::new(),
         },
         workload: Workload {

@@ -52,9 +52,17 @@ pub struct Image {
     pub platform: String,
     /// The source's layers, base first.
     pub layers: Vec<Digest>,
+    /// Merged from profiles of different images: `layers` are the layers of all of them, the rest is the first
+    /// one's, and the profile means paths alone.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub by_path: bool,
     /// Keys of later versions.
     #[serde(flatten)]
     pub unknown: Map<String, Value>,
+}
+
+fn is_false(value: &bool) -> bool {
+    !value
 }
 
 /// The process that was run.

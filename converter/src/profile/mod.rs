@@ -13,7 +13,7 @@ mod select;
 
 pub use build::{Run, from_observations};
 pub use document::{Collector, Ended, Image, Phase, Profile, ProfileError, ProfiledFile, Workload};
-pub use merge::{MergeError, merge};
+pub use merge::{MergeError, SameFile, merge};
 pub use prefetch_list::PrefetchList;
 pub use record::{RecordError, RecordLine, parse_record, to_record};
 pub use select::{Prioritized, from_list, from_paths, from_profile};

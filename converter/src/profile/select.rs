@@ -23,7 +23,7 @@ pub struct Prioritized {
 pub fn from_profile(profile: &Profile, layers: &[ScannedLayer]) -> Prioritized {
     let touched = profile.files.iter().filter(|file| !file.ranges.is_empty());
     let digests: Vec<Digest> = layers.iter().map(|layer| layer.digest).collect();
-    if digests != profile.image.layers {
+    if profile.image.by_path || digests != profile.image.layers {
         return from_paths(touched.map(|file| file.path.as_str()), layers);
     }
     let index = Index::new(layers);
