@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 use crate::cli::created::Created;
+use crate::cli::profile::ProfileCommand;
 use crate::cli::progress::ProgressArg;
 use crate::cli::workload::WorkloadArgs;
 use crate::image::{ImageRef, Platform};
@@ -50,6 +51,9 @@ pub(super) enum Command {
     Record(Box<RecordArgs>),
     /// Convert an image to eStargz without running it; needs no privilege
     Convert(ConvertArgs),
+    /// Show, merge, compare and export profiles
+    #[command(subcommand)]
+    Profile(ProfileCommand),
     /// Show an eStargz image's layers, or one layer's table of contents
     Inspect(InspectArgs),
     /// Check every digest, TOC row and chunk of an eStargz image

@@ -9,6 +9,7 @@ mod failure;
 mod inspect;
 mod optimize;
 mod output;
+mod profile;
 mod progress;
 mod reading;
 mod report;
@@ -59,6 +60,7 @@ fn run(cli: &Cli, signals: &Signals, progress: &Shown) -> Result<(), Failure> {
         Command::Optimize(args) => optimize::optimize(args, signals, progress),
         Command::Record(args) => optimize::record(args, signals, progress),
         Command::Convert(args) => conversion::convert(args, cancel, progress),
+        Command::Profile(args) => profile::run(args),
         Command::Inspect(args) => inspect::inspect(args, cancel),
         Command::Verify(args) => verify::verify(args, cancel, progress),
     }

@@ -1,6 +1,5 @@
 //! `esgz optimize` and `esgz record`.
 
-use std::io::Write as _;
 use std::path::Path;
 use std::time::Instant;
 
@@ -12,7 +11,7 @@ use crate::cli::conversion::{
     Others, Wanted, image_options, open_ends, others, scan_options, scan_stage, threads,
     warn_missed,
 };
-use crate::cli::failure::{Failure, INCOMPLETE, OTHER, USAGE, WORKLOAD};
+use crate::cli::failure::{Failure, INCOMPLETE, USAGE, WORKLOAD};
 use crate::cli::output::{self, Size};
 use crate::cli::reading;
 use crate::cli::report::{Report, print_profile, profile_json};
@@ -252,32 +251,10 @@ fn write_outputs(
     record_out: Option<&Path>,
 ) -> Result<(), Failure> {
     if let Some(path) = profile_out {
-        write_file(path, &profile.to_json())?;
+        output::write_file(path, &profile.to_json())?;
     }
     if let Some(path) = record_out {
-        write_file(path, &profile::to_record(profile))?;
+        output::write_file(path, &profile::to_record(profile))?;
     }
     Ok(())
-}
-
-/// Written beside its place and renamed, so that an old file stays whole until then. A device or
-/// pipe is written to directly.
-fn write_file(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
-    let write = || -> std::io::Result<()> {
-        if std::fs::metadata(path).is_ok_and(|metadata| !metadata.is_file()) {
-            return std::fs::write(path, bytes);
-        }
-        let parent = path
-            .parent()
-            .filter(|parent| !parent.as_os_str().is_empty());
-        let mut file = tempfile::Builder::new()
-            .prefix(".esgz-")
-            .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o644))
-            .tempfile_in(parent.unwrap_or(Path::new(".")))?;
-        file.write_all(bytes)?;
-        file.persist(path)?;
-        Ok(())
-    };
-    write()
-        .map_err(|error| Failure::new(OTHER, error).context(format!("writing {}", path.display())))
 }

@@ -235,4 +235,4 @@ fn union(a: &[(u64, u64)], b: &[(u64, u64)]) -> Vec<(u64, u64)> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(in crate::profile) mod tests;

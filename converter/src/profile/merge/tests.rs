@@ -4,7 +4,7 @@ use serde_json::json;
 
 use super::*;
 
-fn profile(files: &[(&str, &[(u64, u64)])]) -> Profile {
+pub(in crate::profile) fn profile(files: &[(&str, &[(u64, u64)])]) -> Profile {
     let digest = Digest::of(b"image");
     let rows: Vec<_> = files
         .iter()
