@@ -1,16 +1,21 @@
 //! The first half of an image's way, on one screen: scanned layers to a profile.
 
-use std::path::PathBuf;
+mod attached;
+
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+pub use attached::attach;
+
+use crate::attach::{AttachError, Target, Until};
 use crate::cancel::Cancel;
 use crate::layer::entry::ScannedLayer;
-use crate::profile::{self, Ended, Image, MergeError, Profile, Run, SameFile, Workload};
+use crate::profile::{self, Ended, Image, MergeError, Origin, Profile, Run, SameFile, Workload};
 use crate::profiler::{
     self, CacheAtStart, CgroupFilter, Exactness, Profiler, ProfilerConfig, ProfilerError, Tier,
 };
-use crate::rootfs::{self, Backend, RootfsError, RootfsOptions};
-use crate::runtime::{self, Cgroup, Claim, FailedCommand, RuntimeError, WorkloadOptions};
+use crate::rootfs::{self, Backend, BindMount, Bound, LocateError, RootfsError, RootfsOptions};
+use crate::runtime::{self, Cgroup, Claim, FailedCommand, Mount, RuntimeError, WorkloadOptions};
 use crate::source::SourceImage;
 
 /// How a workload is run and watched.
@@ -27,6 +32,19 @@ pub struct RecordOptions {
     /// How touches through mappings are counted.
     pub exactness: Exactness,
     /// How to watch; None: with the collector that knows most of those that work.
+    pub collector: Option<Tier>,
+    /// Size of the ring buffer in bytes.
+    pub ring_bytes: u32,
+}
+
+/// How a running container is watched.
+#[derive(Clone, Debug)]
+pub struct AttachOptions {
+    /// Which one.
+    pub target: Target,
+    /// For how long.
+    pub until: Until,
+    /// How to watch; None: with the collector that knows most of those that work. Not [`Tier::PageCache`].
     pub collector: Option<Tier>,
     /// Size of the ring buffer in bytes.
     pub ring_bytes: u32,
@@ -57,6 +75,10 @@ pub enum RecordError {
     Profiler(#[from] ProfilerError),
     #[error("merging the runs")]
     Merge(#[from] MergeError),
+    #[error("attaching")]
+    Attach(#[from] AttachError),
+    #[error("the container is of another image")]
+    Locate(#[from] LocateError),
 }
 
 /// Runs the workload of `source`, whose layers have been scanned, as often as is wanted, and watches what it
@@ -136,11 +158,13 @@ fn record_once(
 
     let started = Instant::now();
     let cgroup = Cgroup::create(claim.name())?;
+    let bound = Bound::list(&binds(workload), layers.len() as u32);
+    let opened_as = [rootfs.opened_as(), &bound.rows].concat();
     let mut profiler = Profiler::start(&ProfilerConfig {
         tier,
         cgroup: CgroupFilter::from_directory(cgroup.directory())?,
         files: rootfs.files(),
-        opened_as: rootfs.opened_as(),
+        opened_as: &opened_as,
         root: rootfs.path(),
         cwd: plan.cwd().as_bytes(),
         ring_bytes: options.ring_bytes,
@@ -165,14 +189,7 @@ fn record_once(
     claim.release()?;
 
     let run = Run {
-        image: Image {
-            reference: source.reference.to_string(),
-            manifest: source.manifest.id.digest,
-            platform: source.platform.to_string(),
-            layers: layers.iter().map(|layer| layer.digest).collect(),
-            by_path: false,
-            unknown: serde_json::Map::new(),
-        },
+        image: image_of(source, layers),
         workload: Workload {
             args: process.args,
             env: workload.env.clone(),
@@ -180,7 +197,7 @@ fn record_once(
             cwd: process.cwd,
             unknown: serde_json::Map::new(),
         },
-        backend,
+        origin: Origin::Mounted(backend),
         ended: match outcome.ended {
             runtime::Ended::Exit => Ended::Exit,
             runtime::Ended::Period => Ended::Period,
@@ -192,11 +209,39 @@ fn record_once(
         exit_code: outcome.exit_code,
         duration: outcome.duration,
     };
-    let profile = profile::from_observations(&observations, run, layers);
+    let profile = profile::from_observations(&observations, run, layers, &bound);
     Ok(Runs {
         profiles: vec![profile],
         failed_commands: outcome.failed_commands,
         mount,
         run: started.elapsed(),
     })
+}
+
+fn image_of(source: &SourceImage, layers: &[ScannedLayer]) -> Image {
+    Image {
+        reference: source.reference.to_string(),
+        manifest: source.manifest.id.digest,
+        platform: source.platform.to_string(),
+        layers: layers.iter().map(|layer| layer.digest).collect(),
+        by_path: false,
+        unknown: serde_json::Map::new(),
+    }
+}
+
+/// What of the host is mounted into the container.
+fn binds(workload: &WorkloadOptions) -> Vec<BindMount> {
+    let is_bind = |mount: &&Mount| {
+        let mut words = [&mount.kind].into_iter().chain(&mount.options);
+        words.any(|word| word == "bind" || word == "rbind")
+    };
+    let mounts = workload.mounts.iter().filter(is_bind);
+    mounts
+        .map(|mount| BindMount {
+            destination: PathBuf::from(&mount.destination),
+            root: PathBuf::from("/"),
+            path: Path::new(&mount.source).to_owned(),
+            device: None,
+        })
+        .collect()
 }

@@ -1,12 +1,13 @@
 //! What a failed command says and exits with.
 
+use crate::attach::AttachError;
 use crate::cancel::Cancelled;
 use crate::convert::ImageError;
 use crate::layer::encode::EncodeError;
 use crate::layer::scan::ScanError;
 use crate::layer::verify::VerifyError;
 use crate::record::RecordError;
-use crate::rootfs::RootfsError;
+use crate::rootfs::{LocateError, RootfsError};
 use crate::runtime::RuntimeError;
 use crate::sink::SinkError;
 use crate::source::SourceError;
@@ -153,8 +154,27 @@ impl From<RecordError> for Failure {
             RecordError::Runtime(
                 RuntimeError::Malformed { .. } | RuntimeError::UnknownDevice { .. },
             ) => USAGE,
-            RecordError::Rootfs(RootfsError::Layer { .. }) => IMAGE,
+            RecordError::Attach(AttachError::Cancelled(_))
+            | RecordError::Locate(LocateError::Cancelled(_)) => INTERRUPTED,
+            // What was named is no container, or none of this image.
+            RecordError::Attach(
+                AttachError::NoProcess { .. }
+                | AttachError::NoRoot { .. }
+                | AttachError::NotInContainer { .. }
+                | AttachError::NoCgroup { .. }
+                | AttachError::Empty { .. }
+                | AttachError::Shared { .. },
+            )
+            | RecordError::Locate(
+                LocateError::TooMany { .. }
+                | LocateError::TooFew { .. }
+                | LocateError::Differs { .. },
+            ) => USAGE,
+            RecordError::Rootfs(RootfsError::Layer { .. })
+            | RecordError::Locate(LocateError::Rootfs(RootfsError::Layer { .. })) => IMAGE,
             RecordError::Runtime(_)
+            | RecordError::Attach(_)
+            | RecordError::Locate(_)
             | RecordError::Rootfs(_)
             | RecordError::Profiler(_)
             | RecordError::Merge(_) => OTHER,

@@ -16,11 +16,11 @@ use crate::cli::output::{self, Size};
 use crate::cli::reading;
 use crate::cli::report::{Report, print_profile, profile_json};
 use crate::cli::signals::Signals;
-use crate::cli::workload::{WorkloadArgs, record_options};
+use crate::cli::workload::{WorkloadArgs, attach_options, record_options};
 use crate::convert::{Conversion, Scanner};
 use crate::image::Platform;
 use crate::layer::entry::ScannedLayer;
-use crate::layer::scan::{Keep, ScanOptions};
+use crate::layer::scan::Keep;
 use crate::profile::{self, Ended, Profile};
 use crate::progress::{Progress, Step};
 use crate::record::{RecordOptions, Recorded};
@@ -154,10 +154,11 @@ pub(super) fn record(
 ) -> Result<(), Failure> {
     let clock = Instant::now();
     let cancel = signals.cancel();
-    let scan = ScanOptions {
-        keep: Keep::Spool,
-        ..scan_options(&args.reading)
-    };
+    let attach = attach_options(&args.attach, &args.workload, signals)?;
+    let mut scan = scan_options(&args.reading);
+    if attach.is_none() {
+        scan.keep = Keep::Spool;
+    }
     let (scratch, streams) = (scan.scratch.clone(), streams(args.json));
     let record_options = record_options(&args.workload, scratch, streams, signals)?;
     let source = reading::open(&args.source, &args.platforms, &scan, cancel)?;
@@ -166,7 +167,10 @@ pub(super) fn record(
     let mut scanner = Scanner::new(&source, &scan, threads, cancel).shown(progress);
     let layers = scanner.scan(image)?;
     let run = progress.begin(Step::RUN);
-    let recorded = crate::record::record(image, &layers, &record_options, cancel)?;
+    let recorded = match &attach {
+        Some(options) => crate::record::attach(image, &layers, options, cancel)?,
+        None => crate::record::record(image, &layers, &record_options, cancel)?,
+    };
     run.finish();
     let profile = &recorded.profile;
     must_have_succeeded(&recorded, &args.workload)?;

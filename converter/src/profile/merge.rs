@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 
 use crate::image::Digest;
-use crate::profile::{Image, Phase, Profile, ProfiledFile};
+use crate::profile::{BoundFile, Image, Phase, Profile, ProfiledFile};
 
 /// Which files of two profiles are the same.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -82,6 +82,7 @@ pub fn merge(profiles: &[Profile], same: SameFile) -> Result<Profile, MergeError
     let mut seen = HashSet::new();
     let missing = profiles.iter().flat_map(|profile| &profile.missing);
     merged.missing = missing.filter(|name| seen.insert(*name)).cloned().collect();
+    merged.mounted = mounted(profiles);
     let (image, layer_of) = images(profiles, same);
     merged.image = image;
     merged.files = files(profiles, &layer_of, same)?;
@@ -102,6 +103,7 @@ fn add_collector(merged: &mut Profile, other: &Profile) {
         (0, _) | (_, 0) => 0,
         (known, new) => known.max(new),
     };
+    known.attached |= new.attached;
     for key in &new.not_known {
         if !known.not_known.contains(key) {
             known.not_known.push(key.clone());
@@ -130,6 +132,25 @@ fn images(profiles: &[Profile], same: SameFile) -> (Image, Vec<Vec<u32>>) {
         .map(|layers| layers.iter().map(&mut number_of).collect())
         .collect();
     (image, numbers)
+}
+
+/// Files of bind mounts, each once, as the first profile that has it says; and where it lies in that.
+fn mounted(profiles: &[Profile]) -> Vec<BoundFile> {
+    let mut known: HashMap<&str, usize> = HashMap::new();
+    let mut all: Vec<BoundFile> = Vec::new();
+    for file in profiles.iter().flat_map(|profile| &profile.mounted) {
+        match known.get(&*file.path) {
+            Some(&at) => {
+                all[at].opened |= file.opened;
+                all[at].executed |= file.executed;
+            }
+            None => {
+                known.insert(&file.path, all.len());
+                all.push(file.clone());
+            }
+        }
+    }
+    all
 }
 
 /// A file with its places in the profiles.

@@ -13,9 +13,11 @@ mod prefetch_list;
 mod record;
 mod select;
 
-pub use build::{Run, from_observations};
+pub use build::{Origin, Run, from_observations};
 pub use diff::{ChangedFile, Difference, diff};
-pub use document::{Collector, Ended, Image, Phase, Profile, ProfileError, ProfiledFile, Workload};
+pub use document::{
+    BoundFile, Collector, Ended, Image, Phase, Profile, ProfileError, ProfiledFile, Workload,
+};
 pub use export::{to_nydus, to_paths, to_soci};
 pub use merge::{MergeError, SameFile, merge};
 pub use prefetch_list::PrefetchList;

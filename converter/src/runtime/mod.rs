@@ -29,7 +29,7 @@ mod step;
 mod until;
 mod user;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use oci_spec::image::ImageConfiguration;
 
@@ -46,6 +46,7 @@ pub use options::{
 };
 pub use output::Streams;
 pub use process::Process;
+pub(crate) use until::{Requests, is_listened_on};
 
 /// What will be run, as far as the image's configuration tells.
 #[derive(Clone, Debug)]
@@ -79,6 +80,16 @@ impl Plan {
         }
         Ok(process)
     }
+}
+
+/// Where the cgroup v2 hierarchy is mounted, alone or beside v1 ones.
+///
+/// # Errors
+/// [`RuntimeError::NoCgroupV2`] where it is not.
+pub fn unified_hierarchy() -> Result<PathBuf, RuntimeError> {
+    mounts::cgroup_mounts()?
+        .unified
+        .ok_or(RuntimeError::NoCgroupV2)
 }
 
 /// Creates the container of `process` inside `cgroup`, under the names of `claim`; it is set up, but the

@@ -8,10 +8,11 @@ pub(super) const BLOCKS: Glyphs = [' ', '░', '▒', '▓', '█'];
 /// For everything that is no terminal.
 pub(super) const ASCII: Glyphs = [' ', '.', ':', '+', '#'];
 
-/// One character for each of `width` equal parts of a file of `size_bytes`. `ranges` are (offset, length),
+/// One character for each of `width` equal parts of a file of `size_bytes`; a part has a byte at least. `ranges` are (offset, length),
 /// ascending and disjoint. A part that was touched at all is never shown as untouched, and one that was not touched
 /// wholly never as full.
 pub(super) fn row(ranges: &[(u64, u64)], size_bytes: u64, width: usize, glyphs: Glyphs) -> String {
+    let width = width.min(usize::try_from(size_bytes).unwrap_or(usize::MAX));
     let border = |part: usize| {
         let at = u128::from(size_bytes) * part as u128 / width as u128;
         u64::try_from(at).unwrap_or(size_bytes)
@@ -59,8 +60,7 @@ mod tests {
         check(&[(0, 1), (26, 10), (51, 20), (75, 25)], 100, 4, ".:+#");
         check(&[(20, 10)], 100, 4, "..  ");
         check(&[(99, 1)], 100, 4, "   .");
-        // Narrower than a part.
-        check(&[(1, 1)], 2, 4, "  ##");
+        check(&[(1, 1)], 2, 4, " #");
         check(&[(0, u64::MAX)], u64::MAX, 3, "###");
     }
 

@@ -34,11 +34,13 @@ pub(super) fn show(args: &ShowArgs) -> Result<(), Failure> {
             "profile": profile_json(&profile),
             "notes": notes(&profile),
             "files": files,
+            "mounted": profile.mounted,
             "missing": profile.missing,
         }));
     }
     print_head(&profile)?;
-    print_files(&files, args)
+    print_files(&files, args)?;
+    print_mounted(&profile)
 }
 
 fn print_head(profile: &Profile) -> Result<(), Failure> {
@@ -109,6 +111,10 @@ fn notes(profile: &Profile) -> Vec<String> {
         let keys = collector.not_known.join(", ");
         notes.push(format!("the collector cannot know: {keys}"));
     }
+    if collector.attached {
+        let note = "the container ran before it was watched: what it touched then is not known";
+        notes.push(note.to_owned());
+    }
     if profile.image.by_path {
         notes.push("merged from several images: paths alone count".to_owned());
     }
@@ -140,6 +146,27 @@ fn print_files(files: &[&ProfiledFile], args: &ShowArgs) -> Result<(), Failure> 
             let row = picture::row(&file.ranges, file.size_bytes, width, glyphs);
             output::line(format_args!("{:INDENT$}|{row}|", ""))?;
         }
+    }
+    Ok(())
+}
+
+/// What was opened of the host's.
+fn print_mounted(profile: &Profile) -> Result<(), Failure> {
+    if profile.mounted.is_empty() {
+        return Ok(());
+    }
+    output::line(format_args!(
+        "\n{:>6} {:<16} {:>10}  mounted file, none of the image's",
+        "order", "mount", "size"
+    ))?;
+    for file in &profile.mounted {
+        output::line(format_args!(
+            "{:>6} {:<16} {:>10}  {}",
+            file.first_touch_seq,
+            printable(&file.mount),
+            Size(file.size_bytes),
+            printable(&file.path)
+        ))?;
     }
     Ok(())
 }
