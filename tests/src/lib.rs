@@ -21,6 +21,7 @@ pub mod packed;
 pub mod platforms;
 pub mod privileged;
 pub mod residue;
+pub mod running;
 pub mod sets;
 mod sparse;
 pub mod tree;

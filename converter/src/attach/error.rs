@@ -81,6 +81,12 @@ pub enum AttachError {
         /// One of the others.
         other: u32,
     },
+    /// What is waited for is so already.
+    #[error("the container listens on port {port} already, so nothing tells when to end")]
+    Listens {
+        /// The port.
+        port: u16,
+    },
     /// /proc, a cgroup or a directory cannot be read.
     #[error("cannot {operation} {}", path.display())]
     Io {

@@ -47,9 +47,15 @@ pub(super) fn wait(
     until: &Until,
     cancel: &Cancel,
 ) -> Result<Ended, AttachError> {
+    if let Some(port) = until.port
+        && is_listened_on(&process.proc, port)
+    {
+        return Err(AttachError::Listens { port });
+    }
     if let Some(signal) = &until.signal {
         signal.begin();
     }
+    tracing::info!("watching {}", cgroup.display());
     let ended = watch(process, cgroup, until, cancel);
     if let Some(signal) = &until.signal {
         signal.over();

@@ -163,7 +163,8 @@ impl From<RecordError> for Failure {
                 | AttachError::NotInContainer { .. }
                 | AttachError::NoCgroup { .. }
                 | AttachError::Empty { .. }
-                | AttachError::Shared { .. },
+                | AttachError::Shared { .. }
+                | AttachError::Listens { .. },
             )
             | RecordError::Locate(
                 LocateError::TooMany { .. }

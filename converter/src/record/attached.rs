@@ -41,11 +41,6 @@ pub fn attach(
         exactness: Exactness::FaultAround,
         cache: CacheAtStart::Unknown,
     })?;
-    tracing::info!(
-        "watching {} files in {}",
-        located.files.len(),
-        container.cgroup().display()
-    );
     let started = Instant::now();
     let (args, user) = (container.args(), container.user());
     let ended = container.wait(&options.until, cancel)?;
