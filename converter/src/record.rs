@@ -15,7 +15,7 @@ use crate::profiler::{
     self, CacheAtStart, CgroupFilter, Exactness, Profiler, ProfilerConfig, ProfilerError, Tier,
 };
 use crate::rootfs::{self, Backend, BindMount, Bound, LocateError, RootfsError, RootfsOptions};
-use crate::runtime::{self, Cgroup, Claim, FailedCommand, Mount, RuntimeError, WorkloadOptions};
+use crate::runtime::{self, Cgroup, Claim, FailedCommand, RuntimeError, WorkloadOptions};
 use crate::source::SourceImage;
 
 /// How a workload is run and watched.
@@ -158,7 +158,7 @@ fn record_once(
 
     let started = Instant::now();
     let cgroup = Cgroup::create(claim.name())?;
-    let bound = Bound::list(&binds(workload), layers.len() as u32);
+    let bound = Bound::list(&binds(workload)?, layers.len() as u32);
     let opened_as = [rootfs.opened_as(), &bound.rows].concat();
     let mut profiler = Profiler::start(&ProfilerConfig {
         tier,
@@ -229,19 +229,17 @@ fn image_of(source: &SourceImage, layers: &[ScannedLayer]) -> Image {
     }
 }
 
-/// What of the host is mounted into the container.
-fn binds(workload: &WorkloadOptions) -> Vec<BindMount> {
-    let is_bind = |mount: &&Mount| {
-        let mut words = [&mount.kind].into_iter().chain(&mount.options);
-        words.any(|word| word == "bind" || word == "rbind")
-    };
-    let mounts = workload.mounts.iter().filter(is_bind);
-    mounts
-        .map(|mount| BindMount {
+fn binds(workload: &WorkloadOptions) -> Result<Vec<BindMount>, RuntimeError> {
+    let bind = |mount: runtime::Mount| {
+        let source = Path::new(&mount.source);
+        BindMount {
             destination: PathBuf::from(&mount.destination),
             root: PathBuf::from("/"),
-            path: Path::new(&mount.source).to_owned(),
+            // The runtime follows links, too.
+            path: source.canonicalize().unwrap_or_else(|_| source.to_owned()),
             device: None,
-        })
-        .collect()
+        }
+    };
+    let mounts = runtime::bind_mounts(workload)?;
+    Ok(mounts.into_iter().map(bind).collect())
 }

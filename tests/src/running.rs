@@ -6,6 +6,7 @@ use std::io::Write as _;
 use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -84,7 +85,9 @@ impl Running {
         mount.args(["-t", "overlay", "overlay", "-o", &options]);
         succeed(mount.arg(&rootfs).current_dir(dir));
 
-        let id = format!("esgz-attach-{}-{}", std::process::id(), lowers.len());
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let id = format!("esgz-attach-{}-{number}", std::process::id());
         let cgroup = format!("/{id}");
         let running = Self {
             id,

@@ -30,7 +30,16 @@ pub(super) fn directory(path: &Path) -> Result<PathBuf, AttachError> {
             path.is_dir() && (kind == CGROUP2_SUPER_MAGIC || kind == CGROUP_SUPER_MAGIC)
         })
     };
-    found.into_iter().find(is_cgroup).ok_or_else(no_cgroup)
+    let found = found.into_iter().find(is_cgroup).ok_or_else(no_cgroup)?;
+    // What is above the root of a hierarchy is another file system.
+    let device = |path: &Path| rustix::fs::stat(path).ok().map(|stat| stat.st_dev);
+    if found
+        .parent()
+        .is_none_or(|parent| device(parent) != device(&found))
+    {
+        return Err(AttachError::WholeHierarchy { path: found });
+    }
+    Ok(found)
 }
 
 /// Whether the directory is in the v2 hierarchy.

@@ -61,6 +61,12 @@ pub enum AttachError {
         /// As it was given.
         path: PathBuf,
     },
+    /// The cgroup is the root of a hierarchy.
+    #[error("every process of the machine is in the cgroup {}", path.display())]
+    WholeHierarchy {
+        /// Its directory.
+        path: PathBuf,
+    },
     /// There is no process in the cgroup.
     #[error("no process is in the cgroup {}", path.display())]
     Empty {

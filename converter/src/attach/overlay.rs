@@ -1,9 +1,9 @@
 //! Which directories an overlayfs stacks, from its options as the kernel shows them.
 //!
-//! `lowerdir=A:B` has the topmost first, with `\` before a colon that belongs to a name; since Linux 6.8 each may
-//! stand for itself, as `lowerdir+=A` (Documentation/filesystems/overlayfs.rst, "Multiple lower layers"). The names
-//! are as whoever mounted them gave them: containerd leaves a common directory out where they would be too long for
-//! one page, Docker and Podman name links in a directory `l` and do the same.
+//! `lowerdir=A:B` has the topmost first, with `\` before a colon that belongs to a name; newer kernels also take, and
+//! show, each for itself as `lowerdir+=A` (Documentation/filesystems/overlayfs.rst, "Multiple lower layers"). The
+//! names are as whoever mounted them gave them: containerd leaves a common directory out where they would be too long
+//! for one page, Docker and Podman name links in a directory `l` and do the same.
 
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt as _;

@@ -162,6 +162,7 @@ impl From<RecordError> for Failure {
                 | AttachError::NoRoot { .. }
                 | AttachError::NotInContainer { .. }
                 | AttachError::NoCgroup { .. }
+                | AttachError::WholeHierarchy { .. }
                 | AttachError::Empty { .. }
                 | AttachError::Shared { .. }
                 | AttachError::Listens { .. },
