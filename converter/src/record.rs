@@ -57,7 +57,7 @@ pub struct Recorded {
     pub profile: Profile,
     /// Those of the commands in the container that failed.
     pub failed_commands: Vec<FailedCommand>,
-    /// Time to mount the root file system.
+    /// Time to mount the root file system, or to find that of a running container.
     pub mount: Duration,
     /// Time from there until everything was removed again, the run included.
     pub run: Duration,

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::cli::attach::AttachArgs;
 use crate::cli::created::Created;
 use crate::cli::profile::ProfileCommand;
 use crate::cli::progress::ProgressArg;
@@ -109,55 +110,6 @@ pub(super) struct RecordArgs {
     #[arg(long)]
     pub(super) json: bool,
 }
-
-/// Which running container is watched, instead of one of our own.
-#[derive(Debug, Args)]
-#[command(next_help_heading = "Attaching")]
-pub(super) struct AttachArgs {
-    /// Watch the running container that this process is in, until it ends, for --period, or until Ctrl-C. It is not
-    /// changed, and runs on
-    #[arg(
-        long,
-        value_name = "PID",
-        value_parser = clap::value_parser!(u32).range(1..),
-        conflicts_with = "attach_cgroup",
-        conflicts_with_all = OF_OWN_CONTAINERS
-    )]
-    pub(super) attach: Option<u32>,
-    /// As --attach, for the container whose processes are in this cgroup
-    #[arg(long, value_name = "PATH", conflicts_with_all = OF_OWN_CONTAINERS)]
-    pub(super) attach_cgroup: Option<PathBuf>,
-}
-
-/// Flags that say how a container is made, or stopped.
-const OF_OWN_CONTAINERS: [&str; 26] = [
-    "entrypoint",
-    "args",
-    "env",
-    "env_file",
-    "user",
-    "cwd",
-    "terminal",
-    "interactive",
-    "mount",
-    "gpus",
-    "cdi_spec_dir",
-    "runtime",
-    "wait_on_line",
-    "exec",
-    "runs",
-    "allow_failure",
-    "net_host",
-    "cni",
-    "cni_plugin_config_dir",
-    "cni_plugin_dir",
-    "dns_nameservers",
-    "dns_search_domains",
-    "dns_options",
-    "add_hosts",
-    "rootfs",
-    "exact",
-];
 
 /// Which platforms of an image are meant.
 #[derive(Debug, Args)]

@@ -3,6 +3,7 @@
 //! Data goes to stdout, everything else to stderr. An error is printed once, in one line.
 
 mod args;
+mod attach;
 mod conversion;
 mod created;
 mod failure;

@@ -7,6 +7,7 @@ use serde_json::json;
 
 use crate::cancel::Cancel;
 use crate::cli::args::{OptimizeArgs, RecordArgs};
+use crate::cli::attach::attach_options;
 use crate::cli::conversion::{
     Others, Wanted, image_options, open_ends, others, scan_options, scan_stage, threads,
     warn_missed,
@@ -16,7 +17,7 @@ use crate::cli::output::{self, Size};
 use crate::cli::reading;
 use crate::cli::report::{Report, print_profile, profile_json};
 use crate::cli::signals::Signals;
-use crate::cli::workload::{WorkloadArgs, attach_options, record_options};
+use crate::cli::workload::{WorkloadArgs, record_options};
 use crate::convert::{Conversion, Scanner};
 use crate::image::Platform;
 use crate::layer::entry::ScannedLayer;

@@ -6,12 +6,11 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 
-use crate::attach::{self, Target};
-use crate::cli::args::{AttachArgs, parse_size};
+use crate::cli::args::parse_size;
 use crate::cli::failure::{Failure, USAGE};
 use crate::cli::signals::Signals;
 use crate::profiler::{Exactness, Tier};
-use crate::record::{AttachOptions, RecordOptions};
+use crate::record::RecordOptions;
 use crate::rootfs::{RootfsMode, RootfsOptions};
 use crate::runtime::{
     CniOptions, Devices, Input, Mount, NameResolution, Network, Streams, Until, WorkloadOptions,
@@ -188,7 +187,7 @@ pub(super) enum CollectorArg {
 }
 
 impl CollectorArg {
-    fn tier(self) -> Option<Tier> {
+    pub(super) fn tier(self) -> Option<Tier> {
         match self {
             Self::Auto => None,
             Self::Filemap => Some(Tier::Filemap),
@@ -240,38 +239,6 @@ pub(super) fn record_options(
         collector: watching.collector.tier(),
         ring_bytes: watching.ring_size,
     })
-}
-
-/// What watching a running container needs of the flags; None where none is named.
-pub(super) fn attach_options(
-    attach: &AttachArgs,
-    args: &WorkloadArgs,
-    signals: &Signals,
-) -> Result<Option<AttachOptions>, Failure> {
-    let target = match (attach.attach, &attach.attach_cgroup) {
-        (Some(pid), _) => Target::Process(pid),
-        (None, Some(path)) => Target::Cgroup(path.clone()),
-        (None, None) => return Ok(None),
-    };
-    let (watching, end) = (&args.watching, &args.end);
-    let collector = watching.collector.tier();
-    if collector == Some(Tier::PageCache) {
-        let message =
-            "the collector page-cache needs a file system that was mounted for it".to_owned();
-        return Err(Failure::message(USAGE, message));
-    }
-    Ok(Some(AttachOptions {
-        target,
-        until: attach::Until {
-            period: (!end.wait_on_signal).then_some(end.period),
-            port: end.wait_on_port,
-            http: end.wait_on_http.clone(),
-            // There is nothing that an interruption would have to remove.
-            signal: Some(signals.end_of_run()),
-        },
-        collector,
-        ring_bytes: watching.ring_size,
-    }))
 }
 
 fn workload_options(

@@ -135,6 +135,25 @@ fn what_is_known_least_counts() {
     }
 }
 
+#[test]
+fn files_of_mounts_are_united() {
+    let mounted = |path: &str, opened: bool| -> BoundFile {
+        let row = json!({"path": path, "mount": "/v", "size_bytes": 1, "phase": "run", "first_touch_seq": 4,
+            "first_touch_ms": 1, "opened": opened, "executed": !opened});
+        serde_json::from_value(row).unwrap()
+    };
+    let (mut a, mut b) = (profile(&[]), profile(&[]));
+    a.mounted = vec![mounted("v/1", true)];
+    a.collector.attached = true;
+    b.mounted = vec![mounted("v/2", true), mounted("v/1", false)];
+    let merged = merge(&[b, a], SameFile::InImage).unwrap();
+    let rows = merged.mounted.iter();
+    let rows: Vec<_> = rows.map(|f| (&*f.path, f.opened, f.executed)).collect();
+    assert_eq!(rows, [("v/2", true, false), ("v/1", true, true)]);
+    assert!(merged.collector.attached);
+    assert_eq!(Profile::parse(&merged.to_json()).unwrap(), merged);
+}
+
 /// A profile with some of eight files, in any order, each with some pages touched.
 fn any_profile() -> impl Strategy<Value = Profile> {
     let pages = vec((0..20_u64, 1..4_u64), 0..4);
