@@ -154,34 +154,41 @@ impl From<RecordError> for Failure {
             RecordError::Runtime(
                 RuntimeError::Malformed { .. } | RuntimeError::UnknownDevice { .. },
             ) => USAGE,
-            RecordError::Attach(AttachError::Cancelled(_))
-            | RecordError::Locate(LocateError::Cancelled(_)) => INTERRUPTED,
-            // What was named is no container, or none of this image.
-            RecordError::Attach(
-                AttachError::NoProcess { .. }
-                | AttachError::NoRoot { .. }
-                | AttachError::NotInContainer { .. }
-                | AttachError::NoCgroup { .. }
-                | AttachError::WholeHierarchy { .. }
-                | AttachError::Empty { .. }
-                | AttachError::Shared { .. }
-                | AttachError::Listens { .. },
-            )
-            | RecordError::Locate(
-                LocateError::TooMany { .. }
-                | LocateError::TooFew { .. }
-                | LocateError::Differs { .. },
-            ) => USAGE,
-            RecordError::Rootfs(RootfsError::Layer { .. })
-            | RecordError::Locate(LocateError::Rootfs(RootfsError::Layer { .. })) => IMAGE,
+            RecordError::Attach(error) => attach_code(error),
+            RecordError::Locate(error) => locate_code(error),
+            RecordError::Rootfs(RootfsError::Layer { .. }) => IMAGE,
             RecordError::Runtime(_)
-            | RecordError::Attach(_)
-            | RecordError::Locate(_)
             | RecordError::Rootfs(_)
             | RecordError::Profiler(_)
             | RecordError::Merge(_) => OTHER,
         };
         Self::coded(code, error)
+    }
+}
+
+/// Wrong is what names no container.
+fn attach_code(error: &AttachError) -> u8 {
+    match error {
+        AttachError::Cancelled(_) => INTERRUPTED,
+        AttachError::NoProcess { .. }
+        | AttachError::NoRoot { .. }
+        | AttachError::NotInContainer { .. }
+        | AttachError::NoCgroup { .. }
+        | AttachError::WholeHierarchy { .. }
+        | AttachError::Empty { .. }
+        | AttachError::Shared { .. }
+        | AttachError::Listens { .. } => USAGE,
+        _ => OTHER,
+    }
+}
+
+/// Wrong is an image that is not the container's.
+fn locate_code(error: &LocateError) -> u8 {
+    match error {
+        LocateError::Cancelled(_) => INTERRUPTED,
+        LocateError::Count { .. } | LocateError::Differs { .. } => USAGE,
+        LocateError::Rootfs(RootfsError::Layer { .. }) => IMAGE,
+        LocateError::Rootfs(_) => OTHER,
     }
 }
 

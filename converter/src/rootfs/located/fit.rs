@@ -133,7 +133,8 @@ pub(super) fn compare(
                 || stat.is_ok_and(|stat| {
                     FileType::from_raw_mode(stat.st_mode).is_char_device() && stat.st_rdev == 0
                 });
-            if !is_whiteout && !(path.is_empty() && name == SNAPSHOTTERS_OWN) {
+            let is_snapshotters = path.is_empty() && name == SNAPSHOTTERS_OWN;
+            if !is_whiteout && !is_snapshotters {
                 return misfit(&name, Problem::Foreign);
             }
         }

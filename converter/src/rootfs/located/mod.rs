@@ -61,17 +61,9 @@ pub enum LocateError {
     /// The image's own layers cannot be understood.
     #[error(transparent)]
     Rootfs(#[from] RootfsError),
-    /// There are more directories than layers.
+    /// There are more directories than layers, or less.
     #[error("it is made of {directories} layers, and the image has {layers}")]
-    TooMany {
-        /// How many there are.
-        directories: usize,
-        /// How many there should be.
-        layers: usize,
-    },
-    /// A layer has no directory.
-    #[error("it is made of {directories} layers, and the image has {layers}")]
-    TooFew {
+    Count {
         /// How many there are.
         directories: usize,
         /// How many there should be.
@@ -164,7 +156,7 @@ fn match_layers(
             if is_empty {
                 continue;
             }
-            return Err(LocateError::TooFew {
+            return Err(LocateError::Count {
                 directories,
                 layers,
             });
@@ -188,7 +180,7 @@ fn match_layers(
     match lowers[next..] {
         [] => Ok(found),
         [ref only] if is_dockers_own(&only.directory) => Ok(found),
-        _ => Err(LocateError::TooMany {
+        _ => Err(LocateError::Count {
             directories,
             layers,
         }),
