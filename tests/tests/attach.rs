@@ -336,6 +336,15 @@ fn what_is_no_container_of_the_image_is_refused() {
         "every process of the machine is in the cgroup",
     );
 
+    // Somebody else's process, whose accesses would count.
+    let mut guest = Command::new("sleep").arg("60").spawn().unwrap();
+    let processes = format!("{unified}{}/cgroup.procs", container.cgroup);
+    std::fs::write(processes, guest.id().to_string()).unwrap();
+    let words = format!("also holds process {}", guest.id());
+    check(&conversion, &["--attach", &pid], &words);
+    guest.kill().unwrap();
+    guest.wait().unwrap();
+
     let both = conversion
         .record_run("profile")
         .args(["--attach", &pid, "--attach-cgroup", "/x"]);
