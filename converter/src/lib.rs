@@ -15,6 +15,7 @@ pub mod profile;
 pub mod profiler;
 pub mod progress;
 pub mod record;
+pub mod registry;
 pub mod rootfs;
 pub mod runtime;
 pub mod scratch;

@@ -20,6 +20,7 @@ pub mod oracle;
 pub mod packed;
 pub mod platforms;
 pub mod privileged;
+pub mod registry;
 pub mod residue;
 pub mod running;
 pub mod sets;

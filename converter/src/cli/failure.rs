@@ -7,6 +7,7 @@ use crate::layer::encode::EncodeError;
 use crate::layer::scan::ScanError;
 use crate::layer::verify::VerifyError;
 use crate::record::RecordError;
+use crate::registry::RegistryError;
 use crate::rootfs::{LocateError, RootfsError};
 use crate::runtime::RuntimeError;
 use crate::sink::SinkError;
@@ -104,7 +105,11 @@ impl From<SourceError> for Failure {
 
 impl From<SinkError> for Failure {
     fn from(error: SinkError) -> Self {
-        Self::new(IMAGE, error)
+        let code = match error {
+            SinkError::Registry(RegistryError::Cancelled(_)) => INTERRUPTED,
+            _ => IMAGE,
+        };
+        Self::coded(code, error)
     }
 }
 
@@ -197,6 +202,7 @@ impl From<ImageError> for Failure {
         let code = match &error {
             ImageError::Cancelled(_)
             | ImageError::Source(SourceError::Cancelled(_))
+            | ImageError::Sink(SinkError::Registry(RegistryError::Cancelled(_)))
             | ImageError::Scan(ScanError::Cancelled(_))
             | ImageError::Convert(crate::layer::ConvertError::Cancelled(_))
             | ImageError::Verify {

@@ -13,6 +13,7 @@ mod output;
 mod profile;
 mod progress;
 mod reading;
+mod registry;
 mod report;
 mod signals;
 mod verify;

@@ -15,6 +15,7 @@ use crate::cli::conversion::{
 use crate::cli::failure::{Failure, INCOMPLETE, USAGE, WORKLOAD};
 use crate::cli::output::{self, Size};
 use crate::cli::reading;
+use crate::cli::registry;
 use crate::cli::report::{Report, print_profile, profile_json};
 use crate::cli::signals::Signals;
 use crate::cli::workload::{WorkloadArgs, record_options};
@@ -45,7 +46,8 @@ pub(super) fn optimize(
     let scratch = options.scan.scratch.clone();
     let record_options = record_options(&args.workload, scratch, streams, signals)?;
     let ends = (&args.source, &args.destination);
-    let (source, sink) = open_ends(ends, &args.conversion, &options, cancel)?;
+    let registry = registry::options(&args.conversion.registry, None)?;
+    let (source, sink) = open_ends(ends, (&args.conversion, registry), &options, cancel)?;
     let threads = options.parallel.threads;
     let mut scanner = Scanner::new(&source, &options.scan, threads, cancel).shown(progress);
     let mut conversion = Conversion::new(&source, &options, sink, cancel)?.shown(progress);
@@ -162,7 +164,8 @@ pub(super) fn record(
     }
     let (scratch, streams) = (scan.scratch.clone(), streams(args.json));
     let record_options = record_options(&args.workload, scratch, streams, signals)?;
-    let source = reading::open(&args.source, &args.platforms, &scan, cancel)?;
+    let registry = registry::options(&args.registry, None)?;
+    let source = reading::open(&args.source, &args.platforms, &scan, registry, cancel)?;
     let image = &source.images[image_to_run(&source)?];
     let threads = threads(&args.reading);
     let mut scanner = Scanner::new(&source, &scan, threads, cancel).shown(progress);

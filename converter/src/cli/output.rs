@@ -12,10 +12,10 @@ use crate::cli::progress::Shown;
 
 /// Log lines go to stderr, without time stamps: they are for people and CI logs.
 pub(super) fn init_logging(level: &str, shown: Shown) {
-    // A bare level is ours; libraries then only warn.
+    // A bare level is ours; libraries then only warn, and one not at all: our own error says the same.
     let is_bare = level.chars().all(char::is_alphanumeric);
     let directives = if is_bare {
-        format!("warn,esgz={level}")
+        format!("warn,rustls_platform_verifier=off,esgz={level}")
     } else {
         level.to_owned()
     };

@@ -135,12 +135,8 @@ impl ArchiveSink {
     /// overwritten by the next.
     pub(super) fn stage(&mut self) -> Result<StagedBlob, SinkError> {
         let file = self.file()?;
-        Ok(StagedBlob {
-            file,
-            start_bytes: self.end_bytes + BLOCK_BYTES,
-            len_bytes: 0,
-            named: None,
-        })
+        let start_bytes = self.end_bytes + BLOCK_BYTES;
+        Ok(StagedBlob::in_archive(file, start_bytes))
     }
 
     pub(super) fn add(&mut self, id: BlobId, blob: &StagedBlob) -> Result<(), SinkError> {

@@ -6,7 +6,6 @@
 
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use serde_json::{Map, Value};
 
@@ -104,19 +103,16 @@ impl OciLayoutSink {
     pub(super) fn stage(&self) -> Result<StagedBlob, SinkError> {
         let (file, named) = unnamed_file(&self.staging)
             .map_err(|source| self.error("creating a blob in", &self.staging, source))?;
-        Ok(StagedBlob {
-            file: Arc::new(file),
-            start_bytes: 0,
-            len_bytes: 0,
-            named,
-        })
+        Ok(StagedBlob::in_file(file, named))
     }
 
     /// Takes over a completely written blob.
     ///
     /// # Errors
-    /// When it cannot be synced to disk.
-    pub(super) fn add(&mut self, id: BlobId, blob: StagedBlob) -> Result<(), SinkError> {
+    /// When the last of it cannot be written, or it cannot be synced to disk.
+    pub(super) fn add(&mut self, id: BlobId, mut blob: StagedBlob) -> Result<(), SinkError> {
+        blob.flush()
+            .map_err(|source| self.error("writing a blob in", &self.staging, source))?;
         blob.file
             .sync_data()
             .map_err(|source| self.error("syncing a blob in", &self.staging, source))?;
