@@ -23,6 +23,7 @@ pub mod platforms;
 pub mod privileged;
 pub mod registry;
 pub mod residue;
+pub mod running;
 pub mod sets;
 mod sparse;
 pub mod tree;

@@ -82,6 +82,10 @@ fn what_a_device_needs_is_in_the_container() {
         finished.success().unwrap().stderr
     };
     assert_eq!(printed("0"), "1,0,\nof the driver\n0 44\nnode\nread\n");
+    // The driver is the host's.
+    let profile = conversion.json("profile");
+    assert_eq!(profile["mounted"][0]["path"], "opt/driver");
+    assert_eq!(profile["mounted"][0]["mount"], "/opt/driver");
     assert_eq!(printed("0,1"), "1,0,1\nof the driver\n0 44\nnode\nread\n");
     assert_eq!(printed("all"), "1,0,1\nof the driver\n0 44\nnode\nread\n");
     assert_eq!(printed("nvidia.com/gpu=1").lines().next(), Some("1,,1"));

@@ -78,6 +78,13 @@ fn host_files_are_mounted() {
     // It is not the image's.
     let profile = conversion.json("profile");
     assert!(!has_file(&profile, "opt/host/file"), "{profile:#}");
+    let mounted = profile["mounted"].as_array().unwrap();
+    let rows: Vec<_> = mounted
+        .iter()
+        .map(|row| (&row["path"], &row["mount"], &row["opened"]))
+        .collect();
+    let expected = (&json!("opt/host/file"), &json!("/opt/host"), &json!(true));
+    assert_eq!(rows, [expected], "{profile:#}");
     let tmpfs = "--mount=type=tmpfs,source=tmpfs,destination=/opt/tmp,options=size=65536k:nosuid";
     let args = ["--mount", &mount("bind:rw"), tmpfs];
     let writable = output_of(

@@ -4,7 +4,9 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::cli::attach::AttachArgs;
 use crate::cli::created::Created;
+use crate::cli::profile::ProfileCommand;
 use crate::cli::progress::ProgressArg;
 use crate::cli::registry::{RegistryArgs, UserArg};
 use crate::cli::workload::WorkloadArgs;
@@ -51,6 +53,9 @@ pub(super) enum Command {
     Record(Box<RecordArgs>),
     /// Convert an image to eStargz without running it; needs no privilege
     Convert(ConvertArgs),
+    /// Show, merge, compare and export profiles
+    #[command(subcommand)]
+    Profile(ProfileCommand),
     /// Show an eStargz image's layers, or one layer's table of contents
     Inspect(InspectArgs),
     /// Check every digest, TOC row and chunk of an eStargz image
@@ -94,6 +99,8 @@ pub(super) struct RecordArgs {
     /// Write a record there, as ctr-remote does
     #[arg(long, value_name = "FILE")]
     pub(super) record_out: Option<PathBuf>,
+    #[command(flatten)]
+    pub(super) attach: AttachArgs,
     #[command(flatten)]
     pub(super) workload: WorkloadArgs,
     #[command(flatten)]

@@ -164,9 +164,7 @@ impl Wanted {
 
     fn read(args: &ConvertArgs) -> Result<Self, Failure> {
         if let Some(path) = &args.profile {
-            let bytes = read_input(path)?;
-            let profile = Profile::parse(&bytes).map_err(|error| bad_input(path, error))?;
-            return Ok(Self::Profile(Box::new(profile)));
+            return Ok(Self::Profile(Box::new(read_profile(path)?)));
         }
         if let Some(path) = &args.record_in {
             let bytes = read_input(path)?;
@@ -203,6 +201,10 @@ impl Wanted {
             Self::Paths(paths) => profile::from_paths(paths.iter().map(String::as_str), layers),
         }
     }
+}
+
+pub(super) fn read_profile(path: &Path) -> Result<Profile, Failure> {
+    Profile::parse(&read_input(path)?).map_err(|error| bad_input(path, error))
 }
 
 fn read_input(path: &Path) -> Result<Vec<u8>, Failure> {

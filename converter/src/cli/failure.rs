@@ -1,5 +1,6 @@
 //! What a failed command says and exits with.
 
+use crate::attach::AttachError;
 use crate::cancel::Cancelled;
 use crate::convert::ImageError;
 use crate::layer::encode::EncodeError;
@@ -7,7 +8,7 @@ use crate::layer::scan::ScanError;
 use crate::layer::verify::VerifyError;
 use crate::record::RecordError;
 use crate::registry::RegistryError;
-use crate::rootfs::RootfsError;
+use crate::rootfs::{LocateError, RootfsError};
 use crate::runtime::RuntimeError;
 use crate::sink::SinkError;
 use crate::source::SourceError;
@@ -158,6 +159,8 @@ impl From<RecordError> for Failure {
             RecordError::Runtime(
                 RuntimeError::Malformed { .. } | RuntimeError::UnknownDevice { .. },
             ) => USAGE,
+            RecordError::Attach(error) => attach_code(error),
+            RecordError::Locate(error) => locate_code(error),
             RecordError::Rootfs(RootfsError::Layer { .. }) => IMAGE,
             RecordError::Runtime(_)
             | RecordError::Rootfs(_)
@@ -165,6 +168,32 @@ impl From<RecordError> for Failure {
             | RecordError::Merge(_) => OTHER,
         };
         Self::coded(code, error)
+    }
+}
+
+/// Wrong is what names no container.
+fn attach_code(error: &AttachError) -> u8 {
+    match error {
+        AttachError::Cancelled(_) => INTERRUPTED,
+        AttachError::NoProcess { .. }
+        | AttachError::NoRoot { .. }
+        | AttachError::NotInContainer { .. }
+        | AttachError::NoCgroup { .. }
+        | AttachError::WholeHierarchy { .. }
+        | AttachError::Empty { .. }
+        | AttachError::Shared { .. }
+        | AttachError::Listens { .. } => USAGE,
+        _ => OTHER,
+    }
+}
+
+/// Wrong is an image that is not the container's.
+fn locate_code(error: &LocateError) -> u8 {
+    match error {
+        LocateError::Cancelled(_) => INTERRUPTED,
+        LocateError::Count { .. } | LocateError::Differs { .. } => USAGE,
+        LocateError::Rootfs(RootfsError::Layer { .. }) => IMAGE,
+        LocateError::Rootfs(_) => OTHER,
     }
 }
 

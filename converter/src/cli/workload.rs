@@ -191,6 +191,18 @@ pub(super) enum CollectorArg {
     Fanotify,
 }
 
+impl CollectorArg {
+    pub(super) fn tier(self) -> Option<Tier> {
+        match self {
+            Self::Auto => None,
+            Self::Filemap => Some(Tier::Filemap),
+            Self::PageCache => Some(Tier::PageCache),
+            Self::Open => Some(Tier::Open),
+            Self::Fanotify => Some(Tier::Fanotify),
+        }
+    }
+}
+
 /// Above 64 the kernel hides touches (docs/profile.md). Below, less counts as touched that is not, and
 /// reading takes longer.
 const READ_AHEAD_KIB: u32 = 24;
@@ -229,13 +241,7 @@ pub(super) fn record_options(
         } else {
             Exactness::FaultAround
         },
-        collector: match watching.collector {
-            CollectorArg::Auto => None,
-            CollectorArg::Filemap => Some(Tier::Filemap),
-            CollectorArg::PageCache => Some(Tier::PageCache),
-            CollectorArg::Open => Some(Tier::Open),
-            CollectorArg::Fanotify => Some(Tier::Fanotify),
-        },
+        collector: watching.collector.tier(),
         ring_bytes: watching.ring_size,
     })
 }

@@ -196,7 +196,9 @@ mod tests {
     /// Whatever comes when, in parts of any length, each blob has its own digest.
     #[test]
     fn each_blob_has_its_digest() {
-        let bytes: Vec<u8> = (0..100_000_u32).map(|n| (n.wrapping_mul(n) / 5) as u8).collect();
+        let bytes: Vec<u8> = (0..100_000_u32)
+            .map(|n| (n.wrapping_mul(n) / 5) as u8)
+            .collect();
         let buffers = Buffers::default();
         for (waiting_bytes, lens, turns) in [
             (0, [100, 100], [1, 1]),
