@@ -54,7 +54,7 @@ struct Fields {
     server: Option<String>,
     capabilities: Option<Vec<String>>,
     ca: Option<OneOrMany<PathBuf>>,
-    client: Option<OneOrMany<OneOrMany<PathBuf>>>,
+    client: Option<Client>,
     skip_verify: Option<bool>,
     header: Table,
     override_path: bool,
@@ -67,6 +67,15 @@ struct Fields {
 enum OneOrMany<T> {
     One(T),
     Many(Vec<T>),
+}
+
+/// A file, or a list of files and pairs of files: `["a", "b"]` are two certificates, `[["a", "b"]]` is one
+/// and its key.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(untagged)]
+enum Client {
+    One(PathBuf),
+    Many(Vec<OneOrMany<PathBuf>>),
 }
 
 impl<T> OneOrMany<T> {
@@ -216,15 +225,11 @@ fn host(address: &str, fields: Fields, security: Security, dir: &Path) -> Result
 }
 
 /// Certificate and key, which may be in one file.
-fn identity(
-    client: OneOrMany<OneOrMany<PathBuf>>,
-    dir: &Path,
-) -> Result<(PathBuf, PathBuf), String> {
-    let mut pairs: Vec<Vec<PathBuf>> = client
-        .into_vec()
-        .into_iter()
-        .map(OneOrMany::into_vec)
-        .collect();
+fn identity(client: Client, dir: &Path) -> Result<(PathBuf, PathBuf), String> {
+    let mut pairs = match client {
+        Client::One(both) => vec![vec![both]],
+        Client::Many(list) => list.into_iter().map(OneOrMany::into_vec).collect(),
+    };
     let (Some(pair), true) = (pairs.pop(), pairs.is_empty()) else {
         return Err("client has to name one certificate".to_owned());
     };
