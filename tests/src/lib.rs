@@ -23,6 +23,7 @@ pub mod privileged;
 pub mod residue;
 pub mod sets;
 mod sparse;
+pub mod touch;
 pub mod tree;
 
 use std::io::Write as _;

@@ -1,4 +1,4 @@
-//! The worker's actions for tests that compare with the truth: each touches what its words say, in one
+//! The worker's actions where the truth has to be known: each touches what its words say, in one
 //! certain way.
 #![allow(unsafe_code)]
 
@@ -18,7 +18,7 @@ use rustix::mm::{Advice, MapFlags, ProtFlags};
 const PAGE: u64 = 4096;
 
 /// Does what one line of the script says.
-pub(crate) fn act(words: &[&str]) -> Result<()> {
+pub(super) fn act(words: &[&str]) -> Result<()> {
     match words {
         ["touch", method, path, runs @ ..] => touch(method, path, &parse(runs)?),
         ["run", path] => {
