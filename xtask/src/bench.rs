@@ -6,6 +6,7 @@ mod limits;
 mod measure;
 mod optimize;
 mod peer;
+mod profiler;
 mod table;
 
 use std::fs;
@@ -22,7 +23,8 @@ pub(crate) fn run(args: &[String]) -> Result<ExitCode> {
         Some((task, rest)) if task == "optimize" => optimize::run(rest),
         Some((task, rest)) if task == "convert" => convert::run(rest),
         Some((task, rest)) if task == "limits" => limits::run(rest),
-        _ => bail!("usage: cargo xtask bench optimize|convert|limits …"),
+        Some((task, rest)) if task == "profiler" => profiler::run(rest),
+        _ => bail!("usage: cargo xtask bench optimize|convert|limits|profiler …"),
     }
 }
 
