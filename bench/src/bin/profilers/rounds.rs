@@ -2,9 +2,12 @@
 
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::Value;
+use signal_hook::consts::{SIGINT, SIGTERM};
 
 use crate::image::Image;
 use crate::truth::Truth;
@@ -61,6 +64,15 @@ impl Options {
 /// A line of JSON for every run, and before them one for every program: how esgz compares with strace.
 pub(crate) fn run(args: &[String]) -> Result<()> {
     let options = Options::parse(args)?;
+    // The run that is going on ends, and takes its mounts and cgroups away.
+    let stopped = Arc::new(AtomicBool::new(false));
+    for signal in [SIGINT, SIGTERM] {
+        signal_hook::flag::register(signal, stopped.clone())?;
+    }
+    let go_on = || {
+        ensure!(!stopped.load(Ordering::Relaxed), "interrupted");
+        Ok(())
+    };
     let scratch = tempfile::tempdir_in(&options.scratch)?;
     let scratch = scratch.path();
     let mut subjects = subject::chosen(&options.subjects, &options.commands)?;
@@ -71,6 +83,7 @@ pub(crate) fn run(args: &[String]) -> Result<()> {
     let mut truths = Vec::new();
     for workload in &workloads {
         eprintln!("{}: the truth", workload.name);
+        go_on()?;
         let of = || format!("the truth of {}", workload.name);
         let (truth, differences) = Truth::of(workload, scratch).with_context(of)?;
         if let Some(differences) = differences {
@@ -83,6 +96,7 @@ pub(crate) fn run(args: &[String]) -> Result<()> {
         eprintln!("round {round}");
         for (workload, truth) in workloads.iter().zip(&truths) {
             for subject in &subjects {
+                go_on()?;
                 let what = || format!("{} under {}", workload.name, subject.name());
                 let result = one(workload, subject.as_ref(), truth, scratch);
                 let mut result = result.with_context(what)?;

@@ -12,6 +12,9 @@ use crate::scene::Scene;
 use crate::subject::{Program, READ_AHEAD_KIB, Resident, Seen, Strace, Subject as _};
 use crate::workload::Workload;
 
+/// So many files that were missed, or seen in vain, stand in the results.
+const EXAMPLES: usize = 8;
+
 /// What one run touched. None: not known.
 pub(crate) struct Truth {
     files: Order,
@@ -56,6 +59,12 @@ impl Truth {
             .map(|file| scene.files[file.row].path.clone())
             .collect();
         let mut result = json!({"files": of_files(&self.files, &order).json()});
+        let without = |some: &Order, others: &Order| -> Vec<String> {
+            let lacking = some.iter().filter(|name| !others.contains(name));
+            lacking.take(EXAMPLES).cloned().collect()
+        };
+        result["missed"] = without(&self.files, &order).into();
+        result["extra"] = without(&order, &self.files).into();
         if self.is_ordered {
             result["order_tau"] = of_order(&self.files, &order).into();
         }
