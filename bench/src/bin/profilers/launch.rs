@@ -1,5 +1,5 @@
-//! `launch CGROUP ROOT CWD command ARG…|script FILE|forever FILE`: becomes the workload. Joins the cgroup, changes into the
-//! root with /proc, /dev, /tmp and a loopback interface of its own, says `go`, waits for a byte, and begins.
+//! `launch CGROUP ROOT CWD command ARG…|script FILE|forever FILE`: becomes the workload. Joins the cgroup and changes into
+//! the root, with /proc, /dev, /tmp and a loopback interface of its own, says `go`, waits for a byte, and begins.
 //!
 //! What the kernel is asked for until then does not count: it is done before the change of the root, and before `go`.
 
@@ -35,13 +35,14 @@ pub(crate) fn run(args: &[String]) -> Result<()> {
         "forever" => Work::Forever(script()?),
         other => bail!("unknown kind of work {other}"),
     };
-    fs::write(Path::new(cgroup).join("cgroup.procs"), "0").context("cannot join the cgroup")?;
     unshare(CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWNET)?;
     mounts(Path::new(root))?;
     let status = Command::new("ip")
         .args(["link", "set", "lo", "up"])
         .status();
     anyhow::ensure!(status.context("cannot run ip")?.success(), "no loopback");
+    // Only now: no program of the host runs in it.
+    fs::write(Path::new(cgroup).join("cgroup.procs"), "0").context("cannot join the cgroup")?;
     let null = File::options().read(true).write(true).open("/dev/null")?;
     nix::unistd::chroot(Path::new(root))?;
     nix::unistd::chdir(Path::new(cwd)).with_context(|| format!("cannot change to {cwd}"))?;

@@ -12,46 +12,68 @@ use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
 
 use crate::scene::Scene;
-use crate::subject::{Attached, Subject};
+use crate::subject::{self, Attached, READ_AHEAD_KIB, Subject};
 use crate::truth::Truth;
 use crate::workload::{Work, Workload};
 
 /// Runs `workload` once under `subject`; the image is mounted for it, and gone again afterwards.
-pub(crate) fn run(
+pub(crate) fn cold(
     workload: &Workload,
     subject: &dyn Subject,
     truth: &Truth,
     scratch: &Path,
 ) -> Result<Value> {
     let scene = Scene::set(&workload.image, subject.read_ahead_kib(), scratch)?;
+    let result = on(&scene, workload, subject, Some(truth), scratch)?;
+    scene.strike()?;
+    Ok(result)
+}
+
+/// A scene on which the workload has run.
+pub(crate) fn warmed(workload: &Workload, scratch: &Path) -> Result<Scene> {
+    let scene = Scene::set(&workload.image, READ_AHEAD_KIB, scratch)?;
+    let nobody = subject::nobody().attach(&scene)?;
+    launch(workload, &scene, nobody.as_ref(), scratch)?.finish(&scene)?;
+    Ok(scene.warmed())
+}
+
+/// Runs `workload` once under `subject`. What was seen is compared with the truth, if one is given.
+pub(crate) fn on(
+    scene: &Scene,
+    workload: &Workload,
+    subject: &dyn Subject,
+    truth: Option<&Truth>,
+    scratch: &Path,
+) -> Result<Value> {
+    let cpu_before = scene.subject.cpu_seconds()?;
     let started = Instant::now();
-    let attached = subject.attach(&scene)?;
+    let attached = subject.attach(scene)?;
     let attach_seconds = started.elapsed().as_secs_f64();
 
-    let launched = launch(workload, &scene, attached.as_ref(), scratch)?;
+    let launched = launch(workload, scene, attached.as_ref(), scratch)?;
     let mut result = match workload.work {
         Work::Beside(_) => beside(launched, scratch)?,
-        Work::Command(_) | Work::Script(_) => launched.finish(&scene)?.json(),
+        Work::Command(_) | Work::Script(_) => launched.finish(scene)?.json(),
     };
     let watcher = attached.pid();
     let peak_bytes = watcher.and_then(peak_bytes);
 
     let started = Instant::now();
-    let seen = attached.finish(&scene)?;
+    let seen = attached.finish(scene)?;
     result["attach_seconds"] = attach_seconds.into();
     result["finish_seconds"] = started.elapsed().as_secs_f64().into();
-    result["subject_cpu_seconds"] = scene.subject.cpu_seconds()?.into();
+    result["subject_cpu_seconds"] = (scene.subject.cpu_seconds()? - cpu_before).into();
     if let Some(peak_bytes) = peak_bytes {
         result["subject_peak_bytes"] = peak_bytes.into();
     }
     if let Some(seen) = &seen {
         result["lost_events"] = seen.lost_events.into();
         // What went on beside has no end that the truth would know.
-        if !matches!(workload.work, Work::Beside(_)) {
-            result["truth"] = truth.compare(seen, &scene);
+        let truth = truth.filter(|_| !matches!(workload.work, Work::Beside(_)));
+        if let Some(truth) = truth {
+            result["truth"] = truth.compare(seen, scene);
         }
     }
-    scene.strike()?;
     Ok(result)
 }
 

@@ -1,7 +1,7 @@
 //! `run`: all workloads under all subjects, in rounds.
 
 use std::io::Write as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -85,41 +85,48 @@ pub(crate) fn run(args: &[String]) -> Result<()> {
         eprintln!("{}: the truth", workload.name);
         go_on()?;
         let of = || format!("the truth of {}", workload.name);
+        if workload.is_warm {
+            truths.push(None);
+            continue;
+        }
         let (truth, differences) = Truth::of(workload, scratch).with_context(of)?;
         if let Some(differences) = differences {
             print(&differences)?;
         }
-        truths.push(truth);
+        truths.push(Some(truth));
     }
     let last = options.first_round + options.rounds;
     for round in options.first_round..last {
         eprintln!("round {round}");
         for (workload, truth) in workloads.iter().zip(&truths) {
+            let warmed = match truth {
+                Some(_) => None,
+                None => Some(measure::warmed(workload, scratch)?),
+            };
             for subject in &subjects {
                 go_on()?;
                 let what = || format!("{} under {}", workload.name, subject.name());
-                let result = one(workload, subject.as_ref(), truth, scratch);
+                let result = match (truth, &warmed) {
+                    (Some(truth), _) => measure::cold(workload, subject.as_ref(), truth, scratch),
+                    (None, Some(scene)) => {
+                        measure::on(scene, workload, subject.as_ref(), None, scratch)
+                    }
+                    (None, None) => bail!("neither truth nor scene"),
+                };
                 let mut result = result.with_context(what)?;
+                result["workload"] = workload.name.clone().into();
+                result["subject"] = subject.name().into();
                 result["round"] = round.into();
                 print(&result)?;
+            }
+            if let Some(scene) = warmed {
+                scene.strike()?;
             }
         }
         // A slow minute, or what one leaves to the next, hits another one each time.
         subjects.rotate_left(1);
     }
     Ok(())
-}
-
-fn one(
-    workload: &workload::Workload,
-    subject: &dyn subject::Subject,
-    truth: &Truth,
-    scratch: &Path,
-) -> Result<Value> {
-    let mut result = measure::run(workload, subject, truth, scratch)?;
-    result["workload"] = workload.name.clone().into();
-    result["subject"] = subject.name().into();
-    Ok(result)
 }
 
 fn print(line: &Value) -> Result<()> {

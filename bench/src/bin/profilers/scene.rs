@@ -43,6 +43,7 @@ pub(crate) struct Scene {
     /// [`Self::files`] for programs.
     table: PathBuf,
     cwd: String,
+    is_warm: bool,
     root: OwnedFd,
 }
 
@@ -89,6 +90,7 @@ impl Scene {
             by_path,
             table,
             cwd: image.cwd.clone(),
+            is_warm: false,
             root,
         })
     }
@@ -101,6 +103,17 @@ impl Scene {
     /// The workload's directory in it.
     pub(crate) fn cwd(&self) -> &str {
         &self.cwd
+    }
+
+    /// Tells that files have been read.
+    pub(crate) fn warmed(mut self) -> Self {
+        self.is_warm = true;
+        self
+    }
+
+    /// What the page cache held of the image before the subject came: `cold`, nothing, or `warm`.
+    pub(crate) fn cache(&self) -> &'static str {
+        if self.is_warm { "warm" } else { "cold" }
     }
 
     /// A line of JSON for each file.

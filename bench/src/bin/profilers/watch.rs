@@ -40,7 +40,10 @@ pub(crate) fn run(args: &[String]) -> Result<()> {
         cwd: cwd.as_os_str().as_encoded_bytes(),
         ring_bytes: DEFAULT_RING_BYTES,
         exactness,
-        cache: CacheAtStart::Cold,
+        cache: match variable("ESGZ_BENCH_CACHE")?.to_str() {
+            Some("cold") => CacheAtStart::Cold,
+            _ => CacheAtStart::Unknown,
+        },
     })?;
     println!("{}", json!({"ready": true}));
     std::io::stdin().read_to_end(&mut Vec::new())?;

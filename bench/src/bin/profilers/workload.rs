@@ -17,7 +17,13 @@ pub(crate) struct Workload {
     pub(crate) work: Work,
     /// None: it has to be found out.
     pub(crate) known: Option<Known>,
+    /// It has run once before it is watched, so that all it reads is cached: then its time is its own and the
+    /// profiler's, and not the disk's. What is seen is not compared.
+    pub(crate) is_warm: bool,
 }
+
+/// Names of the warm ones end with this.
+const WARM: &str = "-warm";
 
 /// What runs.
 pub(crate) enum Work {
@@ -94,7 +100,7 @@ const PROGRAMS: [(&str, &[&str]); 6] = [
             "-c",
             "nginx; for i in 1 2 3; do exec 3<>/dev/tcp/127.0.0.1/80; \
              printf 'GET / HTTP/1.0\\r\\n\\r\\n' >&3; cat <&3; exec 3<&-; done; \
-             nginx -s quit; while [ -e /run/nginx.pid ]; do sleep 0.01; done",
+             nginx -s quit; sleep 0.02; while [ -e /run/nginx.pid ]; do sleep 0.01; done",
         ],
     ),
     (
@@ -120,45 +126,60 @@ pub(crate) fn chosen(
     given: Option<Image>,
     scratch: &Path,
 ) -> Result<Vec<Workload>> {
-    let names = PROGRAMS.iter().map(|(name, _)| *name).chain(GENERATORS);
-    let mut names: BTreeSet<&str> = names.collect();
-    if given.is_some() {
-        names.insert("image");
-    }
-    if let Some(name) = wanted.iter().find(|name| !names.contains(name.as_str())) {
-        bail!(
-            "no workload {name:?}; there are: {}",
-            names.into_iter().collect::<Vec<_>>().join(", ")
-        );
+    let programs_and_image = || {
+        let image = given.is_some().then_some("image");
+        PROGRAMS.iter().map(|(name, _)| *name).chain(image)
+    };
+    let warm = programs_and_image()
+        .chain(["storm"])
+        .map(|name| format!("{name}{WARM}"));
+    let cold = programs_and_image().chain(GENERATORS).map(str::to_owned);
+    let names: BTreeSet<String> = cold.chain(warm).collect();
+    if let Some(name) = wanted.iter().find(|name| !names.contains(*name)) {
+        let names: Vec<String> = names.into_iter().collect();
+        bail!("no workload {name:?}; there are: {}", names.join(", "));
     }
     let is_wanted = |name: &str| wanted.is_empty() || wanted.iter().any(|wanted| wanted == name);
     let mut chosen = Vec::new();
-    for (name, words) in PROGRAMS {
-        if is_wanted(name) {
+    let mut add = |name: &str, image: &Image, work: &dyn Fn() -> Work, is_warm: bool| {
+        let name = format!("{name}{}", if is_warm { WARM } else { "" });
+        if is_wanted(&name) {
             chosen.push(Workload {
-                name: name.to_owned(),
-                image: programs.clone(),
-                work: Work::Command(words.iter().map(|&word| word.to_owned()).collect()),
+                name,
+                image: image.clone(),
+                work: work(),
                 known: None,
+                is_warm,
             });
         }
+    };
+    for is_warm in [false, true] {
+        for (name, words) in PROGRAMS {
+            let words = || words.iter().map(|&word| word.to_owned()).collect();
+            add(name, programs, &|| Work::Command(words()), is_warm);
+        }
+        if let Some(image) = &given {
+            add(
+                "image",
+                image,
+                &|| Work::Command(image.args.clone()),
+                is_warm,
+            );
+        }
     }
-    if let Some(image) = given.filter(|_| is_wanted("image")) {
-        chosen.push(Workload {
-            name: "image".to_owned(),
-            work: Work::Command(image.args.clone()),
-            image,
-            known: None,
-        });
-    }
-    for name in GENERATORS.into_iter().filter(|name| is_wanted(name)) {
-        let (case, work, known) = generator(name);
-        chosen.push(Workload {
-            name: name.to_owned(),
-            image: programs.with_layer(case.layer, scratch)?,
-            work,
-            known: Some(known),
-        });
+    let of_generators = GENERATORS.map(|name| (name, false));
+    for (case, is_warm) in of_generators.into_iter().chain([("storm", true)]) {
+        let name = format!("{case}{}", if is_warm { WARM } else { "" });
+        if is_wanted(&name) {
+            let (layer, work, known) = generator(case);
+            chosen.push(Workload {
+                name,
+                image: programs.with_layer(layer.layer, scratch)?,
+                work,
+                known: Some(known),
+                is_warm,
+            });
+        }
     }
     Ok(chosen)
 }

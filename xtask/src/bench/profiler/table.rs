@@ -12,14 +12,25 @@ const GENERATORS: [&str; 5] = ["ways", "odd", "scripts", "order", "storm"];
 /// The workload beside which something is timed.
 const BYSTANDER: &str = "bystander";
 
+/// Names of workloads whose files were cached beforehand end with this.
+const WARM: &str = "-warm";
+
+/// What the page cache holds before a run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Cache {
+    Cold,
+    Warm,
+}
+
 /// Those that count for the slow-down of all.
-pub(super) fn programs(results: &Results) -> Vec<&str> {
-    let of_programs = |name: &&str| !GENERATORS.contains(name) && *name != BYSTANDER;
-    results
-        .workloads()
-        .into_iter()
-        .filter(of_programs)
-        .collect()
+pub(super) fn programs(results: &Results, cache: Cache) -> Vec<&str> {
+    let is_program = |name: &&str| {
+        let of = name.trim_end_matches(WARM);
+        !GENERATORS.contains(&of) && of != BYSTANDER
+    };
+    let is_wanted = |name: &&str| name.ends_with(WARM) == (cache == Cache::Warm);
+    let names = results.workloads().into_iter();
+    names.filter(is_program).filter(is_wanted).collect()
 }
 
 /// Markdown.
@@ -32,18 +43,19 @@ pub(super) fn table(results: &Results) -> Result<String> {
         results.rounds(),
         results.machines.join("; "),
     );
-    slow_down(
-        &mut text,
-        results,
-        "Slow-down of the workload by the clock, %",
-        "/wall_seconds",
-    )?;
-    slow_down(
-        &mut text,
-        results,
-        "Slow-down of the workload in CPU time, %",
-        "/cpu_seconds",
-    )?;
+    for (cache, what) in [
+        (Cache::Cold, "nothing cached, as `esgz` runs it"),
+        (Cache::Warm, "everything cached before"),
+    ] {
+        let title = |how: &str| format!("Slow-down of the workload {how}, %; {what}");
+        let columns = (cache, title("by the clock"), "/wall_seconds");
+        slow_down(&mut text, results, columns)?;
+        slow_down(
+            &mut text,
+            results,
+            (cache, title("in CPU time"), "/cpu_seconds"),
+        )?;
+    }
     bystander(&mut text, results)?;
     agreement(&mut text, results)?;
     cost(&mut text, results)?;
@@ -51,15 +63,19 @@ pub(super) fn table(results: &Results) -> Result<String> {
 }
 
 /// A column for each workload, one for all programs together.
-fn slow_down(text: &mut String, results: &Results, title: &str, pointer: &str) -> Result<()> {
-    let programs = programs(results);
+fn slow_down(
+    text: &mut String,
+    results: &Results,
+    (cache, title, pointer): (Cache, String, &str),
+) -> Result<()> {
+    let programs = programs(results, cache);
     let mut columns = programs.clone();
-    columns.extend(
-        results
-            .workloads()
-            .into_iter()
-            .filter(|name| *name == "storm"),
-    );
+    let storm = match cache {
+        Cache::Cold => "storm",
+        Cache::Warm => "storm-warm",
+    };
+    let all = results.workloads().into_iter();
+    columns.extend(all.filter(|name| *name == storm));
     if columns.is_empty() {
         return Ok(());
     }
@@ -182,7 +198,7 @@ fn rounded_down(share: f64) -> String {
 }
 
 fn cost(text: &mut String, results: &Results) -> Result<()> {
-    let programs = programs(results);
+    let programs = programs(results, Cache::Cold);
     writeln!(
         text,
         "\n## What the subject itself takes\n\n\

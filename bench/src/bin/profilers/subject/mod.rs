@@ -67,6 +67,11 @@ pub(crate) struct SeenFile {
     pub(crate) ranges: Option<Vec<(u64, u64)>>,
 }
 
+/// The one who does not watch.
+pub(crate) fn nobody() -> Box<dyn Subject> {
+    Box::new(none::NONE)
+}
+
 /// All that are built in. The first is what the others are compared with.
 pub(crate) fn all() -> Result<Vec<Box<dyn Subject>>> {
     let mut all: Vec<Box<dyn Subject>> = vec![

@@ -2,7 +2,8 @@
 //!
 //! - It is started in a cgroup of its own, with `ESGZ_BENCH_CGROUP` (directory of the cgroup v2 whose tasks it has to
 //!   watch, and those of cgroups below), `ESGZ_BENCH_ROOT` (where the image is mounted), `ESGZ_BENCH_CWD` (the
-//!   workload's directory in it) and `ESGZ_BENCH_FILES` (a file with a line of JSON for every file of the image: `path`,
+//!   workload's directory in it), `ESGZ_BENCH_CACHE` (`cold` if nothing of the image was cached before, else `warm`) and
+//!   `ESGZ_BENCH_FILES` (a file with a line of JSON for every file of the image: `path`,
 //!   `size_bytes`, `device` and `inode` under which the kernel has its pages, `merged_device` and `merged_inode` which
 //!   fstat(2) tells; devices are `major << 20 | minor`).
 //! - It prints `{"ready":true}` when it sees everything.
@@ -68,6 +69,7 @@ impl Subject for Program {
             .env("ESGZ_BENCH_CGROUP", scene.workload.path())
             .env("ESGZ_BENCH_ROOT", scene.root())
             .env("ESGZ_BENCH_CWD", scene.cwd())
+            .env("ESGZ_BENCH_CACHE", scene.cache())
             .env("ESGZ_BENCH_FILES", scene.table())
             .stdin(Stdio::piped())
             .stdout(Stdio::piped());
