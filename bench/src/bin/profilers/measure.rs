@@ -52,7 +52,7 @@ pub(crate) fn on(
 
     let launched = launch(workload, scene, attached.as_ref(), scratch)?;
     let mut result = match workload.work {
-        Work::Beside(_) => beside(launched, scratch)?,
+        Work::Beside(_) => beside(launched, scene, scratch)?,
         Work::Command(_) | Work::Script(_) => launched.finish(scene)?.json(),
     };
     let watcher = attached.pid();
@@ -194,22 +194,23 @@ impl Launched {
         })
     }
 
-    fn kill(mut self) -> Result<()> {
-        self.child.kill()?;
+    /// Ends a workload that does not end by itself, before whoever started it: nobody else would.
+    fn kill(mut self, scene: &Scene) -> Result<()> {
+        scene.workload.kill()?;
         self.child.wait()?;
         Ok(())
     }
 }
 
 /// While the workload goes on, a process outside does its work.
-fn beside(launched: Launched, scratch: &Path) -> Result<Value> {
+fn beside(launched: Launched, scene: &Scene, scratch: &Path) -> Result<Value> {
     let mut command = Command::new(std::env::current_exe()?);
     let output = command
         .arg("bystander")
         .arg(scratch)
         .stderr(Stdio::inherit())
         .output();
-    launched.kill()?;
+    launched.kill(scene)?;
     let output = output.context("cannot run the bystander")?;
     ensure!(
         output.status.success(),

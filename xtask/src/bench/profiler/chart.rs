@@ -39,7 +39,7 @@ pub(super) fn chart(results: &Results) -> Result<String> {
         <text x=\"10\" y=\"20\" font-size=\"14\">Slow-down of all programs, {cached}, % (median and 95 % interval, {} rounds)</text>\n\
         <circle cx=\"16\" cy=\"36\" r=\"4\" fill=\"#1f5fa8\"/><text x=\"26\" y=\"40\">by the clock</text>\n\
         <circle cx=\"126\" cy=\"36\" r=\"4\" fill=\"#c8641e\"/><text x=\"136\" y=\"40\">CPU time</text>\n",
-        results.rounds()
+        results.rounds_of(&programs)
     );
     for percent in [0.1, 1.0, 10.0, 100.0, 1000.0] {
         let x = place(percent);

@@ -49,6 +49,12 @@ impl Results {
             .unwrap_or(0)
     }
 
+    /// How many rounds there are of these workloads at most, with nobody watching.
+    pub(super) fn rounds_of(&self, workloads: &[&str]) -> usize {
+        let counts = workloads.iter().map(|name| self.of(name, NONE).count());
+        counts.max().unwrap_or(0)
+    }
+
     /// Names of workloads, in the order of their first runs.
     pub(super) fn workloads(&self) -> Vec<&str> {
         self.names("workload")
@@ -141,6 +147,7 @@ mod tests {
 "#;
         let results = Results::parse(text).unwrap();
         assert_eq!(results.rounds(), 3);
+        assert_eq!(results.rounds_of(&["w", "v"]), 2);
         assert_eq!(results.subjects(), ["none", "x"]);
         assert_eq!(
             results.slow_downs("w", "x", "/wall_seconds"),

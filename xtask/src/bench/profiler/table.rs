@@ -36,11 +36,10 @@ pub(super) fn programs(results: &Results, cache: Cache) -> Vec<&str> {
 /// Markdown.
 pub(super) fn table(results: &Results) -> Result<String> {
     let mut text = format!(
-        "Profilers side by side: {} rounds, {}.\n\n\
+        "Profilers side by side, {}.\n\n\
         Medians over rounds. Behind them the interval that holds the true median with at least 95 %: order statistics of \
         the sign test, from the smallest to the largest figure where there are too few rounds for that (five: 93.8 %). \
         Slow-downs are quotients with the run of the same round and workload under nobody, the row `{NONE}`.\n",
-        results.rounds(),
         results.machines.join("; "),
     );
     for (cache, what) in [
@@ -83,7 +82,8 @@ fn slow_down(
     let columns_row = columns.join(" | ");
     writeln!(
         text,
-        "\n## {title}\n\n| | all programs | {columns_row} |\n|---|{aligned}"
+        "\n## {title}\n\n{} rounds.\n\n| | all programs | {columns_row} |\n|---|{aligned}",
+        results.rounds_of(&columns),
     )?;
     let seconds: Vec<String> = columns
         .iter()
@@ -127,9 +127,10 @@ fn bystander(text: &mut String, results: &Results) -> Result<()> {
     writeln!(
         text,
         "\n## Slow-down of a bystander, %\n\n\
-        A process outside of the cgroup, while a workload in it opens, reads and maps files without end. *reading*: files \
+        {} rounds. A process outside of the cgroup, while a workload in it opens, reads and maps files without end. *reading*: files \
         of 64 KiB are opened, read and hashed; *opening*: a file is opened and closed, nothing else.\n\n\
-        | | reading, clock | reading, CPU | opening, clock | opening, CPU |\n|---|--:|--:|--:|--:|"
+        | | reading, clock | reading, CPU | opening, clock | opening, CPU |\n|---|--:|--:|--:|--:|",
+        results.rounds_of(&[BYSTANDER]),
     )?;
     let figures = ["reading", "opening"].map(|work| {
         ["wall_seconds", "cpu_seconds"].map(|figure| format!("/bystander/{work}/{figure}"))
@@ -152,6 +153,18 @@ fn bystander(text: &mut String, results: &Results) -> Result<()> {
 
 /// What was seen, beside the truth.
 fn agreement(text: &mut String, results: &Results) -> Result<()> {
+    let compared = |workload: &&str| {
+        let mut subjects = results.subjects().into_iter();
+        subjects.any(|name| {
+            results
+                .figure(workload, name, "/truth/files/truth")
+                .is_some()
+        })
+    };
+    let workloads: Vec<&str> = results.workloads().into_iter().filter(compared).collect();
+    if workloads.is_empty() {
+        return Ok(());
+    }
     writeln!(
         text,
         "\n## What was seen\n\n\
@@ -162,7 +175,7 @@ fn agreement(text: &mut String, results: &Results) -> Result<()> {
         | workload | subject | files: recall | precision | 64 KiB: recall | precision | pages: recall | precision | order | lost |\n\
         |---|---|--:|--:|--:|--:|--:|--:|--:|--:|"
     )?;
-    for workload in results.workloads() {
+    for workload in workloads {
         for subject in results.subjects() {
             if results
                 .figure(workload, subject, "/truth/files/truth")
@@ -198,7 +211,8 @@ fn rounded_down(share: f64) -> String {
 }
 
 fn cost(text: &mut String, results: &Results) -> Result<()> {
-    let programs = programs(results, Cache::Cold);
+    let programs = [Cache::Cold, Cache::Warm].map(|cache| programs(results, cache));
+    let programs = programs.concat();
     writeln!(
         text,
         "\n## What the subject itself takes\n\n\
