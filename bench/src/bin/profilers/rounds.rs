@@ -79,7 +79,7 @@ pub(crate) fn run(args: &[String]) -> Result<()> {
     let programs = Image::scan(&options.programs, scratch)?;
     let given = options.image.as_deref();
     let given = given.map(|image| Image::scan(image, scratch)).transpose()?;
-    let workloads = workload::chosen(&options.workloads, &programs, given, scratch)?;
+    let workloads = workload::chosen(&options.workloads, &programs, given.as_ref(), scratch)?;
     let mut truths = Vec::new();
     for workload in &workloads {
         eprintln!("{}: the truth", workload.name);

@@ -123,7 +123,7 @@ const GENERATORS: [&str; 6] = ["ways", "odd", "scripts", "order", "storm", "byst
 pub(crate) fn chosen(
     wanted: &[String],
     programs: &Image,
-    given: Option<Image>,
+    given: Option<&Image>,
     scratch: &Path,
 ) -> Result<Vec<Workload>> {
     let programs_and_image = || {
@@ -158,7 +158,7 @@ pub(crate) fn chosen(
             let words = || words.iter().map(|&word| word.to_owned()).collect();
             add(name, programs, &|| Work::Command(words()), is_warm);
         }
-        if let Some(image) = &given {
+        if let Some(image) = given {
             add(
                 "image",
                 image,
