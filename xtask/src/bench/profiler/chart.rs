@@ -26,11 +26,11 @@ pub(super) fn chart(results: &Results) -> Result<String> {
         true => (programs(results, Cache::Cold), "nothing cached"),
         false => (warm, "everything cached"),
     };
-    let subjects: Vec<&str> = results
-        .subjects()
-        .into_iter()
-        .filter(|name| *name != NONE)
-        .collect();
+    let is_measured = |name: &&str| {
+        let wall = results.slow_down_of_all(&programs, name, "/wall_seconds");
+        *name != NONE && wall.is_some()
+    };
+    let subjects: Vec<&str> = results.subjects().into_iter().filter(is_measured).collect();
     let bottom = TOP + ROW * subjects.len() as f64;
     let height = bottom + 40.0;
     let mut svg = format!(

@@ -60,10 +60,10 @@ impl Results {
         self.names("workload")
     }
 
-    /// Names of subjects, the one that the others are compared with first.
+    /// Names of subjects, the one that the others are compared with first, then the other ones that do not watch.
     pub(super) fn subjects(&self) -> Vec<&str> {
         let mut names = self.names("subject");
-        names.sort_by_key(|&name| name != NONE);
+        names.sort_by_key(|&name| (name != NONE, !name.starts_with(NONE)));
         names
     }
 
