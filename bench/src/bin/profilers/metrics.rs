@@ -60,14 +60,14 @@ pub(crate) fn of_ranges(truth: &PagesOf, seen: &PagesOf) -> (Agreement, Agreemen
     (by_page, by_window)
 }
 
-/// Kendall's rank correlation of what both have.
-pub(crate) fn of_order(truth: &Order, seen: &Order) -> f64 {
+/// Kendall's rank correlation of what both have; None for fewer than two files.
+pub(crate) fn of_order(truth: &Order, seen: &Order) -> Option<f64> {
     let ranks: HashMap<&String, usize> = truth.iter().zip(0..).collect();
     let ranks: Vec<usize> = seen
         .iter()
         .filter_map(|name| ranks.get(name).copied())
         .collect();
-    kendall_tau(&ranks)
+    (ranks.len() > 1).then(|| kendall_tau(&ranks))
 }
 
 /// The pages of byte ranges.
@@ -99,8 +99,9 @@ mod tests {
     #[test]
     fn order_is_that_of_common_files() {
         let truth = names(&["a", "b", "c", "d"]);
-        assert_eq!(of_order(&truth, &names(&["a", "x", "c", "d"])), 1.0);
-        assert_eq!(of_order(&truth, &names(&["d", "c", "a"])), -1.0);
+        assert_eq!(of_order(&truth, &names(&["a", "x", "c", "d"])), Some(1.0));
+        assert_eq!(of_order(&truth, &names(&["d", "c", "a"])), Some(-1.0));
+        assert_eq!(of_order(&truth, &names(&["d", "x"])), None);
     }
 
     #[test]
