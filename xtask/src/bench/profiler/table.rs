@@ -94,6 +94,10 @@ fn slow_down(
         .collect();
     writeln!(text, "| {NONE} | | {} |", seconds.join(" | "))?;
     for subject in results.subjects().into_iter().filter(|name| *name != NONE) {
+        let of_columns = results.slow_down_of_all(&columns, subject, pointer);
+        if of_columns.is_none() {
+            continue;
+        }
         let all = percent(results.slow_down_of_all(&programs, subject, pointer));
         let cells: Vec<String> = columns
             .iter()
@@ -146,7 +150,9 @@ fn bystander(text: &mut String, results: &Results) -> Result<()> {
                 _ => percent(results.slow_down(BYSTANDER, subject, pointer)),
             })
             .collect();
-        writeln!(text, "| {subject} | {} |", cells.join(" | "))?;
+        if cells.iter().any(|cell| !cell.is_empty()) {
+            writeln!(text, "| {subject} | {} |", cells.join(" | "))?;
+        }
     }
     Ok(())
 }
