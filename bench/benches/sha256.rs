@@ -1,4 +1,4 @@
-//! Digests of one, two and three streams with the same bytes, and that of the crate sha2. Bytes are
+//! Digests of up to four streams with the same bytes, of two with their own, and that of the crate sha2. Bytes are
 //! those of one stream: at the same rate, two digests are twice the work.
 #![allow(missing_docs, reason = "the macros of criterion make public items")]
 
@@ -31,6 +31,18 @@ fn sha256(criterion: &mut Criterion) {
     });
     bench.bench_function("3 streams", |bench| {
         bench.iter(|| streams::<3>(black_box(&bytes)));
+    });
+    bench.bench_function("4 streams", |bench| {
+        bench.iter(|| streams::<4>(black_box(&bytes)));
+    });
+    // Half of the bytes each.
+    bench.bench_function("2 streams with bytes of their own", |bench| {
+        bench.iter(|| {
+            let mut hashers = [Hasher::default(), Hasher::default()];
+            let (one, two) = black_box(&bytes).split_at(BYTES / 2);
+            Hasher::update_two(hashers.each_mut(), [one, two]);
+            hashers.map(Hasher::finish)
+        });
     });
 }
 

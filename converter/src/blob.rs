@@ -1,12 +1,16 @@
-//! Bytes that lie somewhere: a whole file, a stretch of one, or memory.
+//! Bytes that lie somewhere: a whole file, a stretch of one, memory, or a file that is still arriving.
 //!
 //! Stands beside the stages' folders: sources give blobs, sinks read theirs back, and layers are
 //! read from them.
+
+mod arriving;
 
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::os::unix::fs::FileExt as _;
 use std::sync::Arc;
+
+pub use arriving::{Arrival, Arriving, NotArrived};
 
 /// Bytes that can be read at any offset: a blob, a spool, or a buffer in tests.
 pub trait ReadAt {
@@ -65,6 +69,7 @@ pub struct Blob {
 enum Bytes {
     File(Arc<File>),
     Memory(Arc<[u8]>),
+    Arriving(Arc<Arriving>),
 }
 
 impl Blob {
@@ -97,6 +102,16 @@ impl Blob {
         }
     }
 
+    /// A blob that is on its way. Reading it waits.
+    pub fn arriving(arriving: Arc<Arriving>) -> Self {
+        Self {
+            start_bytes: 0,
+            len_bytes: arriving.len_bytes(),
+            position_bytes: 0,
+            bytes: Bytes::Arriving(arriving),
+        }
+    }
+
     /// A stretch of this blob, cut off at its end.
     #[must_use]
     pub fn part(&self, offset_bytes: u64, len_bytes: u64) -> Self {
@@ -124,6 +139,7 @@ impl ReadAt for Blob {
         match &self.bytes {
             Bytes::File(file) => file.read_exact_at(buffer, offset_bytes),
             Bytes::Memory(bytes) => bytes.read_exact_at(buffer, offset_bytes),
+            Bytes::Arriving(arriving) => arriving.read_exact_at(buffer, offset_bytes),
         }
     }
 }
@@ -144,6 +160,7 @@ impl Read for Blob {
                 bytes.read_exact_at(&mut buffer[..len], offset_bytes)?;
                 len
             }
+            Bytes::Arriving(arriving) => arriving.read_at(&mut buffer[..len], offset_bytes)?,
         };
         self.position_bytes += read as u64;
         Ok(read)

@@ -282,6 +282,8 @@ impl<'a> Conversion<'a> {
         let started = Instant::now();
         let mut converted = Vec::with_capacity(source.layers.len());
         let parallel = self.parallel_beside(&[]);
+        let announced: Vec<&SourceLayer> = source.layers.iter().collect();
+        source.announce(&announced)?;
         for source_layer in &source.layers {
             let job = self.job(source, source_layer, parallel);
             let key = LayerKey::of(source_layer, &[]);
@@ -325,7 +327,8 @@ impl<'a> Conversion<'a> {
         let config = rewrite_config(&source.config, &new_layers, documents);
         let config = self.sink.add_bytes(&config)?;
         let manifest = rewrite_manifest(&source.manifest, config, &new_layers, documents);
-        let manifest = self.sink.add_bytes(&manifest)?;
+        let media_type = documents.media_types.manifest();
+        let manifest = self.sink.add_manifest(&manifest, media_type)?;
         self.images[image] = Some(ConvertedImage {
             platform: source.platform.clone(),
             source: source.manifest.id.digest,

@@ -4,6 +4,7 @@
 //! A folder is a stage and imports only the output types of earlier stages; see `ARCHITECTURE.md`.
 //! Nothing below `cli` reads arguments, environment variables or the current directory.
 
+pub mod attach;
 pub mod blob;
 pub mod cancel;
 pub mod cli;
@@ -14,10 +15,12 @@ pub mod profile;
 pub mod profiler;
 pub mod progress;
 pub mod record;
+pub mod registry;
 pub mod rootfs;
 pub mod runtime;
 pub mod scratch;
 pub mod sink;
 pub mod source;
 pub mod sys;
+mod unfinished;
 pub mod verify;

@@ -1,15 +1,20 @@
 //! The first half of an image's way, on one screen: scanned layers to a profile.
 
-use std::path::PathBuf;
+mod attached;
+
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+pub use attached::attach;
+
+use crate::attach::{AttachError, Target, Until};
 use crate::cancel::Cancel;
 use crate::layer::entry::ScannedLayer;
-use crate::profile::{self, Ended, Image, MergeError, Profile, Run, Workload};
+use crate::profile::{self, Ended, Image, MergeError, Origin, Profile, Run, SameFile, Workload};
 use crate::profiler::{
     self, CacheAtStart, CgroupFilter, Exactness, Profiler, ProfilerConfig, ProfilerError, Tier,
 };
-use crate::rootfs::{self, Backend, RootfsError, RootfsOptions};
+use crate::rootfs::{self, Backend, BindMount, Bound, LocateError, RootfsError, RootfsOptions};
 use crate::runtime::{self, Cgroup, Claim, FailedCommand, RuntimeError, WorkloadOptions};
 use crate::source::SourceImage;
 
@@ -32,6 +37,19 @@ pub struct RecordOptions {
     pub ring_bytes: u32,
 }
 
+/// How a running container is watched.
+#[derive(Clone, Debug)]
+pub struct AttachOptions {
+    /// Which one.
+    pub target: Target,
+    /// For how long.
+    pub until: Until,
+    /// How to watch; None: with the collector that knows most of those that work. Not [`Tier::PageCache`].
+    pub collector: Option<Tier>,
+    /// Size of the ring buffer in bytes.
+    pub ring_bytes: u32,
+}
+
 /// A profile, and how long it took.
 #[derive(Clone, Debug)]
 pub struct Recorded {
@@ -39,7 +57,7 @@ pub struct Recorded {
     pub profile: Profile,
     /// Those of the commands in the container that failed.
     pub failed_commands: Vec<FailedCommand>,
-    /// Time to mount the root file system.
+    /// Time to mount the root file system, or to find that of a running container.
     pub mount: Duration,
     /// Time from there until everything was removed again, the run included.
     pub run: Duration,
@@ -57,6 +75,10 @@ pub enum RecordError {
     Profiler(#[from] ProfilerError),
     #[error("merging the runs")]
     Merge(#[from] MergeError),
+    #[error("attaching")]
+    Attach(#[from] AttachError),
+    #[error("the container is of another image")]
+    Locate(#[from] LocateError),
 }
 
 /// Runs the workload of `source`, whose layers have been scanned, as often as is wanted, and watches what it
@@ -74,23 +96,47 @@ pub fn record(
 ) -> Result<Recorded, RecordError> {
     runtime::remove_abandoned(&options.state);
     let tier = profiler::choose(options.collector)?;
-    let mut all = record_once(source, layers, options, tier, cancel)?;
+    let once = || {
+        let recorded = record_once(source, layers, options, tier, cancel);
+        recorded.map_err(|error| interruption_first(error, cancel))
+    };
+    let mut all = once()?;
     for _ in 1..options.runs {
         if all.has_failed() {
             break;
         }
-        let next = record_once(source, layers, options, tier, cancel)?;
+        let next = once()?;
         all.profiles.extend(next.profiles);
         all.failed_commands.extend(next.failed_commands);
         all.mount += next.mount;
         all.run += next.run;
     }
     Ok(Recorded {
-        profile: profile::merge(&all.profiles)?,
+        profile: profile::merge(&all.profiles, SameFile::InImage)?,
         failed_commands: all.failed_commands,
         mount: all.mount,
         run: all.run,
     })
+}
+
+/// Who interrupts while a hook hangs at the end of a run is told that it was interrupted.
+fn interruption_first(error: RecordError, cancel: &Cancel) -> RecordError {
+    match cancel.check() {
+        Err(cancelled)
+            if !matches!(
+                &error,
+                RecordError::Runtime(RuntimeError::Cancelled(_))
+                    | RecordError::Rootfs(RootfsError::Cancelled(_))
+            ) =>
+        {
+            tracing::warn!(
+                error = &error as &dyn std::error::Error,
+                "after the interruption"
+            );
+            RecordError::Runtime(cancelled.into())
+        }
+        _ => error,
+    }
 }
 
 /// What one or several runs gave.
@@ -136,11 +182,13 @@ fn record_once(
 
     let started = Instant::now();
     let cgroup = Cgroup::create(claim.name())?;
+    let bound = Bound::list(&binds(workload)?, layers.len() as u32);
+    let opened_as = [rootfs.opened_as(), &bound.rows].concat();
     let mut profiler = Profiler::start(&ProfilerConfig {
         tier,
         cgroup: CgroupFilter::from_directory(cgroup.directory())?,
         files: rootfs.files(),
-        opened_as: rootfs.opened_as(),
+        opened_as: &opened_as,
         root: rootfs.path(),
         cwd: plan.cwd().as_bytes(),
         ring_bytes: options.ring_bytes,
@@ -165,13 +213,7 @@ fn record_once(
     claim.release()?;
 
     let run = Run {
-        image: Image {
-            reference: source.reference.to_string(),
-            manifest: source.manifest.id.digest,
-            platform: source.platform.to_string(),
-            layers: layers.iter().map(|layer| layer.digest).collect(),
-            unknown: serde_json::Map::new(),
-        },
+        image: image_of(source, layers),
         workload: Workload {
             args: process.args,
             env: workload.env.clone(),
@@ -179,7 +221,7 @@ fn record_once(
             cwd: process.cwd,
             unknown: serde_json::Map::new(),
         },
-        backend,
+        origin: Origin::Mounted(backend),
         ended: match outcome.ended {
             runtime::Ended::Exit => Ended::Exit,
             runtime::Ended::Period => Ended::Period,
@@ -191,11 +233,37 @@ fn record_once(
         exit_code: outcome.exit_code,
         duration: outcome.duration,
     };
-    let profile = profile::from_observations(&observations, run, layers);
+    let profile = profile::from_observations(&observations, run, layers, &bound);
     Ok(Runs {
         profiles: vec![profile],
         failed_commands: outcome.failed_commands,
         mount,
         run: started.elapsed(),
     })
+}
+
+fn image_of(source: &SourceImage, layers: &[ScannedLayer]) -> Image {
+    Image {
+        reference: source.reference.to_string(),
+        manifest: source.manifest.id.digest,
+        platform: source.platform.to_string(),
+        layers: layers.iter().map(|layer| layer.digest).collect(),
+        by_path: false,
+        unknown: serde_json::Map::new(),
+    }
+}
+
+fn binds(workload: &WorkloadOptions) -> Result<Vec<BindMount>, RuntimeError> {
+    let bind = |mount: runtime::Mount| {
+        let source = Path::new(&mount.source);
+        BindMount {
+            destination: PathBuf::from(&mount.destination),
+            root: PathBuf::from("/"),
+            // The runtime follows links, too.
+            path: source.canonicalize().unwrap_or_else(|_| source.to_owned()),
+            device: None,
+        }
+    };
+    let mounts = runtime::bind_mounts(workload)?;
+    Ok(mounts.into_iter().map(bind).collect())
 }

@@ -77,6 +77,14 @@ impl Needed {
         }
     }
 
+    /// The compressed blob lies there, too.
+    fn with_the_blob(self, blob_bytes: u64) -> Self {
+        Self {
+            least_bytes: self.least_bytes.saturating_add(blob_bytes),
+            likely_bytes: self.likely_bytes.saturating_add(blob_bytes),
+        }
+    }
+
     /// What `layers` of `image` need together.
     pub fn of_layers(image: &SourceImage, layers: &[&SourceLayer], keep: Keep) -> Self {
         let mut needed = Self::default();
@@ -90,6 +98,11 @@ impl Needed {
                 .and_then(|size| size.parse().ok());
             let blob = Self::of_blob(layer.blob.size_bytes, &layer.media_type, stated)
                 .kept(keep, &layer.media_type);
+            let blob = if image.is_remote() {
+                blob.with_the_blob(layer.blob.size_bytes)
+            } else {
+                blob
+            };
             needed.least_bytes = needed.least_bytes.saturating_add(blob.least_bytes);
             needed.likely_bytes = needed.likely_bytes.saturating_add(blob.likely_bytes);
         }

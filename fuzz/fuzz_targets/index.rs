@@ -5,7 +5,8 @@ use std::cell::OnceCell;
 
 use esgz::cancel::Cancel;
 use esgz::image::ImageRef;
-use esgz::sink::Sink;
+use esgz::registry::RegistryOptions;
+use esgz::sink::{Sink, SinkOptions};
 use esgz::source::{self, OpenOptions, Selection};
 use libfuzzer_sys::fuzz_target;
 
@@ -26,6 +27,12 @@ fuzz_target!(|index: &[u8]| {
         let options = OpenOptions {
             scratch: layout.path().to_owned(),
             max_unpacked_bytes: 1 << 20,
+            registry: RegistryOptions::default(),
+        };
+        let sink_options = SinkOptions {
+            scratch: layout.path().to_owned(),
+            registry: RegistryOptions::default(),
+            cancel: Cancel::default(),
         };
         for tag in ["", ":latest"] {
             let name = format!("oci:{}{tag}", layout.path().display());
@@ -33,7 +40,7 @@ fuzz_target!(|index: &[u8]| {
             let opened = source::open(&reference, &Selection::All, &options, &Cancel::default());
             // There are no blobs: nothing can be opened.
             assert!(opened.is_err());
-            let _ = Sink::open(&reference);
+            let _ = Sink::open(&reference, &reference, &sink_options);
         }
     });
 });

@@ -104,7 +104,8 @@ impl Esgz {
         let mut child = self.0.spawn().expect("the esgz binary can be run");
         let stdout = read_all(child.stdout.take().expect("stdout is piped"));
         let stderr = read_all(child.stderr.take().expect("stderr is piped"));
-        let deadline = Instant::now() + LONGEST_RUN;
+        let started = Instant::now();
+        let deadline = started + LONGEST_RUN;
         let status = loop {
             if let Some(status) = child.try_wait().expect("the child can be waited for") {
                 break status;
@@ -118,11 +119,13 @@ impl Esgz {
             }
             std::thread::sleep(Duration::from_millis(2));
         };
+        let took = started.elapsed();
         Finished {
             command,
             pid: child.id(),
             code: status.code(),
             status: status.to_string(),
+            took,
             stdout: stdout.join().expect("the reader does not panic"),
             stderr: stderr.join().expect("the reader does not panic"),
         }
@@ -152,6 +155,8 @@ pub struct Finished {
     pub code: Option<i32>,
     /// Its exit status in words.
     pub status: String,
+    /// From its start to its end; nothing of the test's own.
+    pub took: Duration,
     /// All of its standard output.
     pub stdout: String,
     /// All of its standard error.

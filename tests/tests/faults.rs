@@ -3,7 +3,7 @@
 
 use std::fs;
 use std::os::unix::process::ExitStatusExt as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Output;
 
 use esgz_tests::archive::Entry;
@@ -236,21 +236,16 @@ fn a_process_that_is_killed() {
                 if !left.is_empty() {
                     failures.push(format!("{what} into {name}: scratch holds {left:?}"));
                 }
-                remove_temporary(&dir);
             }
         }
+        let next = Destination::prepare(&conversion, name);
+        command().run().success().unwrap();
+        let hidden = names(&dir).into_iter().chain(names(&next.layout.dir));
+        let hidden: Vec<String> = hidden.filter(|name| name.starts_with(".esgz-")).collect();
+        assert_eq!(hidden, [""; 0], "after the next call");
     }
     assert!(failures.is_empty(), "{}", failures.join("\n"));
     assert!(killed > 20, "only {killed} were killed");
-}
-
-/// What a killed run leaves beside a destination that did not exist.
-fn remove_temporary(dir: &Path) {
-    for name in names(dir) {
-        if name.starts_with(".esgz-") {
-            fs::remove_dir_all(dir.join(name)).unwrap();
-        }
-    }
 }
 
 /// A file system of a few pages.

@@ -1,4 +1,44 @@
-//! esgz is killed with SIGKILL, at any moment: the next call removes what was left.
+//! Signals at any moment. After SIGINT and SIGTERM nothing is left, and the destination is what it was; after
+//! SIGKILL the next call removes what was left.
+
+mod killed {
+    mod calls;
+    mod moments;
+
+    use esgz_tests::compress::Compression;
+    use esgz_tests::conversion::Conversion;
+    use esgz_tests::layout::{Layer, Layout, LayoutBuilder};
+    use esgz_tests::sets;
+    use esgz_tests::tree::Tree;
+
+    /// The exit code for the user's interruption.
+    pub(crate) const INTERRUPTED: i32 = 130;
+
+    /// A destination that holds another image.
+    pub(crate) struct Existing {
+        layout: Layout,
+        before: Tree,
+    }
+
+    impl Existing {
+        /// The output `existing`.
+        pub(crate) fn new(conversion: &Conversion) -> Self {
+            let layout = conversion.output("existing");
+            LayoutBuilder::new()
+                .tag(Some("esgz"))
+                .layer(Layer::new(&sets::usual(), Compression::Gzip(1)))
+                .write(&layout.dir);
+            let before = Tree::read(&layout.dir).without_times();
+            Self { layout, before }
+        }
+
+        pub(crate) fn assert_unchanged(&self, what: &str) {
+            let now = Tree::read(&self.layout.dir).without_times();
+            let differences = self.before.differences(&now);
+            assert!(differences.is_empty(), "{what}: {differences:?}");
+        }
+    }
+}
 
 use std::fs;
 use std::os::unix::process::CommandExt as _;
@@ -7,6 +47,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use esgz_tests::conversion::{Conversion, names};
+use esgz_tests::hold::moments;
 use esgz_tests::residue::residue;
 use esgz_tests::{machine, privileged};
 use serde_json::json;
@@ -46,11 +87,9 @@ fn the_next_call_removes_what_a_killed_one_left() {
     let mut whole = start(&conversion, "true", &[]);
     assert!(whole.wait().unwrap().success());
     let whole = started.elapsed();
-    let rounds = 12;
     let (mut killed, mut with_mounts) = (Vec::new(), 0);
-    for round in 0..rounds {
-        // Also long after the beginning: then the workload runs.
-        let delay = whole * round / (rounds - 3);
+    // Also after the run's set-up: then the workload runs.
+    for delay in moments(whole.mul_f64(1.2)) {
         let mut child = start(&conversion, "sleep 1000 & sleep 1000", &["--period=60"]);
         thread::sleep(delay);
         child.kill().unwrap();

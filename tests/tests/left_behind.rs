@@ -18,6 +18,7 @@ use esgz::source::{OpenOptions, Selection};
 use esgz_tests::archive::Entry;
 use esgz_tests::compress::Compression;
 use esgz_tests::conversion::Conversion;
+use esgz_tests::hold::moments;
 use esgz_tests::layout::{Layer, Layout, LayoutBuilder};
 use esgz_tests::residue::residue;
 use esgz_tests::tree::Tree;
@@ -145,12 +146,11 @@ fn an_interrupted_stage() {
     let whole = start(&conversion, "whole", &[]);
     assert!(finish(&conversion, whole, "whole").status.success());
     let whole = started.elapsed();
-    let rounds = 16;
+    let delays = moments(whole);
     let mut interrupted = 0;
-    for round in 0..rounds {
-        let delay = whole * round / rounds;
-        let output = ["new", "existing"][round as usize % 2];
-        let kind = [Signal::SIGTERM, Signal::SIGINT][round as usize / 2 % 2];
+    for (round, &delay) in delays.iter().enumerate() {
+        let output = ["new", "existing"][round % 2];
+        let kind = [Signal::SIGTERM, Signal::SIGINT][round / 2 % 2];
         let what = format!("{kind} after {delay:?} of {whole:?}");
         let child = start(&conversion, output, &[]);
         thread::sleep(delay);
@@ -177,7 +177,10 @@ fn an_interrupted_stage() {
         assert!(!conversion.path("new").exists(), "{what}");
         assert_unchanged(&destination, &what);
     }
-    assert!(interrupted >= rounds / 2, "only {interrupted} were in time");
+    assert!(
+        interrupted >= delays.len() / 2,
+        "only {interrupted} were in time"
+    );
 }
 
 #[test]
@@ -249,6 +252,7 @@ fn run_and_panic(conversion: &Conversion, scratch: &Path, steps: u32) {
     let open = OpenOptions {
         scratch: scratch.to_owned(),
         max_unpacked_bytes: 1 << 30,
+        registry: esgz::registry::RegistryOptions::default(),
     };
     let source = esgz::source::open(&reference, &Selection::ThisMachine, &open, &cancel);
     let source = source.unwrap().into_image().unwrap();

@@ -7,6 +7,7 @@ mod measure;
 mod optimize;
 mod peer;
 mod profiler;
+mod registry;
 mod table;
 
 use std::fs;
@@ -24,7 +25,8 @@ pub(crate) fn run(args: &[String]) -> Result<ExitCode> {
         Some((task, rest)) if task == "convert" => convert::run(rest),
         Some((task, rest)) if task == "limits" => limits::run(rest),
         Some((task, rest)) if task == "profiler" => profiler::run(rest),
-        _ => bail!("usage: cargo xtask bench optimize|convert|limits|profiler …"),
+        Some((task, rest)) if task == "registry" => registry::run(rest),
+        _ => bail!("usage: cargo xtask bench optimize|convert|limits|profiler|registry …"),
     }
 }
 

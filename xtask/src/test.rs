@@ -11,7 +11,7 @@ use crate::shell::{cargo, has_program};
 use crate::{fuzz, kernels, prerequisites};
 
 /// Programs that tests compare with or run, and their packages.
-const PREREQUISITES: [(&str, &str); 17] = [
+const PREREQUISITES: [(&str, &str); 18] = [
     ("runc", "runc"),
     ("crun", "crun"),
     ("busybox", "busybox-static"),
@@ -22,6 +22,7 @@ const PREREQUISITES: [(&str, &str); 17] = [
     ("skopeo", "skopeo"),
     ("umoci", "umoci"),
     ("bsdtar", "libarchive-tools"),
+    ("docker-registry", "docker-registry"),
     ("pigz", "pigz"),
     ("zopfli", "zopfli"),
     ("igzip", "isal"),

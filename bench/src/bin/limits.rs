@@ -44,6 +44,7 @@ fn main() -> Result<()> {
     let open_options = OpenOptions {
         scratch: scratch.clone(),
         max_unpacked_bytes: u64::MAX,
+        registry: esgz::registry::RegistryOptions::default(),
     };
     let cancel = Cancel::default();
     let source = source::open(

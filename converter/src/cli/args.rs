@@ -4,8 +4,11 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::cli::attach::AttachArgs;
 use crate::cli::created::Created;
+use crate::cli::profile::ProfileCommand;
 use crate::cli::progress::ProgressArg;
+use crate::cli::registry::{RegistryArgs, UserArg};
 use crate::cli::workload::WorkloadArgs;
 use crate::image::{ImageRef, Platform};
 use crate::layer::encode::Level;
@@ -50,6 +53,9 @@ pub(super) enum Command {
     Record(Box<RecordArgs>),
     /// Convert an image to eStargz without running it; needs no privilege
     Convert(ConvertArgs),
+    /// Show, merge, compare and export profiles
+    #[command(subcommand)]
+    Profile(ProfileCommand),
     /// Show an eStargz image's layers, or one layer's table of contents
     Inspect(InspectArgs),
     /// Check every digest, TOC row and chunk of an eStargz image
@@ -58,10 +64,10 @@ pub(super) enum Command {
 
 #[derive(Debug, Args)]
 pub(super) struct OptimizeArgs {
-    /// Image to read, oci:DIR[:TAG] or an archive
+    /// Image to read, oci:DIR[:TAG], docker://NAME or an archive
     #[arg(value_name = "SRC")]
     pub(super) source: ImageRef,
-    /// Image to write, oci:DIR[:TAG] or an archive
+    /// Image to write, oci:DIR[:TAG], docker://NAME or an archive
     #[arg(value_name = "DST")]
     pub(super) destination: ImageRef,
     /// Prefetch what this list names instead of running the workload: paths and patterns, one a line
@@ -84,7 +90,7 @@ pub(super) struct OptimizeArgs {
 
 #[derive(Debug, Args)]
 pub(super) struct RecordArgs {
-    /// Image to run, oci:DIR[:TAG] or an archive
+    /// Image to run, oci:DIR[:TAG], docker://NAME or an archive
     #[arg(value_name = "SRC")]
     pub(super) source: ImageRef,
     /// Write the profile there
@@ -94,11 +100,15 @@ pub(super) struct RecordArgs {
     #[arg(long, value_name = "FILE")]
     pub(super) record_out: Option<PathBuf>,
     #[command(flatten)]
+    pub(super) attach: AttachArgs,
+    #[command(flatten)]
     pub(super) workload: WorkloadArgs,
     #[command(flatten)]
     pub(super) platforms: PlatformArgs,
     #[command(flatten)]
     pub(super) reading: ReadingArgs,
+    #[command(flatten)]
+    pub(super) registry: RegistryArgs,
     /// Print the result as JSON on stdout
     #[arg(long)]
     pub(super) json: bool,
@@ -188,6 +198,8 @@ pub(super) struct ConversionArgs {
     pub(super) reading: ReadingArgs,
     #[command(flatten)]
     pub(super) output: OutputArgs,
+    #[command(flatten)]
+    pub(super) registry: RegistryArgs,
     /// Compression level, 0 (store) to 12 [default: a gzip source's compressed data is copied, anything
     /// else is compressed at 6]
     #[arg(long, value_name = "LEVEL", value_parser = parse_level)]
@@ -226,10 +238,10 @@ pub(super) struct ConversionArgs {
 
 #[derive(Debug, Args)]
 pub(super) struct ConvertArgs {
-    /// Image to read, oci:DIR[:TAG] or an archive
+    /// Image to read, oci:DIR[:TAG], docker://NAME or an archive
     #[arg(value_name = "SRC")]
     pub(super) source: ImageRef,
-    /// Image to write, oci:DIR[:TAG] or an archive
+    /// Image to write, oci:DIR[:TAG], docker://NAME or an archive
     #[arg(value_name = "DST")]
     pub(super) destination: ImageRef,
     /// Prefetch what this profile says was touched
@@ -246,16 +258,22 @@ pub(super) struct ConvertArgs {
         "estargz_compression_level", "estargz_chunk_size", "estargz_min_chunk_size"])]
     pub(super) uncompress: bool,
     #[command(flatten)]
+    pub(super) registry_user: UserArg,
+    #[command(flatten)]
     pub(super) conversion: ConversionArgs,
 }
 
 #[derive(Debug, Args)]
 pub(super) struct InspectArgs {
-    /// Image to read, oci:DIR[:TAG] or an archive
+    /// Image to read, oci:DIR[:TAG], docker://NAME or an archive
     #[arg(value_name = "IMAGE")]
     pub(super) image: ImageRef,
     #[command(flatten)]
     pub(super) platforms: PlatformArgs,
+    #[command(flatten)]
+    pub(super) registry: RegistryArgs,
+    #[command(flatten)]
+    pub(super) registry_user: UserArg,
     /// Show the rows of this layer's TOC, 0 is the base
     #[arg(long, value_name = "N")]
     pub(super) layer: Option<usize>,
@@ -266,7 +284,7 @@ pub(super) struct InspectArgs {
 
 #[derive(Debug, Args)]
 pub(super) struct VerifyArgs {
-    /// Image to check, oci:DIR[:TAG] or an archive
+    /// Image to check, oci:DIR[:TAG], docker://NAME or an archive
     #[arg(value_name = "IMAGE")]
     pub(super) image: ImageRef,
     /// Compare the file systems with those of this image, entry by entry
@@ -276,6 +294,10 @@ pub(super) struct VerifyArgs {
     pub(super) platforms: PlatformArgs,
     #[command(flatten)]
     pub(super) reading: ReadingArgs,
+    #[command(flatten)]
+    pub(super) registry: RegistryArgs,
+    #[command(flatten)]
+    pub(super) registry_user: UserArg,
     /// Print the result as JSON on stdout
     #[arg(long)]
     pub(super) json: bool,

@@ -9,6 +9,7 @@ use crate::cli::created::Created;
 use crate::cli::failure::{Failure, IMAGE, USAGE};
 use crate::cli::output;
 use crate::cli::reading;
+use crate::cli::registry;
 use crate::cli::report::Report;
 use crate::convert::{Compression, Conversion, ImageOptions, LayerFormat, Reuse, Scanner, Verify};
 use crate::image::manifest::{DocumentOptions, MediaTypes};
@@ -19,7 +20,8 @@ use crate::layer::index_cache::IndexCache;
 use crate::layer::plan::PlanOptions;
 use crate::profile::{self, PrefetchList, Prioritized, Profile};
 use crate::progress::Progress;
-use crate::sink::Sink;
+use crate::registry::RegistryOptions;
+use crate::sink::{Sink, SinkOptions};
 use crate::source::{Node, Source, SourceImage};
 
 pub(super) use crate::cli::reading::{scan_options, threads};
@@ -36,7 +38,8 @@ pub(super) fn convert(
         options.format = LayerFormat::Tar;
     }
     let ends = (&args.source, &args.destination);
-    let (source, sink) = open_ends(ends, &args.conversion, &options, cancel)?;
+    let registry = registry::options(&args.conversion.registry, Some(&args.registry_user))?;
+    let (source, sink) = open_ends(ends, (&args.conversion, registry), &options, cancel)?;
     let wanted = Wanted::read(args)?;
     let threads = options.parallel.threads;
     let mut scanner = Scanner::new(&source, &options.scan, threads, cancel).shown(progress);
@@ -100,14 +103,20 @@ pub(super) fn others(args: &OutputArgs) -> Others {
 
 /// Opens source and destination; changes nothing.
 pub(super) fn open_ends(
-    (source, destination): (&ImageRef, &ImageRef),
-    args: &ConversionArgs,
+    (from, to): (&ImageRef, &ImageRef),
+    (args, registry): (&ConversionArgs, RegistryOptions),
     options: &ImageOptions,
     cancel: &Cancel,
 ) -> Result<(Source, Sink), Failure> {
-    let source = reading::open(source, &args.platforms, &options.scan, cancel)?;
-    let sink = Sink::open(destination)?;
-    warn_of_output(destination, &source, &options.documents);
+    let sink_options = SinkOptions {
+        scratch: options.scan.scratch.clone(),
+        registry: registry.clone(),
+        cancel: cancel.clone(),
+    };
+    // Cheap, where opening the source may take a while.
+    let sink = Sink::open(to, from, &sink_options)?;
+    let source = reading::open(from, &args.platforms, &options.scan, registry, cancel)?;
+    warn_of_output(to, &source, &options.documents);
     Ok((source, sink))
 }
 
@@ -155,9 +164,7 @@ impl Wanted {
 
     fn read(args: &ConvertArgs) -> Result<Self, Failure> {
         if let Some(path) = &args.profile {
-            let bytes = read_input(path)?;
-            let profile = Profile::parse(&bytes).map_err(|error| bad_input(path, error))?;
-            return Ok(Self::Profile(Box::new(profile)));
+            return Ok(Self::Profile(Box::new(read_profile(path)?)));
         }
         if let Some(path) = &args.record_in {
             let bytes = read_input(path)?;
@@ -194,6 +201,10 @@ impl Wanted {
             Self::Paths(paths) => profile::from_paths(paths.iter().map(String::as_str), layers),
         }
     }
+}
+
+pub(super) fn read_profile(path: &Path) -> Result<Profile, Failure> {
+    Profile::parse(&read_input(path)?).map_err(|error| bad_input(path, error))
 }
 
 fn read_input(path: &Path) -> Result<Vec<u8>, Failure> {

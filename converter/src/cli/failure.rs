@@ -1,12 +1,14 @@
 //! What a failed command says and exits with.
 
+use crate::attach::AttachError;
 use crate::cancel::Cancelled;
 use crate::convert::ImageError;
 use crate::layer::encode::EncodeError;
 use crate::layer::scan::ScanError;
 use crate::layer::verify::VerifyError;
 use crate::record::RecordError;
-use crate::rootfs::RootfsError;
+use crate::registry::RegistryError;
+use crate::rootfs::{LocateError, RootfsError};
 use crate::runtime::RuntimeError;
 use crate::sink::SinkError;
 use crate::source::SourceError;
@@ -103,7 +105,11 @@ impl From<SourceError> for Failure {
 
 impl From<SinkError> for Failure {
     fn from(error: SinkError) -> Self {
-        Self::new(IMAGE, error)
+        let code = match error {
+            SinkError::Registry(RegistryError::Cancelled(_)) => INTERRUPTED,
+            _ => IMAGE,
+        };
+        Self::coded(code, error)
     }
 }
 
@@ -153,6 +159,8 @@ impl From<RecordError> for Failure {
             RecordError::Runtime(
                 RuntimeError::Malformed { .. } | RuntimeError::UnknownDevice { .. },
             ) => USAGE,
+            RecordError::Attach(error) => attach_code(error),
+            RecordError::Locate(error) => locate_code(error),
             RecordError::Rootfs(RootfsError::Layer { .. }) => IMAGE,
             RecordError::Runtime(_)
             | RecordError::Rootfs(_)
@@ -163,11 +171,38 @@ impl From<RecordError> for Failure {
     }
 }
 
+/// Wrong is what names no container.
+fn attach_code(error: &AttachError) -> u8 {
+    match error {
+        AttachError::Cancelled(_) => INTERRUPTED,
+        AttachError::NoProcess { .. }
+        | AttachError::NoRoot { .. }
+        | AttachError::NotInContainer { .. }
+        | AttachError::NoCgroup { .. }
+        | AttachError::WholeHierarchy { .. }
+        | AttachError::Empty { .. }
+        | AttachError::Shared { .. }
+        | AttachError::Listens { .. } => USAGE,
+        _ => OTHER,
+    }
+}
+
+/// Wrong is an image that is not the container's.
+fn locate_code(error: &LocateError) -> u8 {
+    match error {
+        LocateError::Cancelled(_) => INTERRUPTED,
+        LocateError::Count { .. } | LocateError::Differs { .. } => USAGE,
+        LocateError::Rootfs(RootfsError::Layer { .. }) => IMAGE,
+        LocateError::Rootfs(_) => OTHER,
+    }
+}
+
 impl From<ImageError> for Failure {
     fn from(error: ImageError) -> Self {
         let code = match &error {
             ImageError::Cancelled(_)
             | ImageError::Source(SourceError::Cancelled(_))
+            | ImageError::Sink(SinkError::Registry(RegistryError::Cancelled(_)))
             | ImageError::Scan(ScanError::Cancelled(_))
             | ImageError::Convert(crate::layer::ConvertError::Cancelled(_))
             | ImageError::Verify {

@@ -7,6 +7,7 @@ use crate::cli::args::InspectArgs;
 use crate::cli::failure::{Failure, USAGE};
 use crate::cli::output::{self, Size};
 use crate::cli::reading;
+use crate::cli::registry;
 use crate::layer::plan::LANDMARK_NAMES;
 use crate::layer::toc::Toc;
 use crate::layer::verify::{VerifyError, parse_toc, read_toc};
@@ -15,7 +16,8 @@ use crate::source::{Selection, SourceImage, SourceLayer};
 /// Runs `esgz inspect`.
 pub(super) fn inspect(args: &InspectArgs, cancel: &Cancel) -> Result<(), Failure> {
     let unless = Selection::ThisMachine;
-    let source = reading::open_to_look(&args.image, &args.platforms, unless, cancel)?;
+    let registry = registry::options(&args.registry, Some(&args.registry_user))?;
+    let source = reading::open_to_look(&args.image, &args.platforms, unless, registry, cancel)?;
     if let Some(number) = args.layer {
         let image = source.into_image()?;
         let layer = image.layers.get(number).ok_or_else(|| {

@@ -3,14 +3,17 @@
 //! Data goes to stdout, everything else to stderr. An error is printed once, in one line.
 
 mod args;
+mod attach;
 mod conversion;
 mod created;
 mod failure;
 mod inspect;
 mod optimize;
 mod output;
+mod profile;
 mod progress;
 mod reading;
+mod registry;
 mod report;
 mod signals;
 mod verify;
@@ -59,6 +62,7 @@ fn run(cli: &Cli, signals: &Signals, progress: &Shown) -> Result<(), Failure> {
         Command::Optimize(args) => optimize::optimize(args, signals, progress),
         Command::Record(args) => optimize::record(args, signals, progress),
         Command::Convert(args) => conversion::convert(args, cancel, progress),
+        Command::Profile(args) => profile::run(args),
         Command::Inspect(args) => inspect::inspect(args, cancel),
         Command::Verify(args) => verify::verify(args, cancel, progress),
     }

@@ -1,6 +1,5 @@
 //! `esgz optimize` and `esgz record`.
 
-use std::io::Write as _;
 use std::path::Path;
 use std::time::Instant;
 
@@ -8,20 +7,22 @@ use serde_json::json;
 
 use crate::cancel::Cancel;
 use crate::cli::args::{OptimizeArgs, RecordArgs};
+use crate::cli::attach::attach_options;
 use crate::cli::conversion::{
     Others, Wanted, image_options, open_ends, others, scan_options, scan_stage, threads,
     warn_missed,
 };
-use crate::cli::failure::{Failure, INCOMPLETE, OTHER, USAGE, WORKLOAD};
+use crate::cli::failure::{Failure, INCOMPLETE, USAGE, WORKLOAD};
 use crate::cli::output::{self, Size};
 use crate::cli::reading;
+use crate::cli::registry;
 use crate::cli::report::{Report, print_profile, profile_json};
 use crate::cli::signals::Signals;
 use crate::cli::workload::{WorkloadArgs, record_options};
 use crate::convert::{Conversion, Scanner};
 use crate::image::Platform;
 use crate::layer::entry::ScannedLayer;
-use crate::layer::scan::{Keep, ScanOptions};
+use crate::layer::scan::Keep;
 use crate::profile::{self, Ended, Profile};
 use crate::progress::{Progress, Step};
 use crate::record::{RecordOptions, Recorded};
@@ -45,7 +46,8 @@ pub(super) fn optimize(
     let scratch = options.scan.scratch.clone();
     let record_options = record_options(&args.workload, scratch, streams, signals)?;
     let ends = (&args.source, &args.destination);
-    let (source, sink) = open_ends(ends, &args.conversion, &options, cancel)?;
+    let registry = registry::options(&args.conversion.registry, None)?;
+    let (source, sink) = open_ends(ends, (&args.conversion, registry), &options, cancel)?;
     let threads = options.parallel.threads;
     let mut scanner = Scanner::new(&source, &options.scan, threads, cancel).shown(progress);
     let mut conversion = Conversion::new(&source, &options, sink, cancel)?.shown(progress);
@@ -155,19 +157,24 @@ pub(super) fn record(
 ) -> Result<(), Failure> {
     let clock = Instant::now();
     let cancel = signals.cancel();
-    let scan = ScanOptions {
-        keep: Keep::Spool,
-        ..scan_options(&args.reading)
-    };
+    let attach = attach_options(&args.attach, &args.workload, signals)?;
+    let mut scan = scan_options(&args.reading);
+    if attach.is_none() {
+        scan.keep = Keep::Spool;
+    }
     let (scratch, streams) = (scan.scratch.clone(), streams(args.json));
     let record_options = record_options(&args.workload, scratch, streams, signals)?;
-    let source = reading::open(&args.source, &args.platforms, &scan, cancel)?;
+    let registry = registry::options(&args.registry, None)?;
+    let source = reading::open(&args.source, &args.platforms, &scan, registry, cancel)?;
     let image = &source.images[image_to_run(&source)?];
     let threads = threads(&args.reading);
     let mut scanner = Scanner::new(&source, &scan, threads, cancel).shown(progress);
     let layers = scanner.scan(image)?;
     let run = progress.begin(Step::RUN);
-    let recorded = crate::record::record(image, &layers, &record_options, cancel)?;
+    let recorded = match &attach {
+        Some(options) => crate::record::attach(image, &layers, options, cancel)?,
+        None => crate::record::record(image, &layers, &record_options, cancel)?,
+    };
     run.finish();
     let profile = &recorded.profile;
     must_have_succeeded(&recorded, &args.workload)?;
@@ -252,32 +259,10 @@ fn write_outputs(
     record_out: Option<&Path>,
 ) -> Result<(), Failure> {
     if let Some(path) = profile_out {
-        write_file(path, &profile.to_json())?;
+        output::write_file(path, &profile.to_json())?;
     }
     if let Some(path) = record_out {
-        write_file(path, &profile::to_record(profile))?;
+        output::write_file(path, &profile::to_record(profile))?;
     }
     Ok(())
-}
-
-/// Written beside its place and renamed, so that an old file stays whole until then. A device or
-/// pipe is written to directly.
-fn write_file(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
-    let write = || -> std::io::Result<()> {
-        if std::fs::metadata(path).is_ok_and(|metadata| !metadata.is_file()) {
-            return std::fs::write(path, bytes);
-        }
-        let parent = path
-            .parent()
-            .filter(|parent| !parent.as_os_str().is_empty());
-        let mut file = tempfile::Builder::new()
-            .prefix(".esgz-")
-            .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o644))
-            .tempfile_in(parent.unwrap_or(Path::new(".")))?;
-        file.write_all(bytes)?;
-        file.persist(path)?;
-        Ok(())
-    };
-    write()
-        .map_err(|error| Failure::new(OTHER, error).context(format!("writing {}", path.display())))
 }

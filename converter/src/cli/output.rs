@@ -1,19 +1,22 @@
 //! What is printed: logs, errors, results.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::io::{self, IsTerminal as _, Write as _};
+use std::path::Path;
 
 use serde_json::Value;
 
 use crate::cli::failure::{Failure, OTHER};
 use crate::cli::progress::Shown;
+use crate::unfinished;
 
 /// Log lines go to stderr, without time stamps: they are for people and CI logs.
 pub(super) fn init_logging(level: &str, shown: Shown) {
-    // A bare level is ours; libraries then only warn.
+    // A bare level is ours; libraries then only warn, and one not at all: our own error says the same.
     let is_bare = level.chars().all(char::is_alphanumeric);
     let directives = if is_bare {
-        format!("warn,esgz={level}")
+        format!("warn,rustls_platform_verifier=off,esgz={level}")
     } else {
         level.to_owned()
     };
@@ -38,6 +41,26 @@ pub(super) fn line(text: fmt::Arguments<'_>) -> Result<(), Failure> {
     writeln!(io::stdout(), "{text}").map_err(stdout_failure)
 }
 
+/// Bytes of a result that is no text of ours.
+pub(super) fn bytes(bytes: &[u8]) -> Result<(), Failure> {
+    io::stdout().write_all(bytes).map_err(stdout_failure)
+}
+
+/// A name from an image, which may hold anything, so that it does nothing to the terminal.
+pub(super) fn printable(name: &str) -> Cow<'_, str> {
+    if !name.contains(char::is_control) {
+        return Cow::Borrowed(name);
+    }
+    let escaped = name.chars().map(|character| {
+        if character.is_control() {
+            character.escape_default().to_string()
+        } else {
+            character.to_string()
+        }
+    });
+    Cow::Owned(escaped.collect())
+}
+
 /// A JSON result.
 pub(super) fn json(value: &Value) -> Result<(), Failure> {
     let mut stdout = io::stdout().lock();
@@ -49,6 +72,27 @@ pub(super) fn json(value: &Value) -> Result<(), Failure> {
 
 fn stdout_failure(error: io::Error) -> Failure {
     Failure::new(OTHER, error).context("writing to stdout".to_owned())
+}
+
+/// Written beside its place and renamed, so that an old file stays whole until then. A device or
+/// pipe is written to directly.
+pub(super) fn write_file(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
+    let write = || -> std::io::Result<()> {
+        if std::fs::metadata(path).is_ok_and(|metadata| !metadata.is_file()) {
+            return std::fs::write(path, bytes);
+        }
+        let parent = path
+            .parent()
+            .filter(|parent| !parent.as_os_str().is_empty());
+        let parent = parent.unwrap_or(Path::new("."));
+        unfinished::remove_abandoned(parent);
+        let mut file = unfinished::hidden_file(parent, "profile")?;
+        file.write_all(bytes)?;
+        file.persist(path)?;
+        Ok(())
+    };
+    write()
+        .map_err(|error| Failure::new(OTHER, error).context(format!("writing {}", path.display())))
 }
 
 /// 1536 as `1.5 KiB`.
@@ -74,6 +118,12 @@ impl fmt::Display for Size {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn names_do_nothing_to_the_terminal() {
+        assert_eq!(printable("usr/lib/é b"), "usr/lib/é b");
+        assert_eq!(printable("a\u{1b}[2J\n\u{9b}"), "a\\u{1b}[2J\\n\\u{9b}");
+    }
 
     #[test]
     fn sizes_are_short() {

@@ -9,6 +9,7 @@ use crate::cli::failure::Failure;
 use crate::image::ImageRef;
 use crate::layer::Parallel;
 use crate::layer::scan::{DecodeOptions, EntryMemory, Keep, ScanOptions};
+use crate::registry::RegistryOptions;
 use crate::source::{self, OpenOptions, Selection, Source};
 
 /// For commands that have no flag for it.
@@ -59,12 +60,14 @@ pub(super) fn open(
     reference: &ImageRef,
     platforms: &PlatformArgs,
     scan: &ScanOptions,
+    registry: RegistryOptions,
     cancel: &Cancel,
 ) -> Result<Source, Failure> {
     let selection = selection(platforms, Selection::ThisMachine);
     let options = OpenOptions {
         scratch: scan.scratch.clone(),
         max_unpacked_bytes: scan.max_layer_bytes,
+        registry,
     };
     Ok(source::open(reference, &selection, &options, cancel)?)
 }
@@ -74,11 +77,13 @@ pub(super) fn open_to_look(
     reference: &ImageRef,
     platforms: &PlatformArgs,
     unless: Selection,
+    registry: RegistryOptions,
     cancel: &Cancel,
 ) -> Result<Source, Failure> {
     let options = OpenOptions {
         scratch: default_scratch(),
         max_unpacked_bytes: MAX_UNPACKED_BYTES,
+        registry,
     };
     let selection = selection(platforms, unless);
     Ok(source::open(reference, &selection, &options, cancel)?)

@@ -7,6 +7,7 @@ use crate::cli::args::VerifyArgs;
 use crate::cli::failure::{Failure, IMAGE};
 use crate::cli::output::{self, Size};
 use crate::cli::reading::{self, scan_options, threads};
+use crate::cli::registry;
 use crate::cli::report::Usage;
 use crate::layer::Parallel;
 use crate::layer::verify::{VerifiedLayer, VerifyOptions};
@@ -31,7 +32,12 @@ pub(super) fn verify(
         toc_memory_bytes: memory_bytes - buffers_bytes,
         max_layer_bytes: args.reading.max_layer_size,
     };
-    let source = reading::open_to_look(&args.image, &args.platforms, Selection::All, cancel)?;
+    let registry = registry::options(&args.registry, Some(&args.registry_user))?;
+    let open = |reference| {
+        let (platforms, registry) = (&args.platforms, registry.clone());
+        reading::open_to_look(reference, platforms, Selection::All, registry, cancel)
+    };
+    let source = open(&args.image)?;
     let mut verified = Vec::new();
     match &args.source {
         None => {
@@ -41,8 +47,7 @@ pub(super) fn verify(
         }
         Some(reference) => {
             let scan = scan_options(&args.reading);
-            let expected =
-                reading::open_to_look(reference, &args.platforms, Selection::All, cancel)?;
+            let expected = open(reference)?;
             for image in &source.images {
                 let expected = same_platform(image, &expected)?;
                 verified.extend(compare_images(

@@ -12,18 +12,23 @@ use crate::source::SourceError;
 
 const BLOCK_BYTES: usize = 1 << 20;
 
-/// Copies a blob to the destination, and checks that it is the one that `id` names.
+/// Copies a blob to the destination unless it is there, and checks that it is the one that `id` names.
 ///
 /// # Errors
 /// When it cannot be read or written, or is another.
 pub(super) fn copy_blob(
     what: &'static str,
-    mut blob: Blob,
+    open: impl FnOnce() -> Result<Blob, SourceError>,
     id: BlobId,
     sink: &mut Sink,
     cancel: &Cancel,
     progress: &dyn Progress,
 ) -> Result<(), ImageError> {
+    if sink.has(id)? {
+        tracing::debug!("{} is at its destination already", id.digest);
+        return Ok(());
+    }
+    let mut blob = open()?;
     let mut staged = sink.stage()?;
     let copy_error = |source| ImageError::Copy {
         digest: id.digest,
@@ -36,7 +41,13 @@ pub(super) fn copy_blob(
     let mut size_bytes = 0;
     loop {
         cancel.check()?;
-        let read = blob.read(&mut block).map_err(copy_error)?;
+        let read = match blob.read(&mut block) {
+            Ok(read) => read,
+            Err(error) => {
+                cancel.check()?;
+                return Err(copy_error(error));
+            }
+        };
         if read == 0 {
             break;
         }

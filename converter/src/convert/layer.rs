@@ -128,7 +128,7 @@ pub(super) fn scan_and_convert(
         };
         return convert(&Job { parallel, ..*job }, &layer, &[], sink);
     };
-    check(job, &layer, &finished, &out)?;
+    check(job, &layer, &finished, &mut out, sink)?;
     sink.add(blob_id(&finished), out)?;
     Ok(ConvertedLayer {
         choice: Some(choice),
@@ -187,7 +187,7 @@ pub(super) fn convert(
         }
     };
     let finished = made.map_err(|error| convert_error(error, sink))?;
-    check(job, layer, &finished, &blob)?;
+    check(job, layer, &finished, &mut blob, sink)?;
     sink.add(blob_id(&finished), blob)?;
     // A plain tar has no landmark, and so nothing before it.
     let prefetch = finished
@@ -214,15 +214,21 @@ fn check(
     job: &Job<'_>,
     layer: &ScannedLayer,
     finished: &FinishedLayer,
-    blob: &StagedBlob,
+    blob: &mut StagedBlob,
+    sink: &Sink,
 ) -> Result<(), ImageError> {
     if job.options.verify == Verify::Skip {
         return Ok(());
     }
+    let blob = blob.blob().map_err(|source| ImageError::Copy {
+        digest: finished.digest,
+        place: sink.place().to_owned(),
+        source,
+    })?;
     // The members have been inflated and compared before they were written.
     let found = match finished.toc_digest {
-        Some(toc_digest) => check_toc(&blob.blob(), toc_digest),
-        None => verify_copy(&blob.blob(), layer.diff_id, job.cancel),
+        Some(toc_digest) => check_toc(&blob, toc_digest),
+        None => verify_copy(&blob, layer.diff_id, job.cancel),
     };
     found.map_err(|source| ImageError::Verify {
         layer: layer.digest,
@@ -303,10 +309,9 @@ fn reuse(
     sink: &mut Sink,
 ) -> Result<ConvertedLayer, ImageError> {
     tracing::info!("reusing \"{}\" without conversion", layer.digest);
-    let blob = job.image.open_layer(job.source)?;
     copy_blob(
         "layer",
-        blob,
+        || job.image.open_layer(job.source),
         job.source.blob,
         sink,
         job.cancel,

@@ -8,8 +8,8 @@ use crate::convert::copy::copy_blob;
 use crate::convert::{ConvertedImage, ImageError};
 use crate::image::BlobId;
 use crate::image::manifest::{
-    CONTAINERD_NAME, DocumentOptions, REF_NAME, REFERENCE_DIGEST, REFERENCE_TYPE, rewrite_index,
-    rewrite_index_descriptor, rewrite_manifest_descriptor,
+    CONTAINERD_NAME, DocumentOptions, MANIFEST, REF_NAME, REFERENCE_DIGEST, REFERENCE_TYPE,
+    rewrite_index, rewrite_index_descriptor, rewrite_manifest_descriptor,
 };
 use crate::progress::Progress;
 use crate::sink::Sink;
@@ -77,9 +77,11 @@ impl Writer<'_> {
                 }
                 Node::Carried(carried) => {
                     for &id in &carried.blobs {
-                        let blob = self.source.open_blob(id)?;
+                        let blob = || self.source.open_blob(id);
                         copy_blob("blob", blob, id, self.sink, self.cancel, self.progress)?;
                     }
+                    let manifest = self.source.manifest(&carried.descriptor)?;
+                    self.sink.add_manifest(&manifest, media_type(carried))?;
                     self.carried += 1;
                     carried_descriptor(carried, self.images)
                 }
@@ -87,8 +89,13 @@ impl Writer<'_> {
             manifests.push(Value::Object(descriptor));
         }
         let index = rewrite_index(&node.raw, manifests, media_types, annotations);
-        Ok(self.sink.add_bytes(&index)?)
+        Ok(self.sink.add_manifest(&index, media_types.index())?)
     }
+}
+
+fn media_type(carried: &Carried) -> &str {
+    let stated = carried.descriptor.get("mediaType");
+    stated.and_then(Value::as_str).unwrap_or(MANIFEST)
 }
 
 /// The annotations of the source's entry, without its name and its part in an index.

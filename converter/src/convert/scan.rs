@@ -192,6 +192,8 @@ fn scan_layers(
     scratch::check(&options.scratch, needed)?;
     let mut order: Vec<usize> = (0..layers.len()).collect();
     order.sort_by_key(|&index| std::cmp::Reverse(layers[index].blob.size_bytes));
+    let announced: Vec<&SourceLayer> = order.iter().map(|&index| layers[index]).collect();
+    image.announce(&announced)?;
     let next = AtomicUsize::new(0);
     let scanned: Mutex<Vec<Option<ScannedLayer>>> =
         Mutex::new(layers.iter().map(|_| None).collect());

@@ -24,6 +24,22 @@ impl DockerName {
     pub fn tag(&self) -> &str {
         &self.tag
     }
+
+    /// The registry, with its port if it has one.
+    pub fn host(&self) -> &str {
+        self.parts().0
+    }
+
+    /// The repository in the registry.
+    pub fn path(&self) -> &str {
+        self.parts().1
+    }
+
+    fn parts(&self) -> (&str, &str) {
+        self.repository
+            .split_once('/')
+            .expect("a whole name begins with its host")
+    }
 }
 
 impl FromStr for DockerName {

@@ -102,14 +102,16 @@ pub enum MediaTypes {
 }
 
 impl MediaTypes {
-    fn manifest(self) -> &'static str {
+    /// Of an image's manifest.
+    pub fn manifest(self) -> &'static str {
         match self {
             Self::Oci => MANIFEST,
             Self::Docker => DOCKER_MANIFEST,
         }
     }
 
-    fn index(self) -> &'static str {
+    /// Of an index.
+    pub fn index(self) -> &'static str {
         match self {
             Self::Oci => INDEX,
             Self::Docker => DOCKER_LIST,

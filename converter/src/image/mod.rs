@@ -8,6 +8,7 @@ mod docker_name;
 pub mod manifest;
 mod platform;
 mod reference;
+mod registry_name;
 mod sha256;
 
 pub use digest::{Digest, DigestError, Hasher};
@@ -15,3 +16,4 @@ pub use docker_name::{DockerName, DockerNameError};
 pub use manifest::{BlobId, Document, NewLayer};
 pub use platform::{Platform, PlatformError};
 pub use reference::{ArchiveName, ImageRef, ReferenceError};
+pub use registry_name::RegistryName;

@@ -4,7 +4,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use crate::image::DockerName;
+use crate::image::{DockerName, RegistryName};
 
 /// Where an image is, or is to be written.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,6 +30,8 @@ pub enum ImageRef {
         /// Which of its images; none selects the only one.
         name: Option<ArchiveName>,
     },
+    /// `docker://[HOST/]PATH[:TAG][@DIGEST]`, an image in a registry.
+    Registry(RegistryName),
 }
 
 /// An image of a Docker archive.
@@ -42,7 +44,8 @@ pub enum ArchiveName {
 }
 
 /// The forms that a name may have.
-const FORMS: &str = "oci:DIR[:TAG], oci-archive:FILE[:TAG] or docker-archive:FILE[:NAME]";
+const FORMS: &str = "oci:DIR[:TAG], oci-archive:FILE[:TAG], docker-archive:FILE[:NAME] or \
+     docker://[HOST/]PATH[:TAG]";
 
 /// A text does not name an image.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -61,13 +64,15 @@ pub enum ReferenceError {
         /// The whole text.
         reference: String,
     },
-    /// What stands behind a Docker archive's file is no name.
-    #[error("\"{reference}\": \"{name}\" is not a Docker name; expected [HOST/]PATH[:TAG], or @N")]
+    /// What stands behind `docker://` or a Docker archive's file is no name.
+    #[error("\"{reference}\": \"{name}\" is not a Docker name; expected [HOST/]PATH[:TAG]{more}")]
     Name {
         /// The whole text.
         reference: String,
         /// The part of it.
         name: String,
+        /// What else it might be.
+        more: &'static str,
     },
 }
 
@@ -79,6 +84,15 @@ impl FromStr for ImageRef {
             reference: reference.to_owned(),
         };
         let (transport, rest) = reference.split_once(':').ok_or_else(malformed)?;
+        if transport == "docker" {
+            let name = rest.strip_prefix("//").ok_or_else(malformed)?;
+            let parsed = name.parse().map_err(|_| ReferenceError::Name {
+                reference: reference.to_owned(),
+                name: name.to_owned(),
+                more: " or a digest behind @",
+            });
+            return parsed.map(Self::Registry);
+        }
         // As skopeo does: the first colon ends the path, so a name may hold a colon.
         let (path, name) = match rest.split_once(':') {
             Some((path, name)) => (path, Some(name)),
@@ -93,7 +107,7 @@ impl FromStr for ImageRef {
                 file: place,
                 name: name.map(|name| archive_name(reference, name)).transpose()?,
             },
-            "docker" | "containerd" => {
+            "containerd" => {
                 return Err(ReferenceError::UnsupportedTransport {
                     reference: reference.to_owned(),
                     transport: transport.to_owned(),
@@ -116,6 +130,7 @@ fn archive_name(reference: &str, name: &str) -> Result<ArchiveName, ReferenceErr
     parsed.ok_or_else(|| ReferenceError::Name {
         reference: reference.to_owned(),
         name: name.to_owned(),
+        more: ", or @N",
     })
 }
 
@@ -131,6 +146,7 @@ impl fmt::Display for ArchiveName {
 impl fmt::Display for ImageRef {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (transport, place, name) = match self {
+            Self::Registry(name) => return write!(f, "docker://{name}"),
             Self::OciLayout { dir, tag } => ("oci", dir, tag.clone()),
             Self::OciArchive { file, tag } => ("oci-archive", file, tag.clone()),
             Self::DockerArchive { file, name } => (
@@ -186,6 +202,12 @@ mod tests {
             &docker(Some(ArchiveName::Tagged(name))),
             "docker-archive:f.tar:docker.io/library/x:1",
         );
+        let text = "docker://h:5000/a/b:c";
+        check(
+            text,
+            &ImageRef::Registry("h:5000/a/b:c".parse().unwrap()),
+            text,
+        );
         let text = "docker-archive:f.tar:@2";
         check(text, &docker(Some(ArchiveName::Index(2))), text);
     }
@@ -207,7 +229,10 @@ mod tests {
             "docker-archive:f:UPPER",
             "docker-archive:f:a@sha256:00",
             "ghcr.io/a/b:c",
-            "docker://a/b",
+            "docker:a/b",
+            "docker://",
+            "docker://a/B",
+            "containerd:a/b",
         ] {
             assert!(bad.parse::<ImageRef>().is_err(), "{bad}");
         }

@@ -1,9 +1,9 @@
-//! SHA-256 (FIPS 180-4) of one stream, or of several streams that are given the same bytes at once.
+//! SHA-256 (FIPS 180-4) of one stream, or of several streams at once.
 //!
 //! A conversion hashes nearly every byte for three digests: the chunk's, the file's and the layer's.
 //! The processor's SHA instructions wait for each other within one digest; with several digests side
-//! by side they do not, and the message schedule is computed once. Two digests cost together hardly
-//! more than one.
+//! by side they do not, and of the same bytes the message schedule is computed once. Two digests cost
+//! together hardly more than one.
 
 use sha2::block_api::compress256;
 
@@ -46,6 +46,14 @@ impl Sha256 {
 
     pub(super) fn update(&mut self, bytes: &[u8]) {
         update_all([self], bytes);
+    }
+
+    /// Takes as many of `bytes` as the last block lacks, and gives the others.
+    fn fill_block<'a>(&mut self, bytes: &'a [u8]) -> &'a [u8] {
+        let missing = self.len_bytes.wrapping_neg() % BLOCK_BYTES as u64;
+        let (head, rest) = bytes.split_at(bytes.len().min(missing as usize));
+        self.update(head);
+        rest
     }
 
     pub(super) fn finish(mut self) -> [u8; 32] {
@@ -105,6 +113,21 @@ pub(super) fn update_all<const N: usize>(mut hashers: [&mut Sha256; N], bytes: &
     }
 }
 
+/// Adds to each of `hashers` its own of `bytes`.
+pub(super) fn update_two(hashers: [&mut Sha256; 2], bytes: [&[u8]; 2]) {
+    let [one, two] = hashers;
+    let rests = [one.fill_block(bytes[0]), two.fill_block(bytes[1])];
+    let [one_blocks, two_blocks] = rests.map(|rest| rest.as_chunks::<BLOCK_BYTES>().0);
+    let both = one_blocks.len().min(two_blocks.len());
+    let mut states = [one.state, two.state];
+    compress_apart(&mut states, [&one_blocks[..both], &two_blocks[..both]]);
+    for ((hasher, state), rest) in [one, two].into_iter().zip(states).zip(rests) {
+        hasher.state = state;
+        hasher.len_bytes += (both * BLOCK_BYTES) as u64;
+        hasher.update(&rest[both * BLOCK_BYTES..]);
+    }
+}
+
 /// Adds `blocks` to each of `states`.
 fn compress<const N: usize>(states: &mut [[u32; 8]; N], blocks: &[[u8; BLOCK_BYTES]]) {
     #[cfg(target_arch = "x86_64")]
@@ -112,6 +135,17 @@ fn compress<const N: usize>(states: &mut [[u32; 8]; N], blocks: &[[u8; BLOCK_BYT
         return;
     }
     for state in states {
+        compress256(state, blocks);
+    }
+}
+
+/// Adds to each of `states` its own blocks; there are as many for both.
+fn compress_apart(states: &mut [[u32; 8]; 2], blocks: [&[[u8; BLOCK_BYTES]]; 2]) {
+    #[cfg(target_arch = "x86_64")]
+    if x86::compress_apart(states, blocks) {
+        return;
+    }
+    for (state, blocks) in states.iter_mut().zip(blocks) {
         compress256(state, blocks);
     }
 }
@@ -197,24 +231,47 @@ mod x86 {
         0xc671_78f2,
     ];
 
+    /// Whether the processor has the instructions.
+    fn are_there() -> bool {
+        is_x86_feature_detected!("sha")
+            && is_x86_feature_detected!("ssse3")
+            && is_x86_feature_detected!("sse4.1")
+    }
+
     /// `false`, and nothing done, where the processor lacks the instructions.
     pub(super) fn compress<const N: usize>(
         states: &mut [[u32; 8]; N],
         blocks: &[[u8; BLOCK_BYTES]],
     ) -> bool {
-        if !(is_x86_feature_detected!("sha")
-            && is_x86_feature_detected!("ssse3")
-            && is_x86_feature_detected!("sse4.1"))
-        {
+        if !are_there() {
             return false;
         }
+        // SAFETY: the processor has every feature that the function is compiled for.
+        unsafe { compress_blocks(states, blocks.iter().map(|block| [block])) };
+        true
+    }
+
+    /// The same, where each state has its own blocks.
+    pub(super) fn compress_apart(
+        states: &mut [[u32; 8]; 2],
+        [one, two]: [&[[u8; BLOCK_BYTES]]; 2],
+    ) -> bool {
+        if !are_there() {
+            return false;
+        }
+        let blocks = one.iter().zip(two).map(|(one, two)| [one, two]);
         // SAFETY: the processor has every feature that the function is compiled for.
         unsafe { compress_blocks(states, blocks) };
         true
     }
 
+    /// `blocks` are given `M` at a time: one for all states, or one for each.
     #[target_feature(enable = "sha,sse2,ssse3,sse4.1")]
-    fn compress_blocks<const N: usize>(states: &mut [[u32; 8]; N], blocks: &[[u8; BLOCK_BYTES]]) {
+    fn compress_blocks<'a, const N: usize, const M: usize>(
+        states: &mut [[u32; 8]; N],
+        blocks: impl Iterator<Item = [&'a [u8; BLOCK_BYTES]; M]>,
+    ) {
+        const { assert!(M == 1 || M == N) };
         // The instructions keep a state as (a, b, e, f) and (c, d, g, h), a and c highest.
         let words = |w: [u32; 4]| {
             _mm_set_epi32(
@@ -231,29 +288,37 @@ mod x86 {
             abef[n] = words([a, b, e, f]);
             cdgh[n] = words([c, d, g, h]);
         }
-        for block in blocks {
+        for blocks in blocks {
             let (abef_before, cdgh_before) = (abef, cdgh);
-            let mut w = [_mm_setzero_si128(); 4];
-            for (w, bytes) in w.iter_mut().zip(block.as_chunks::<16>().0) {
-                *w = big_endian_words(bytes);
+            let mut w = [[_mm_setzero_si128(); 4]; M];
+            for m in 0..M {
+                for (w, bytes) in w[m].iter_mut().zip(blocks[m].as_chunks::<16>().0) {
+                    *w = big_endian_words(bytes);
+                }
             }
             for four in 0..16 {
-                let now = w[four % 4];
                 let k = &K[4 * four..4 * four + 4];
-                let wk = _mm_add_epi32(now, words([k[3], k[2], k[1], k[0]]));
-                let wk_high = _mm_shuffle_epi32(wk, 0x0e);
-                for n in 0..N {
-                    cdgh[n] = _mm_sha256rnds2_epu32(cdgh[n], abef[n], wk);
+                let k = words([k[3], k[2], k[1], k[0]]);
+                let mut wk = [_mm_setzero_si128(); M];
+                for m in 0..M {
+                    wk[m] = _mm_add_epi32(w[m][four % 4], k);
                 }
                 for n in 0..N {
+                    cdgh[n] = _mm_sha256rnds2_epu32(cdgh[n], abef[n], wk[n % M]);
+                }
+                for n in 0..N {
+                    let wk_high = _mm_shuffle_epi32(wk[n % M], 0x0e);
                     abef[n] = _mm_sha256rnds2_epu32(abef[n], cdgh[n], wk_high);
                 }
                 if four < 12 {
                     // The four words that are needed four steps later take the place of these.
-                    let (next, last) = (w[(four + 1) % 4], w[(four + 3) % 4]);
-                    let middle = _mm_alignr_epi8(last, w[(four + 2) % 4], 4);
-                    let sum = _mm_add_epi32(_mm_sha256msg1_epu32(now, next), middle);
-                    w[four % 4] = _mm_sha256msg2_epu32(sum, last);
+                    for w in &mut w {
+                        let (now, next) = (w[four % 4], w[(four + 1) % 4]);
+                        let last = w[(four + 3) % 4];
+                        let middle = _mm_alignr_epi8(last, w[(four + 2) % 4], 4);
+                        let sum = _mm_add_epi32(_mm_sha256msg1_epu32(now, next), middle);
+                        w[four % 4] = _mm_sha256msg2_epu32(sum, last);
+                    }
                 }
             }
             for n in 0..N {
@@ -320,6 +385,26 @@ mod tests {
                 for (hasher, _) in theirs.iter_mut().zip([a, b, c]).filter(|(_, given)| *given) {
                     hasher.update(bytes);
                 }
+            }
+            for (ours, theirs) in ours.into_iter().zip(theirs) {
+                prop_assert_eq!(ours.finish(), <[u8; 32]>::from(theirs.finalize()));
+            }
+        }
+
+        /// So have two streams with bytes of their own.
+        #[test]
+        fn digests_of_two_streams_equal_those_of_sha2(
+            parts in prop::collection::vec(
+                (prop::collection::vec(any::<u8>(), 0..700), prop::collection::vec(any::<u8>(), 0..700)),
+                0..6,
+            ),
+        ) {
+            let mut ours: [Sha256; 2] = std::array::from_fn(|_| Sha256::default());
+            let mut theirs: [sha2::Sha256; 2] = std::array::from_fn(|_| sha2::Sha256::new());
+            for (one, two) in &parts {
+                update_two(ours.each_mut(), [one, two]);
+                theirs[0].update(one);
+                theirs[1].update(two);
             }
             for (ours, theirs) in ours.into_iter().zip(theirs) {
                 prop_assert_eq!(ours.finish(), <[u8; 32]>::from(theirs.finalize()));

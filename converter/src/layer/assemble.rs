@@ -1,16 +1,16 @@
 //! Assemble: finished members in order, TOC and footer out.
 //!
-//! Hashes the new uncompressed stream (DiffID), every file and every chunk, in one pass over the
-//! bytes; nothing is inflated again.
+//! Hashes the members, unless that was done before; nothing is inflated again.
 
 use libdeflater::Compressor;
 
-use crate::image::{BlobId, Digest, Hasher};
+use crate::image::{BlobId, Digest};
+use crate::layer::digests::MemberDigests;
 use crate::layer::encode::EncodedGroup;
 use crate::layer::entry::{EntryKind, ScannedLayer};
 use crate::layer::footer::footer;
 use crate::layer::header;
-use crate::layer::plan::{ChunkPlace, LayerPlan, Member, RowSource, TOC_NAME};
+use crate::layer::plan::{LayerPlan, RowSource, TOC_NAME};
 use crate::layer::scan::tar::BLOCK_BYTES;
 use crate::layer::toc::{OwnerNames, TocEntry, entry_row};
 
@@ -49,15 +49,11 @@ struct Placed {
 /// Takes members in order, then makes the rest.
 #[derive(Default)]
 pub struct Assembler {
-    diff_id: Hasher,
     offset_bytes: u64,
     placed: Vec<Placed>,
     gzip_members: u64,
     copied_bytes: u64,
-    /// The file whose chunks are coming.
-    file: Hasher,
-    /// Digests of the files that have more than one chunk, in order.
-    file_digests: Vec<Digest>,
+    digests: MemberDigests,
 }
 
 /// What follows the members, and what is known of the layer without the blob's own digest.
@@ -82,10 +78,14 @@ impl Assembler {
     /// Takes the next members of the plan; their gzip members follow those before.
     pub fn group(&mut self, encoded: &EncodedGroup) {
         let mut rest = encoded.raw.as_slice();
-        for (member, part) in encoded.members.iter().zip(&encoded.parts) {
+        let parts = encoded.members.iter().zip(&encoded.parts);
+        for (number, (member, part)) in parts.enumerate() {
             let (raw, behind) = rest.split_at(member.len_bytes as usize);
             rest = behind;
-            let chunk_digest = self.hash(raw, member);
+            let chunk_digest = match &encoded.chunk_digests {
+                Some(digests) => digests[number],
+                None => self.digests.member(raw, member),
+            };
             self.placed.push(Placed {
                 offset_bytes: self.offset_bytes + part.gzip_offset_bytes,
                 inner_bytes: part.inner_bytes,
@@ -97,29 +97,15 @@ impl Assembler {
         self.copied_bytes += encoded.copied_bytes;
     }
 
-    /// Adds a member to the digests that it counts for, and gives its chunk's.
-    fn hash(&mut self, raw: &[u8], member: &Member) -> Option<Digest> {
-        let (chunk, behind) = raw.split_at(member.chunk_bytes as usize);
-        let mut digest = Hasher::default();
-        match member.place {
-            // The file's digest is the chunk's.
-            ChunkPlace::Whole => Hasher::update_all([&mut self.diff_id, &mut digest], chunk),
-            ChunkPlace::First | ChunkPlace::Middle | ChunkPlace::Last => {
-                let file = &mut self.file;
-                Hasher::update_all([&mut self.diff_id, file, &mut digest], chunk);
-                if member.place == ChunkPlace::Last {
-                    self.file_digests.push(std::mem::take(file).finish());
-                }
-            }
-        }
-        self.diff_id.update(behind);
-        (!chunk.is_empty()).then(|| digest.finish())
+    /// Takes the digests of members that were hashed before they came.
+    pub(super) fn hashed(&mut self, digests: MemberDigests) {
+        self.digests = digests;
     }
 
     /// Makes TOC and footer for `layer`, all members of whose `plan` have been taken. The TOC is
     /// compressed with `compressor`.
     pub fn finish(
-        mut self,
+        self,
         layer: &ScannedLayer,
         plan: &LayerPlan,
         compressor: &mut Compressor,
@@ -134,7 +120,6 @@ impl Assembler {
         header.copy_from_slice(&header::plain_file(TOC_NAME, json.len() as u64));
         let padded = raw.len().next_multiple_of(BLOCK_BYTES as usize);
         raw.resize(padded + 2 * BLOCK_BYTES as usize, 0);
-        self.diff_id.update(&raw);
         let mut tail = vec![0; compressor.gzip_compress_bound(raw.len())];
         let len = compressor
             .gzip_compress(&raw, &mut tail)
@@ -150,7 +135,7 @@ impl Assembler {
         let layer = FinishedLayer {
             digest: blob.digest,
             size_bytes: blob.size_bytes,
-            diff_id: self.diff_id.finish(),
+            diff_id: self.digests.diff_id(&raw),
             toc_digest: Some(toc_digest),
             uncompressed_bytes: plan.tar_bytes + raw.len() as u64,
             toc_offset_bytes,
@@ -165,7 +150,7 @@ impl Assembler {
     fn toc_json(&self, layer: &ScannedLayer, plan: &LayerPlan, json: &mut Vec<u8>) {
         json.extend_from_slice(br#"{"version":1,"entries":["#);
         let mut names = OwnerNames::default();
-        let mut file_digests = self.file_digests.iter().copied();
+        let mut file_digests = self.digests.files().iter().copied();
         for row in &plan.rows {
             let mut first = match row.source {
                 RowSource::Entry(entry) => entry_row(&layer.entries[entry as usize], &mut names),

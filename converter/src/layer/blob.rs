@@ -1,17 +1,18 @@
-//! The blob on its way out: hashed and written on a thread of its own, behind the assembler.
+//! The blob on its way out: written on a thread of its own, behind the assembler, and then hashed.
 
 use std::io::{self, Write};
 use std::thread::{Scope, ScopedJoinHandle};
 
 use crossbeam::channel::{Receiver, Sender, bounded};
 
-use crate::image::{BlobId, Hasher};
-use crate::layer::buffers::Buffers;
+use crate::image::BlobId;
+use crate::layer::blob_hash::{BlobHasher, HASHED_PARTS, Part};
 
 /// Parts that wait to be written.
-const QUEUE: usize = 2;
-/// Parts that are held at once: those, one that is being written, and one that waits for room.
-pub(super) const HELD_PARTS: u64 = QUEUE as u64 + 2;
+const QUEUE: usize = 1;
+/// Parts that are held at once: those, one that waits for room, and those that are being hashed, one of
+/// which may still be waiting to be.
+pub(super) const HELD_PARTS: u64 = QUEUE as u64 + 1 + HASHED_PARTS;
 
 /// Writing failed.
 #[derive(Debug, thiserror::Error)]
@@ -24,13 +25,6 @@ pub struct WriteError {
     pub source: io::Error,
 }
 
-/// A run of the blob: the start of a buffer that may be longer.
-#[derive(Debug)]
-pub(super) struct Part {
-    pub(super) buffer: Vec<u8>,
-    pub(super) len_bytes: usize,
-}
-
 /// Takes the parts of a blob in order.
 pub(super) struct BlobWriter<'scope> {
     parts: Sender<Part>,
@@ -38,14 +32,14 @@ pub(super) struct BlobWriter<'scope> {
 }
 
 impl<'scope> BlobWriter<'scope> {
-    /// Starts the thread; buffers of written parts go to `buffers`.
+    /// Starts the thread; what is written goes to `hasher`.
     pub(super) fn start<'env: 'scope>(
         scope: &'scope Scope<'scope, 'env>,
         out: impl Write + Send + 'scope,
-        buffers: &'scope Buffers,
+        hasher: BlobHasher,
     ) -> Self {
         let (parts, receiver) = bounded(QUEUE);
-        let thread = scope.spawn(move || write(out, &receiver, buffers));
+        let thread = scope.spawn(move || write(out, &receiver, hasher));
         Self { parts, thread }
     }
 
@@ -66,9 +60,8 @@ impl<'scope> BlobWriter<'scope> {
 fn write(
     mut out: impl Write,
     parts: &Receiver<Part>,
-    buffers: &Buffers,
+    hasher: BlobHasher,
 ) -> Result<BlobId, WriteError> {
-    let mut hasher = Hasher::default();
     let mut size_bytes = 0;
     let failed = |offset_bytes| {
         move |source| WriteError {
@@ -79,9 +72,8 @@ fn write(
     for part in parts {
         let bytes = &part.buffer[..part.len_bytes];
         out.write_all(bytes).map_err(failed(size_bytes))?;
-        hasher.update(bytes);
         size_bytes += bytes.len() as u64;
-        buffers.give_back(part.buffer);
+        hasher.take(part);
     }
     out.flush().map_err(failed(size_bytes))?;
     Ok(BlobId {

@@ -91,8 +91,10 @@ impl fmt::Display for Reason {
 
 /// Samples of a layer.
 const SAMPLES: usize = 8;
-/// A sample has at most so many bytes.
+/// A sample has at most so many bytes: what the cuts cost is known of whole runs only.
 const SAMPLE_BYTES: u32 = 4 << 20;
+/// So many of these are compressed again, which takes far longer than copying.
+const COMPRESSED_BYTES: usize = 1 << 20;
 /// Compressing again is worth its time from here on.
 const WORTH: f64 = 0.03;
 
@@ -149,7 +151,9 @@ pub fn choose(
 struct Sizes {
     source: u64,
     copied: u64,
-    compressed: u64,
+    /// Of their first bytes: in the source, and compressed again.
+    source_starts: u64,
+    compressed_starts: u64,
 }
 
 impl Sizes {
@@ -157,14 +161,22 @@ impl Sizes {
         Self {
             source: self.source + other.source,
             copied: self.copied + other.copied,
-            compressed: self.compressed + other.compressed,
+            source_starts: self.source_starts + other.source_starts,
+            compressed_starts: self.compressed_starts + other.compressed_starts,
         }
     }
 }
 
 fn verdict(sizes: Sizes, overhead: f64) -> Choice {
-    let [source, copied, compressed] =
-        [sizes.source, sizes.copied, sizes.compressed].map(|bytes| bytes.max(1) as f64);
+    let Sizes {
+        source,
+        copied,
+        source_starts,
+        compressed_starts,
+    } = sizes;
+    let [source, copied, source_starts, compressed_starts] =
+        [source, copied, source_starts, compressed_starts].map(|bytes| bytes.max(1) as f64);
+    let compressed = source * compressed_starts / source_starts;
     let (saved, added) = (1.0 - compressed / copied, copied / source - 1.0);
     if saved > WORTH {
         Choice::Compress(Reason::Smaller(saved))
@@ -272,12 +284,16 @@ impl Scales {
         member.clear();
         self.transcoder.member(raw, &[run], source, member)?;
         self.sizes.copied += member.len() as u64;
-        member.resize(self.compressor.gzip_compress_bound(raw.len()), 0);
-        self.sizes.compressed +=
+        let start = &raw[..raw.len().min(COMPRESSED_BYTES)];
+        member.resize(self.compressor.gzip_compress_bound(start.len()), 0);
+        self.sizes.compressed_starts +=
             self.compressor
-                .gzip_compress(raw, member)
+                .gzip_compress(start, member)
                 .expect("the buffer has the size that libdeflate asks for") as u64;
-        self.sizes.source += compressed_bytes(source.index, offset_bytes, raw.len() as u64);
+        let of_source =
+            |bytes: &[u8]| compressed_bytes(source.index, offset_bytes, bytes.len() as u64);
+        self.sizes.source_starts += of_source(start);
+        self.sizes.source += of_source(raw);
         Ok(())
     }
 }
@@ -326,23 +342,24 @@ mod tests {
 
     #[test]
     fn the_smaller_way_is_taken_where_it_is_worth_it() {
-        let check = |source, copied, compressed, copies: bool| {
+        let check = |source: u64, copied: u64, compressed: u64, copies: bool| {
             let sizes = Sizes {
                 source,
                 copied,
-                compressed,
+                source_starts: source / 4,
+                compressed_starts: compressed / 4,
             };
             let choice = verdict(sizes, 0.01);
             assert_eq!(matches!(choice, Choice::Copy(_)), copies, "{choice:?}");
         };
         // A level 6 source; a level 9 source; a level 1 source; stored blocks.
-        check(1000, 1003, 1001, true);
-        check(1000, 1003, 1020, true);
-        check(1000, 1003, 930, false);
-        check(1000, 1000, 540, false);
+        check(100000, 100300, 100100, true);
+        check(100000, 100300, 102000, true);
+        check(100000, 100300, 93000, false);
+        check(100000, 100000, 54000, false);
         // Small chunks: copying adds more than it may, unless compressing adds as much.
-        check(1000, 1020, 1010, false);
-        check(1000, 1020, 1020, true);
+        check(100000, 102000, 101000, false);
+        check(100000, 102000, 102000, true);
     }
 
     #[test]

@@ -7,7 +7,8 @@ use crate::blob::Blob;
 use crate::cancel::{Cancel, Cancelled};
 use crate::image::Digest;
 use crate::layer::assemble::{Assembler, FinishedLayer};
-use crate::layer::blob::{self, BlobWriter, WriteError};
+use crate::layer::blob::{BlobWriter, WriteError};
+use crate::layer::blob_hash::{BlobHasher, Part};
 use crate::layer::buffers::Buffers;
 use crate::layer::deflate::Index;
 use crate::layer::encode::{Check, Copied, EncodeError, Encoder, Gathered, Level};
@@ -113,9 +114,9 @@ pub fn convert_layer(
     let buffers = Buffers::within(shares.idle_bytes);
     let mut assembler = Assembler::default();
     thread::scope(|scope| {
-        let blob = BlobWriter::start(scope, out, &buffers);
+        let blob = BlobWriter::start(scope, out, BlobHasher::start(scope, &buffers));
         let write = |buffer, len_bytes| {
-            let sent = blob.send(blob::Part { buffer, len_bytes });
+            let sent = blob.send(Part { buffer, len_bytes });
             // Whoever asks the writer below learns why.
             sent.then_some(()).ok_or(Cancelled)
         };

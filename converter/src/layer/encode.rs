@@ -6,6 +6,7 @@ use std::io;
 use libdeflater::{CompressionLvl, Compressor, Decompressor};
 
 use crate::blob::{Blob, ReadAt};
+use crate::image::Digest;
 use crate::layer::buffers::Buffers;
 use crate::layer::deflate::{self, MIN_RUN_BYTES, Run, TranscodeError, Transcoder};
 use crate::layer::plan::{Group, LayerPlan, Member, Segment};
@@ -90,6 +91,8 @@ pub struct EncodedGroup {
     pub raw: Vec<u8>,
     /// Where these came to lie, one for each.
     pub parts: Vec<Part>,
+    /// The digests of their chunks, one for each, if they have been hashed.
+    pub(super) chunk_digests: Option<Vec<Option<Digest>>>,
     /// The gzip members, one behind the other, at the start of a buffer that is longer.
     pub(super) gzip: Vec<u8>,
     pub(super) gzip_bytes: usize,
@@ -133,6 +136,8 @@ pub struct Gathered {
     pub(super) runs: Vec<Vec<Run>>,
     /// And where it stands there, if it does as a whole.
     pub(super) source_bytes: Vec<Option<u64>>,
+    /// The digest of its chunk, if they have been hashed.
+    pub(super) chunk_digests: Option<Vec<Option<Digest>>>,
     /// Spool offset of the first spooled byte; 0 if there is none.
     pub(super) offset_bytes: u64,
 }
@@ -165,6 +170,7 @@ impl Gathered {
                 .collect(),
             members,
             raw,
+            chunk_digests: None,
             offset_bytes: offset_bytes.unwrap_or(0),
         })
     }
@@ -216,8 +222,8 @@ impl<'a> Encoder<'a> {
     /// The same for some members with so many bytes together.
     pub(super) fn cost_of(len_bytes: u64, members: usize) -> u64 {
         let raw_bytes = Buffers::size_bytes(len_bytes as usize) as u64;
-        // Every part has a place, and every member its runs.
-        raw_bytes + Self::gzip_cost_of(len_bytes, members) + 80 * members as u64
+        // Every part has a place, and every member its runs and perhaps a digest.
+        raw_bytes + Self::gzip_cost_of(len_bytes, members) + 120 * members as u64
     }
 
     /// How much of that is the gzip members.
@@ -290,6 +296,7 @@ impl<'a> Encoder<'a> {
         Ok(EncodedGroup {
             members: gathered.members,
             raw: gathered.raw,
+            chunk_digests: gathered.chunk_digests,
             parts,
             gzip,
             gzip_bytes,

@@ -6,10 +6,12 @@
 mod ahead;
 pub mod assemble;
 mod blob;
+mod blob_hash;
 pub mod buffers;
 pub mod choice;
 pub mod contents;
 pub mod deflate;
+mod digests;
 pub mod encode;
 pub mod entry;
 pub mod footer;

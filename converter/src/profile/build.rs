@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use crate::layer::entry::ScannedLayer;
-use crate::profile::{Collector, Ended, Image, Phase, Profile, ProfiledFile, Workload};
+use crate::profile::{BoundFile, Collector, Ended, Image, Phase, Profile, ProfiledFile, Workload};
 use crate::profiler::{self, Observations, ObservedFile, Opens, Tier};
-use crate::rootfs::Backend;
+use crate::rootfs::{Backend, Bound};
 
 /// What is known of a run besides what was observed.
 #[derive(Clone, Debug)]
@@ -14,8 +14,8 @@ pub struct Run {
     pub image: Image,
     /// The process.
     pub workload: Workload,
-    /// How the root file system was made.
-    pub backend: Backend,
+    /// Whose root file system it was.
+    pub origin: Origin,
     /// Why the run ended.
     pub ended: Ended,
     /// The workload's exit code, where it ended by itself.
@@ -24,12 +24,28 @@ pub struct Run {
     pub duration: Duration,
 }
 
-/// Makes the profile of one run.
+/// Whose root file system a container had.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// One that was mounted for the run.
+    Mounted(Backend),
+    /// That of a container which ran already.
+    Attached,
+}
+
+/// Makes the profile of one run. `bound` has what was mounted into the container; files of a layer that is not in
+/// `layers` are those.
 pub fn from_observations(
     observations: &Observations,
     run: Run,
     layers: &[ScannedLayer],
+    bound: &Bound,
 ) -> Profile {
+    let is_attached = run.origin == Origin::Attached;
+    let phase = |phase| match phase {
+        profiler::Phase::Setup if !is_attached => Phase::Setup,
+        profiler::Phase::Setup | profiler::Phase::Run => Phase::Run,
+    };
     let began = observations.run_began.unwrap_or_default();
     Profile {
         esgz_profile: Profile::VERSION,
@@ -39,8 +55,9 @@ pub fn from_observations(
             tier: observations.tier.name().to_owned(),
             kernel: observations.kernel.clone(),
             granularity_bytes: observations.granularity_bytes,
-            ranges: ranges(observations.tier, run.backend).map(str::to_owned),
-            not_known: not_known(observations),
+            ranges: ranges(observations.tier, run.origin).map(str::to_owned),
+            not_known: not_known(observations, bound),
+            attached: is_attached,
             unknown: serde_json::Map::new(),
         },
         complete: observations.lost_events == 0 && observations.opens == Opens::Tracked,
@@ -52,7 +69,13 @@ pub fn from_observations(
         files: observations
             .files
             .iter()
-            .filter_map(|file| profiled(file, began, layers))
+            .filter_map(|file| profiled(file, phase(file.phase), began, layers))
+            .collect(),
+        mounted: observations
+            .files
+            .iter()
+            .filter(|file| file.file.layer as usize >= layers.len())
+            .filter_map(|file| mounted(file, phase(file.phase), began, bound))
             .collect(),
         missing: observations
             .missing
@@ -64,37 +87,60 @@ pub fn from_observations(
 }
 
 /// What the ranges are if not what was touched: see docs/profile.md.
-fn ranges(tier: Tier, backend: Backend) -> Option<&'static str> {
-    match backend {
+fn ranges(tier: Tier, origin: Origin) -> Option<&'static str> {
+    match origin {
         _ if !tier.knows_ranges() => Some("whole"),
         // Their cache and read-ahead are the host's.
-        Backend::Unpack => Some("partial"),
-        Backend::Erofs => None,
+        Origin::Mounted(Backend::Unpack) | Origin::Attached => Some("partial"),
+        Origin::Mounted(Backend::Erofs) => None,
     }
 }
 
-fn not_known(observations: &Observations) -> Vec<String> {
+fn not_known(observations: &Observations, bound: &Bound) -> Vec<String> {
     let tracked = observations.opens == Opens::Tracked;
     let unknown = [
         ("ranges", !observations.tier.knows_ranges()),
         ("opened", !tracked),
         ("missing", !tracked || !observations.tier.knows_missing()),
+        // fanotify watches the image's file system alone.
+        (
+            "mounted",
+            bound.is_partial
+                || !bound.files.is_empty() && (!tracked || observations.tier == Tier::Fanotify),
+        ),
     ];
     let unknown = unknown.into_iter().filter(|&(_, unknown)| unknown);
     unknown.map(|(key, _)| key.to_owned()).collect()
 }
 
-fn profiled(file: &ObservedFile, began: Duration, layers: &[ScannedLayer]) -> Option<ProfiledFile> {
+fn mounted(file: &ObservedFile, phase: Phase, began: Duration, bound: &Bound) -> Option<BoundFile> {
+    let known = bound.files.get(file.file.entry as usize)?;
+    Some(BoundFile {
+        path: known.path.to_string_lossy().into_owned(),
+        mount: known.mount.to_string_lossy().into_owned(),
+        size_bytes: known.size_bytes,
+        phase,
+        first_touch_seq: file.first_touch_seq,
+        first_touch_ms: millis(file.first_touch.saturating_sub(began)),
+        opened: file.opened,
+        executed: file.executed,
+        unknown: serde_json::Map::new(),
+    })
+}
+
+fn profiled(
+    file: &ObservedFile,
+    phase: Phase,
+    began: Duration,
+    layers: &[ScannedLayer],
+) -> Option<ProfiledFile> {
     let layer = layers.get(file.file.layer as usize)?;
     let entry = layer.entries.get(file.file.entry as usize)?;
     Some(ProfiledFile {
         path: String::from_utf8_lossy(&entry.path()?).into_owned(),
         layer: file.file.layer,
         size_bytes: entry.size_bytes,
-        phase: match file.phase {
-            profiler::Phase::Setup => Phase::Setup,
-            profiler::Phase::Run => Phase::Run,
-        },
+        phase,
         first_touch_seq: file.first_touch_seq,
         first_touch_ms: millis(file.first_touch.saturating_sub(began)),
         opened: file.opened,

@@ -33,6 +33,9 @@ pub struct Profile {
     pub runs: u32,
     /// Files in the order of their first touch.
     pub files: Vec<ProfiledFile>,
+    /// Files from outside the image that were opened through bind mounts, by first touch.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub mounted: Vec<BoundFile>,
     /// Paths that the workload opened or executed in vain, by first attempt.
     #[serde(default)]
     pub missing: Vec<String>,
@@ -52,9 +55,17 @@ pub struct Image {
     pub platform: String,
     /// The source's layers, base first.
     pub layers: Vec<Digest>,
+    /// Merged from profiles of different images: `layers` are the layers of all of them, the rest is the first
+    /// one's, and the profile means paths alone.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub by_path: bool,
     /// Keys of later versions.
     #[serde(flatten)]
     pub unknown: Map<String, Value>,
+}
+
+fn is_false(value: &bool) -> bool {
+    !value
 }
 
 /// The process that was run.
@@ -86,7 +97,10 @@ pub struct Collector {
     /// opened stands as a whole.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ranges: Option<String>,
-    /// Keys of the document that the collector cannot fill: `ranges`, `opened`, `missing`.
+    /// The container ran already: what it touched before is not known.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub attached: bool,
+    /// Keys of the document that the collector cannot fill, or not wholly: `ranges`, `opened`, `missing`, `mounted`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub not_known: Vec<String>,
     /// Keys of later versions.
@@ -145,6 +159,30 @@ pub struct ProfiledFile {
     pub touched_bytes: u64,
     /// (offset, length) in bytes; ascending, disjoint, page-aligned except at the file's end.
     pub ranges: Vec<(u64, u64)>,
+    /// Keys of later versions.
+    #[serde(flatten)]
+    pub unknown: Map<String, Value>,
+}
+
+/// A file that is none of the image's: it was opened through a bind mount.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct BoundFile {
+    /// Its path in the container, no leading `/`.
+    pub path: String,
+    /// Where in the container the mount is.
+    pub mount: String,
+    /// The file's size.
+    pub size_bytes: u64,
+    /// When it was opened first.
+    pub phase: Phase,
+    /// Order of the first touch among all files, those of the image included.
+    pub first_touch_seq: u64,
+    /// Time of the first touch since the run began.
+    pub first_touch_ms: u64,
+    /// Whether it was opened by name.
+    pub opened: bool,
+    /// Whether it was executed.
+    pub executed: bool,
     /// Keys of later versions.
     #[serde(flatten)]
     pub unknown: Map<String, Value>,
@@ -217,9 +255,11 @@ impl Profile {
         let mut head = self.clone();
         head.files.clear();
         head.missing.clear();
+        head.mounted.truncate(1);
         let mut value = serde_json::to_value(&head).expect("a profile is valid JSON");
         let map = value.as_object_mut().expect("a profile is an object");
         let files = lines(self.files.iter().map(serde_json::to_string));
+        let mounted = lines(self.mounted.iter().map(serde_json::to_string));
         let missing = lines(self.missing.iter().map(serde_json::to_string));
         let mut out = String::from("{");
         for (index, (key, value)) in map.iter().enumerate() {
@@ -228,6 +268,7 @@ impl Profile {
             }
             let text = match key.as_str() {
                 "files" => files.clone(),
+                "mounted" => mounted.clone(),
                 "missing" => missing.clone(),
                 _ => value.to_string(),
             };

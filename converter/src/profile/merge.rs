@@ -1,9 +1,18 @@
-//! Several profiles of one image to one: of several runs, or of several workloads. Pure.
+//! Several profiles to one: of several runs, of several workloads, or of several images. Pure.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use crate::image::Digest;
-use crate::profile::{Phase, Profile, ProfiledFile};
+use crate::profile::{BoundFile, Image, Phase, Profile, ProfiledFile};
+
+/// Which files of two profiles are the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SameFile {
+    /// Those of one path in one layer of the same image.
+    InImage,
+    /// Those of one path, whatever the image.
+    ByPath,
+}
 
 /// Why profiles cannot be merged.
 #[derive(Debug, thiserror::Error)]
@@ -31,54 +40,117 @@ pub enum MergeError {
     },
 }
 
-/// Merges profiles of the same image. What is the union: ranges, missing names, what
-/// a collector could not know. What is added up: runs and
-/// losses. What is taken of the first: image, workload, collector, why it ended. A file's place is the median of
-/// its places in the profiles that have it; its other values are those of the earliest touch. The result is
-/// complete if all are, and one of partial ranges makes it so. It lasted as long as the longest, and its exit
-/// code is the first that is not 0.
+/// Merges profiles. What is the union: ranges, missing names, what a collector could not know. What is added up:
+/// runs and losses. What is taken of the first: image, workload, collector, why it ended. A file's place is the
+/// median of its places in the profiles that have it; its other values are those of the earliest touch. The
+/// result is complete if all are. Of partial and of whole ranges the result says so if any profile does. It
+/// lasted as long as the longest, and its exit code is the first that is not 0.
+///
+/// With [`SameFile::ByPath`] profiles of different images are merged as well: see [`Image::by_path`]. A file has
+/// the largest of its sizes then, and stands in the layer in which the first profile that has it found it.
 ///
 /// # Errors
 /// [`MergeError`].
-pub fn merge(profiles: &[Profile]) -> Result<Profile, MergeError> {
+pub fn merge(profiles: &[Profile], same: SameFile) -> Result<Profile, MergeError> {
     let (first, others) = profiles.split_first().ok_or(MergeError::Nothing)?;
-    if let Some(other) = others
-        .iter()
-        .find(|other| other.image.manifest != first.image.manifest)
-    {
-        return Err(MergeError::Images {
-            first: first.image.manifest,
-            other: other.image.manifest,
-        });
-    }
+    let different = |other: &&Profile| other.image.manifest != first.image.manifest;
+    let one_image = !first.image.by_path && !others.iter().any(|other| other.image.by_path);
+    let same = match (others.iter().find(different), same) {
+        (Some(other), SameFile::InImage) => {
+            return Err(MergeError::Images {
+                first: first.image.manifest,
+                other: other.image.manifest,
+            });
+        }
+        (None, _) if one_image => SameFile::InImage,
+        _ => SameFile::ByPath,
+    };
     let mut merged = first.clone();
     if others.is_empty() {
         return Ok(merged);
     }
     for other in others {
         merged.complete &= other.complete;
-        merged.lost_events += other.lost_events;
-        merged.runs += other.runs;
+        merged.lost_events = merged.lost_events.saturating_add(other.lost_events);
+        merged.runs = merged.runs.saturating_add(other.runs);
         merged.duration_ms = merged.duration_ms.max(other.duration_ms);
         if merged.exit_code == Some(0) {
             merged.exit_code = other.exit_code;
         }
-        if merged.collector.ranges.is_none() {
-            merged.collector.ranges.clone_from(&other.collector.ranges);
+        add_collector(&mut merged, other);
+    }
+    let mut seen = HashSet::new();
+    let missing = profiles.iter().flat_map(|profile| &profile.missing);
+    merged.missing = missing.filter(|name| seen.insert(*name)).cloned().collect();
+    merged.mounted = mounted(profiles);
+    let (image, layer_of) = images(profiles, same);
+    merged.image = image;
+    merged.files = files(profiles, &layer_of, same)?;
+    Ok(merged)
+}
+
+fn add_collector(merged: &mut Profile, other: &Profile) {
+    let coarseness = |ranges: &Option<String>| match ranges.as_deref() {
+        None => 0,
+        Some("whole") => 2,
+        Some(_) => 1,
+    };
+    let (known, new) = (&mut merged.collector, &other.collector);
+    if coarseness(&new.ranges) > coarseness(&known.ranges) {
+        known.ranges.clone_from(&new.ranges);
+    }
+    known.granularity_bytes = match (known.granularity_bytes, new.granularity_bytes) {
+        (0, _) | (_, 0) => 0,
+        (known, new) => known.max(new),
+    };
+    known.attached |= new.attached;
+    for key in &new.not_known {
+        if !known.not_known.contains(key) {
+            known.not_known.push(key.clone());
         }
-        for key in &other.collector.not_known {
-            if !merged.collector.not_known.contains(key) {
-                merged.collector.not_known.push(key.clone());
+    }
+}
+
+/// The merged image, and for each profile the new numbers of its layers.
+fn images(profiles: &[Profile], same: SameFile) -> (Image, Vec<Vec<u32>>) {
+    let mut image = profiles[0].image.clone();
+    if same == SameFile::InImage {
+        let unchanged: Vec<u32> = (0..).zip(&image.layers).map(|(number, _)| number).collect();
+        return (image, vec![unchanged; profiles.len()]);
+    }
+    image.by_path = true;
+    let mut number_of = |digest: &Digest| {
+        let known = image.layers.iter().position(|layer| layer == digest);
+        let number = known.unwrap_or_else(|| {
+            image.layers.push(*digest);
+            image.layers.len() - 1
+        });
+        number as u32
+    };
+    let layers = profiles.iter().map(|profile| &profile.image.layers);
+    let numbers = layers
+        .map(|layers| layers.iter().map(&mut number_of).collect())
+        .collect();
+    (image, numbers)
+}
+
+/// Files of bind mounts, each once, as the first profile that has it says; and where it lies in that.
+fn mounted(profiles: &[Profile]) -> Vec<BoundFile> {
+    let mut known: HashMap<&str, usize> = HashMap::new();
+    let mut all: Vec<BoundFile> = Vec::new();
+    for file in profiles.iter().flat_map(|profile| &profile.mounted) {
+        match known.get(&*file.path) {
+            Some(&at) => {
+                all[at].opened |= file.opened;
+                all[at].executed |= file.executed;
             }
-        }
-        for name in &other.missing {
-            if !merged.missing.contains(name) {
-                merged.missing.push(name.clone());
+            None => {
+                known.insert(&file.path, all.len());
+                all.push(file.clone());
             }
         }
     }
-    merged.files = files(profiles)?;
-    Ok(merged)
+    all
 }
 
 /// A file with its places in the profiles.
@@ -87,23 +159,28 @@ struct Placed {
     places: Vec<usize>,
 }
 
-fn files(profiles: &[Profile]) -> Result<Vec<ProfiledFile>, MergeError> {
+fn files(
+    profiles: &[Profile],
+    layer_of: &[Vec<u32>],
+    same: SameFile,
+) -> Result<Vec<ProfiledFile>, MergeError> {
     let mut all: Vec<Placed> = Vec::new();
-    let mut known: HashMap<(u32, &str), usize> = HashMap::new();
-    for profile in profiles {
+    let mut known: HashMap<(Option<u32>, &str), usize> = HashMap::new();
+    for (profile, layer_of) in profiles.iter().zip(layer_of) {
         for (place, file) in profile.files.iter().enumerate() {
-            match known.get(&(file.layer, &*file.path)) {
+            let layer = (same == SameFile::InImage).then_some(file.layer);
+            match known.get(&(layer, &*file.path)) {
                 Some(&at) => {
                     let placed = &mut all[at];
                     placed.places.push(place);
-                    add(&mut placed.file, file)?;
+                    add(&mut placed.file, file, same)?;
                 }
                 None => {
-                    known.insert((file.layer, &file.path), all.len());
-                    all.push(Placed {
-                        file: file.clone(),
-                        places: vec![place],
-                    });
+                    known.insert((layer, &file.path), all.len());
+                    let mut file = file.clone();
+                    file.layer = layer_of[file.layer as usize];
+                    let places = vec![place];
+                    all.push(Placed { file, places });
                 }
             }
         }
@@ -122,12 +199,12 @@ fn files(profiles: &[Profile]) -> Result<Vec<ProfiledFile>, MergeError> {
         places.sort_unstable();
         ordered.push((median(&places), places[0], file));
     }
-    ordered.sort_by(|a, b| {
-        let key = |(median, first, file): &(usize, usize, ProfiledFile)| {
-            (*median, *first, file.layer, file.path.clone())
-        };
-        key(a).cmp(&key(b))
-    });
+    ordered.sort_by(
+        |(median, first, file), (other_median, other_first, other)| {
+            let key = (median, first, file.layer, &file.path);
+            key.cmp(&(other_median, other_first, other.layer, &other.path))
+        },
+    );
     let numbered = (0..).zip(ordered).map(|(seq, (_, _, mut file))| {
         file.first_touch_seq = seq;
         file
@@ -142,14 +219,15 @@ fn files(profiles: &[Profile]) -> Result<Vec<ProfiledFile>, MergeError> {
     Ok(files)
 }
 
-fn add(file: &mut ProfiledFile, other: &ProfiledFile) -> Result<(), MergeError> {
-    if file.size_bytes != other.size_bytes {
+fn add(file: &mut ProfiledFile, other: &ProfiledFile, same: SameFile) -> Result<(), MergeError> {
+    if file.size_bytes != other.size_bytes && same == SameFile::InImage {
         return Err(MergeError::Sizes {
             path: file.path.clone(),
             first: file.size_bytes,
             other: other.size_bytes,
         });
     }
+    file.size_bytes = file.size_bytes.max(other.size_bytes);
     if other.phase == Phase::Setup {
         file.phase = Phase::Setup;
     }
@@ -178,74 +256,4 @@ fn union(a: &[(u64, u64)], b: &[(u64, u64)]) -> Vec<(u64, u64)> {
 }
 
 #[cfg(test)]
-mod tests {
-    use serde_json::json;
-
-    use super::*;
-
-    fn profile(files: &[(&str, &[(u64, u64)])]) -> Profile {
-        let digest = Digest::of(b"image");
-        let rows: Vec<_> = files
-            .iter()
-            .zip(0..)
-            .map(|((path, ranges), seq)| {
-                json!({"path": path, "layer": 0, "size_bytes": 100_000, "phase": "run",
-                    "first_touch_seq": seq, "first_touch_ms": seq * 10, "opened": true, "executed": false,
-                    "touched_bytes": ranges.iter().map(|(_, len)| len).sum::<u64>(), "ranges": ranges})
-            })
-            .collect();
-        let document = json!({"esgz_profile": 1, "image": {"reference": "r", "manifest": digest,
-            "platform": "linux/amd64", "layers": [digest]}, "workload": {"args": ["a"], "env": [],
-            "user": "", "cwd": "/"}, "collector": {"tier": "filemap", "kernel": "6", "granularity_bytes": 4096},
-            "complete": true, "lost_events": 0, "ended": "exit", "exit_code": 0, "duration_ms": 5, "runs": 1,
-            "files": rows, "missing": ["m"]});
-        Profile::parse(document.to_string().as_bytes()).unwrap()
-    }
-
-    #[test]
-    fn ranges_are_united() {
-        let check = |a: &[(u64, u64)], b: &[(u64, u64)], expected: &[(u64, u64)]| {
-            assert_eq!(union(a, b), expected);
-            assert_eq!(union(b, a), expected);
-        };
-        check(&[], &[], &[]);
-        check(&[(0, 4)], &[], &[(0, 4)]);
-        check(&[(0, 4), (8, 4)], &[(4, 4)], &[(0, 12)]);
-        check(&[(0, 10)], &[(2, 3), (20, 1)], &[(0, 10), (20, 1)]);
-    }
-
-    #[test]
-    fn files_stand_at_their_median_place() {
-        let a = profile(&[("x", &[(0, 4096)]), ("y", &[]), ("z", &[])]);
-        let b = profile(&[("y", &[(0, 4096)]), ("z", &[]), ("x", &[(8192, 4096)])]);
-        let mut c = profile(&[("y", &[]), ("x", &[]), ("only", &[])]);
-        c.complete = false;
-        c.lost_events = 3;
-        c.missing.push("n".to_owned());
-        let merged = merge(&[a.clone(), b, c]).unwrap();
-        let paths: Vec<_> = merged.files.iter().map(|file| &*file.path).collect();
-        // Medians: y 0, x 1, z 1.5, only 2.
-        assert_eq!(paths, ["y", "x", "z", "only"]);
-        assert_eq!(merged.files[1].ranges, [(0, 4096), (8192, 4096)]);
-        assert_eq!(merged.files[1].touched_bytes, 8192);
-        assert!(merged.files.is_sorted_by_key(|file| file.first_touch_ms));
-        assert_eq!(
-            (merged.runs, merged.complete, merged.lost_events),
-            (3, false, 3)
-        );
-        assert_eq!(merged.missing, ["m", "n"]);
-        assert_eq!(merge(std::slice::from_ref(&a)).unwrap(), a);
-        Profile::parse(&merged.to_json()).unwrap();
-
-        let mut other = a.clone();
-        other.image.manifest = Digest::of(b"other");
-        assert!(matches!(
-            merge(&[a.clone(), other]),
-            Err(MergeError::Images { .. })
-        ));
-        let mut larger = a.clone();
-        larger.files[0].size_bytes += 1;
-        assert!(matches!(merge(&[a, larger]), Err(MergeError::Sizes { .. })));
-        assert!(matches!(merge(&[]), Err(MergeError::Nothing)));
-    }
-}
+pub(in crate::profile) mod tests;

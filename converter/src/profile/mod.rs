@@ -4,16 +4,22 @@
 //! document, and for each layer the entries to prefetch. Pure.
 
 mod build;
+mod diff;
 mod document;
+mod export;
 mod glob;
 mod merge;
 mod prefetch_list;
 mod record;
 mod select;
 
-pub use build::{Run, from_observations};
-pub use document::{Collector, Ended, Image, Phase, Profile, ProfileError, ProfiledFile, Workload};
-pub use merge::{MergeError, merge};
+pub use build::{Origin, Run, from_observations};
+pub use diff::{ChangedFile, Difference, diff};
+pub use document::{
+    BoundFile, Collector, Ended, Image, Phase, Profile, ProfileError, ProfiledFile, Workload,
+};
+pub use export::{to_nydus, to_paths, to_soci};
+pub use merge::{MergeError, SameFile, merge};
 pub use prefetch_list::PrefetchList;
 pub use record::{RecordError, RecordLine, parse_record, to_record};
 pub use select::{Prioritized, from_list, from_paths, from_profile};

@@ -23,7 +23,7 @@ pub struct Prioritized {
 pub fn from_profile(profile: &Profile, layers: &[ScannedLayer]) -> Prioritized {
     let touched = profile.files.iter().filter(|file| !file.ranges.is_empty());
     let digests: Vec<Digest> = layers.iter().map(|layer| layer.digest).collect();
-    if digests != profile.image.layers {
+    if profile.image.by_path || digests != profile.image.layers {
         return from_paths(touched.map(|file| file.path.as_str()), layers);
     }
     let index = Index::new(layers);
@@ -171,6 +171,7 @@ fn is_whiteout(path: &[u8]) -> bool {
 mod tests {
     use super::*;
     use crate::layer::scan::tests::scan_bytes;
+    use crate::profile::merge;
 
     fn layer(names: &[&str]) -> ScannedLayer {
         let mut builder = tar::Builder::new(Vec::new());
@@ -213,5 +214,22 @@ mod tests {
             [&[], &[]],
             &["usr/lib/gone.so", "nothing/*", "../x"],
         );
+    }
+
+    #[test]
+    fn a_profile_of_several_images_means_paths() {
+        let layers = [layer(&["a", "b"]), layer(&["c"])];
+        let ranges: &[(u64, u64)] = &[(0, 1)];
+        let mut profile = merge::tests::profile(&[("c", ranges), ("a", ranges)]);
+        profile.image.layers = layers.iter().map(|layer| layer.digest).collect();
+        // It stands in layer 1.
+        let found = from_profile(&profile, &layers);
+        assert_eq!(
+            (&*found.missed, &*found.layers[0]),
+            (&["c".to_owned()][..], &[0][..])
+        );
+        profile.image.by_path = true;
+        let found = from_profile(&profile, &layers);
+        assert_eq!((found.missed.len(), &*found.layers[1]), (0, &[0][..]));
     }
 }

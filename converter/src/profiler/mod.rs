@@ -127,8 +127,21 @@ impl fmt::Debug for Profiler {
 /// [`ProfilerError::Collector`] if `wanted` does not work, [`ProfilerError::NotPermitted`] and
 /// [`ProfilerError::NoCollector`] if none does.
 pub fn choose(wanted: Option<Tier>) -> Result<Tier, ProfilerError> {
+    choose_among(&Tier::ALL, wanted)
+}
+
+/// As [`choose`], for a page cache that is not our own: all but [`Tier::PageCache`], which sees only what is read
+/// for the first time.
+///
+/// # Errors
+/// As [`choose`].
+pub fn choose_for_shared_cache(wanted: Option<Tier>) -> Result<Tier, ProfilerError> {
+    choose_among(&[Tier::Filemap, Tier::Open, Tier::Fanotify], wanted)
+}
+
+fn choose_among(tiers: &[Tier], wanted: Option<Tier>) -> Result<Tier, ProfilerError> {
     let mut reasons = Vec::new();
-    for tier in wanted.map_or(Tier::ALL.to_vec(), |tier| vec![tier]) {
+    for tier in wanted.map_or(tiers.to_vec(), |tier| vec![tier]) {
         let Err(error) = check(tier) else {
             if !reasons.is_empty() {
                 tracing::warn!(

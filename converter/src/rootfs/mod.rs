@@ -6,8 +6,10 @@
 //! cached.
 
 mod attributes;
+mod bound;
 mod erofs;
 mod error;
+mod located;
 mod merge;
 mod mount;
 mod opened;
@@ -20,7 +22,9 @@ mod workspace;
 
 use std::path::{Path, PathBuf};
 
+pub use bound::{BindMount, Bound, BoundFile};
 pub use error::{EntryProblem, RootfsError, TreeError};
+pub use located::{LocateError, Located, Lower, Problem, Stack, locate};
 
 use crate::cancel::Cancel;
 use crate::layer::entry::{FileId, ScannedLayer};

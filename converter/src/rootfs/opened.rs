@@ -85,7 +85,7 @@ impl View<'_> {
 
 /// Without `xino`, files of several layers can have one number. Neither is named then: page-cache
 /// events still tell them apart.
-fn drop_ambiguous(opened: &mut Vec<MountedFile>) {
+pub(super) fn drop_ambiguous(opened: &mut Vec<MountedFile>) {
     let key = |file: &MountedFile| (file.device, file.inode);
     let mut unique = Vec::with_capacity(opened.len());
     for group in opened.chunk_by(|a, b| key(a) == key(b)) {

@@ -19,7 +19,8 @@ const REMOVAL: Duration = Duration::from_secs(5);
 /// left inside and removes it, in the v1 hierarchies too, where the OCI runtime made its own.
 ///
 /// Inside are two others: one for the OCI runtime and the hooks that it runs, and the container's own. So
-/// whoever watches the outer one sees both.
+/// whoever watches the outer one sees both. Beside it is one for programs that work for the run and are not to be
+/// watched: with it, none of them outlives the run either.
 #[derive(Debug)]
 pub struct Cgroup {
     name: String,
@@ -28,6 +29,8 @@ pub struct Cgroup {
 
 /// The cgroup of the OCI runtime, inside the run's.
 const RUNTIME: &str = "runtime";
+/// What the name of the cgroup beside the run's ends with.
+const UNWATCHED: &str = ".unwatched";
 
 impl Cgroup {
     /// Makes the cgroup `name`.
@@ -48,6 +51,7 @@ impl Cgroup {
             directory,
         };
         create(&cgroup.directory.join(RUNTIME))?;
+        create(&root.join(format!("{name}{UNWATCHED}")))?;
         Ok(cgroup)
     }
 
@@ -62,9 +66,20 @@ impl Cgroup {
     }
 
     /// Where the runtime's own processes belong.
-    pub(super) fn of_runtime(&self) -> RuntimeCgroup {
-        RuntimeCgroup {
+    pub(super) fn of_runtime(&self) -> ProgramCgroup {
+        ProgramCgroup {
             directory: self.directory.join(RUNTIME),
+            path: format!("/{}/{RUNTIME}", self.name),
+        }
+    }
+
+    /// Where programs belong that are not to be watched.
+    pub(super) fn unwatched(&self) -> ProgramCgroup {
+        ProgramCgroup {
+            directory: self
+                .directory
+                .with_file_name(format!("{}{UNWATCHED}", self.name)),
+            path: format!("/{}{UNWATCHED}", self.name),
         }
     }
 
@@ -85,13 +100,15 @@ impl Drop for Cgroup {
     }
 }
 
-/// The cgroup in which the OCI runtime and its hooks run.
+/// A cgroup for programs that work for the run: the OCI runtime and its hooks, network plugins.
 #[derive(Clone, Debug)]
-pub(super) struct RuntimeCgroup {
+pub(super) struct ProgramCgroup {
     directory: PathBuf,
+    /// In its hierarchy.
+    path: String,
 }
 
-impl RuntimeCgroup {
+impl ProgramCgroup {
     /// Its `cgroup.procs`, for processes to enter.
     pub(super) fn procs(&self) -> Result<fs::File, RuntimeError> {
         let path = self.directory.join("cgroup.procs");
@@ -112,27 +129,26 @@ impl RuntimeCgroup {
         }
     }
 
-    /// SIGKILL to the runtime and its hooks, and no zombie of them left.
+    /// SIGKILL to all of them, and no zombie left.
     pub(super) fn kill_all(&self) {
         kill_all(&self.directory);
-        let name = self.directory.parent().and_then(Path::file_name);
-        let name = name.unwrap_or_default().to_string_lossy().into_owned();
         let deadline = Instant::now() + REMOVAL;
         while is_populated(&self.directory) && Instant::now() < deadline {
             kill_all(&self.directory);
             thread::sleep(Duration::from_millis(5));
         }
-        reap(&format!("0::/{name}/{RUNTIME}"));
+        reap(&format!("0::{}", self.path));
     }
 }
 
-/// Removes the cgroup `name` in every hierarchy, with all processes in it.
+/// Removes the cgroup `name` in every hierarchy and the one beside it, with all processes in them.
 pub(super) fn remove_named(name: &str) -> Result<(), RuntimeError> {
     let mounts = mounts::cgroup_mounts()?;
     let roots = mounts.unified.iter().chain(&mounts.legacy);
     let mut result = Ok(());
     let mut has_existed = false;
-    for directory in roots.map(|root| root.join(name)) {
+    let both = |root: &PathBuf| ["", UNWATCHED].map(|end| root.join(format!("{name}{end}")));
+    for directory in roots.flat_map(both) {
         // Hierarchies may be mounted at several places, or not hold this cgroup at all.
         if !directory.exists() {
             continue;
@@ -145,7 +161,7 @@ pub(super) fn remove_named(name: &str) -> Result<(), RuntimeError> {
         }
     }
     if has_existed {
-        reap(&format!("0::/{name}/"));
+        reap(&format!("0::/{name}"));
     }
     result
 }

@@ -8,17 +8,17 @@
 
 use std::fs::{self, File};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 
-use crate::runtime::cgroup;
+use crate::runtime::cgroup::{self, Cgroup};
 use crate::runtime::mounts;
 use crate::runtime::network;
 use crate::runtime::{OciRuntime, RuntimeError};
+use crate::unfinished::lock;
 
 /// The file that describes a run.
 const DESCRIPTION: &str = "run.json";
@@ -185,11 +185,17 @@ fn remove_run(state: &Path) -> Result<u32, RuntimeError> {
             // The processes first, an unfinished runtime among them; then nothing new appears.
             cgroup::remove_named(&name)?;
             let oci_state = scratch.join(OCI_STATE);
-            if oci_state.join(&*name).exists() {
-                OciRuntime::new(&description.runtime, &oci_state).delete_abandoned(&name);
-                cgroup::remove_named(&name)?;
+            let has_container = oci_state.join(&*name).exists();
+            if has_container || network::may_be_connected(state) {
+                // What works here may itself be killed, and is found again then.
+                let cgroup = Cgroup::create(&name)?;
+                if has_container {
+                    let runtime = OciRuntime::new(&description.runtime, &oci_state);
+                    runtime.delete_abandoned(&name, &cgroup.unwatched());
+                }
+                network::remove_abandoned(state, &cgroup.unwatched());
+                cgroup.remove()?;
             }
-            network::remove_abandoned(state);
             for point in mounts::below(&[state, scratch])? {
                 let flags =
                     rustix::mount::UnmountFlags::NOFOLLOW | rustix::mount::UnmountFlags::DETACH;
@@ -207,30 +213,6 @@ fn remove_directory(path: &Path) -> Result<(), RuntimeError> {
     match crate::sys::tree::remove(path) {
         Ok(()) | Err(rustix::io::Errno::NOENT) => Ok(()),
         Err(source) => Err(RuntimeError::io("removing", path, source)),
-    }
-}
-
-/// Locks a directory, unless someone else has or it is no more.
-fn lock(directory: &Path) -> io::Result<Option<File>> {
-    let file = match File::open(directory) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        other => other?,
-    };
-    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => {}
-        Err(rustix::io::Errno::WOULDBLOCK) => return Ok(None),
-        Err(errno) => return Err(errno.into()),
-    }
-    // Whoever had the lock before may have removed it.
-    let same = |now: fs::Metadata| -> io::Result<bool> {
-        let held = file.metadata()?;
-        Ok((now.dev(), now.ino()) == (held.dev(), held.ino()))
-    };
-    match fs::symlink_metadata(directory).and_then(same) {
-        Ok(true) => Ok(Some(file)),
-        Ok(false) => Ok(None),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(error),
     }
 }
 

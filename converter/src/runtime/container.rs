@@ -1,18 +1,20 @@
 //! A container's life: create, start, wait, delete.
 
+mod run;
+
 use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rustix::process::Signal;
 
-use crate::cancel::{Cancel, Cancelled, EndOfRun};
+use crate::cancel::{Cancel, Cancelled};
 use crate::runtime::bundle::{self, Bundle, Contents};
-use crate::runtime::cgroup::RuntimeCgroup;
+use crate::runtime::cgroup::ProgramCgroup;
 use crate::runtime::claim::OCI_STATE;
-use crate::runtime::commands::{Commands, FailedCommand, Prepared};
+use crate::runtime::commands::FailedCommand;
 use crate::runtime::console::{ConsoleSocket, RawMode};
 use crate::runtime::init::{Init, stop_signal, watch};
 use crate::runtime::input::{self, Forwarder, Sink};
@@ -21,13 +23,7 @@ use crate::runtime::oci::{self, OciRuntime, Within};
 use crate::runtime::options::{Input, Network, Until, WorkloadOptions};
 use crate::runtime::output::{Copier, Streams};
 use crate::runtime::step::Limit;
-use crate::runtime::until::{self, Requests};
 use crate::runtime::{Cgroup, Claim, Process, RuntimeError, program};
-
-/// How long a workload may take to end after its stop signal.
-const GRACE: Duration = Duration::from_secs(5);
-/// How often an interruption is looked for.
-const TICK: Duration = Duration::from_millis(50);
 
 /// Why a run ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,7 +62,8 @@ pub struct Container {
     id: String,
     program: String,
     stop_signal: Signal,
-    cgroup: RuntimeCgroup,
+    cgroup: ProgramCgroup,
+    unwatched: ProgramCgroup,
     /// With bundle, the runtime's state, its log.
     directory: PathBuf,
     bundle: Bundle,
@@ -98,7 +95,11 @@ impl Container {
         program::check(process, rootfs, &options.mounts)?;
         let id = claim.name().to_owned();
         let network = match &options.network {
-            Network::Cni(cni) => Some(ConnectedNetwork::set_up(cni, &id, claim.state(), cancel)?),
+            Network::Cni(cni) => {
+                let within = cgroup.unwatched();
+                let network = ConnectedNetwork::set_up(cni, &id, claim.state(), within, cancel)?;
+                Some(network)
+            }
             Network::Isolated | Network::Host => None,
         };
         let contents = Contents {
@@ -119,6 +120,7 @@ impl Container {
             program: process.args[0].clone(),
             stop_signal: stop_signal(process.stop_signal.as_deref()),
             cgroup: cgroup.of_runtime(),
+            unwatched: cgroup.unwatched(),
             directory: claim.scratch().to_owned(),
             bundle,
             init: None,
@@ -202,188 +204,6 @@ impl Container {
         } else if let Some(pipe) = stdin_pipe {
             self.stdin = Some(Forwarder::start(Sink::Pipe(pipe)).map_err(thread_failed)?);
         }
-        Ok(())
-    }
-
-    /// Begins the workload's program.
-    pub(super) fn start(&mut self, cancel: &Cancel) -> Result<(), RuntimeError> {
-        if self
-            .until
-            .port
-            .is_some_and(|port| self.is_listened_on(port))
-        {
-            let port = self.until.port.unwrap_or_default();
-            return Err(RuntimeError::Malformed {
-                what: "port",
-                value: port.to_string(),
-                reason: "is in use already, so nothing tells when the workload listens on it",
-            });
-        }
-        // Before: the workload may print, and end, before the runtime's own process has.
-        if let Some(stdout) = &self.stdout {
-            stdout.open();
-        }
-        self.stderr.open();
-        let mut command = self.runtime.command();
-        command
-            .args(["start", &self.id])
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null());
-        // The next exec in the watched cgroup is taken for the workload's.
-        let within = if self.bundle.has_late_hooks {
-            Within::WatchedLater(&self.cgroup)
-        } else {
-            Within::Ours
-        };
-        let started = self
-            .runtime
-            .step("start", &mut command, within, Limit::Cancel(cancel));
-        started.map_err(|error| self.explained(error, cancel))
-    }
-
-    /// Waits for the workload's end, or for what ends the run; then stops it.
-    pub(super) fn wait(&mut self, cancel: &Cancel) -> Result<Outcome, RuntimeError> {
-        let started = Instant::now();
-        let mut commands = Commands::new(self.prepare_commands()?);
-        if let Some(signal) = &self.until.signal {
-            signal.begin();
-        }
-        let ended = self.watch(started, &mut commands, cancel);
-        if let Some(signal) = &self.until.signal {
-            signal.over();
-        }
-        let ended = ended?;
-        let duration = started.elapsed();
-        let failed_commands = commands.finish();
-        if ended != Ended::Exit {
-            self.stop(cancel)?;
-        }
-        let code = self.init.take().map_or(Ok(0), Init::reap)?;
-        // Nothing of the workload can write any more.
-        self.stderr_pipe = None;
-        self.stdin = None;
-        if let Some(stdout) = &mut self.stdout {
-            stdout.finish(cancel);
-        }
-        self.raw_mode = None;
-        self.stderr.finish(cancel);
-        let exit_code = (ended == Ended::Exit).then_some(code);
-        Ok(Outcome {
-            ended,
-            exit_code,
-            duration,
-            failed_commands,
-        })
-    }
-
-    fn watch(
-        &self,
-        started: Instant,
-        commands: &mut Commands,
-        cancel: &Cancel,
-    ) -> Result<Ended, RuntimeError> {
-        let Some(init) = &self.init else {
-            return Err(Cancelled.into());
-        };
-        let until = &self.until;
-        let requests = match &until.http {
-            Some(url) => Some(Requests::start(&init.proc(), url)?),
-            None => None,
-        };
-        let waits = until.line.is_some() || until.port.is_some() || until.http.is_some();
-        let mut met = None;
-        loop {
-            cancel.check()?;
-            let left = until
-                .period
-                .map(|period| period.saturating_sub(started.elapsed()));
-            if init.exited_within(left.unwrap_or(TICK).min(TICK))? {
-                return Ok(Ended::Exit);
-            }
-            if until.signal.as_ref().is_some_and(EndOfRun::is_asked) {
-                return Ok(Ended::Signal);
-            }
-            if met.is_none() {
-                met = self.condition_met(requests.as_ref());
-            }
-            if met.is_some() || !waits {
-                let all_done = commands.advance().map_err(|source| RuntimeError::Watch {
-                    operation: "running a command beside",
-                    source,
-                })?;
-                if let (Some(met), true) = (met, all_done) {
-                    return Ok(met);
-                }
-            }
-            if left.is_some_and(|left| left.is_zero()) {
-                if waits && met.is_none() {
-                    tracing::warn!("the time is over, and what was waited for did not happen");
-                }
-                return Ok(Ended::Period);
-            }
-        }
-    }
-
-    fn condition_met(&self, requests: Option<&Requests>) -> Option<Ended> {
-        if self.stdout.as_ref().is_some_and(Copier::has_found) {
-            return Some(Ended::Line);
-        }
-        if self
-            .until
-            .port
-            .is_some_and(|port| self.is_listened_on(port))
-        {
-            return Some(Ended::Port);
-        }
-        requests
-            .is_some_and(Requests::are_answered)
-            .then_some(Ended::Http)
-    }
-
-    fn is_listened_on(&self, port: u16) -> bool {
-        let init = self.init.as_ref();
-        init.is_some_and(|init| until::is_listened_on(&init.proc(), port))
-    }
-
-    fn prepare_commands(&self) -> Result<Vec<Prepared>, RuntimeError> {
-        let prepare = |(words, file): (&Vec<String>, &PathBuf)| {
-            let mut command = self.runtime.command();
-            command.arg("exec").arg("--process").arg(file).arg(&self.id);
-            command
-                .stdin(Stdio::null())
-                .stdout(self.duplicate_of_stderr()?)
-                .stderr(self.duplicate_of_stderr()?);
-            Ok(Prepared {
-                words: words.clone(),
-                command,
-            })
-        };
-        self.commands
-            .iter()
-            .zip(&self.bundle.commands)
-            .map(prepare)
-            .collect()
-    }
-
-    /// The stop signal, then SIGKILL.
-    fn stop(&self, cancel: &Cancel) -> Result<(), RuntimeError> {
-        let Some(init) = &self.init else {
-            return Ok(());
-        };
-        // The first process of a PID namespace does not see a signal for which it has no handler.
-        if self.stop_signal != Signal::KILL && init.catches(self.stop_signal) {
-            init.signal(self.stop_signal)?;
-            let deadline = Instant::now() + GRACE;
-            while Instant::now() < deadline && !cancel.is_cancelled() {
-                if init.exited_within(TICK)? {
-                    return Ok(());
-                }
-            }
-        }
-        init.signal(Signal::KILL)?;
-        // SIGKILL to the first process takes the whole PID namespace with it.
-        while !init.exited_within(Duration::from_secs(1))? {}
         Ok(())
     }
 

@@ -29,7 +29,7 @@ mod step;
 mod until;
 mod user;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use oci_spec::image::ImageConfiguration;
 
@@ -46,6 +46,7 @@ pub use options::{
 };
 pub use output::Streams;
 pub use process::Process;
+pub(crate) use until::{Requests, is_listened_on};
 
 /// What will be run, as far as the image's configuration tells.
 #[derive(Clone, Debug)]
@@ -79,6 +80,37 @@ impl Plan {
         }
         Ok(process)
     }
+}
+
+/// Where the cgroup v2 hierarchy is mounted, alone or beside v1 ones.
+///
+/// # Errors
+/// [`RuntimeError::NoCgroupV2`] where it is not.
+pub fn unified_hierarchy() -> Result<PathBuf, RuntimeError> {
+    mounts::cgroup_mounts()?
+        .unified
+        .ok_or(RuntimeError::NoCgroupV2)
+}
+
+/// What of the host is mounted into a container: what the user wants, and what devices bring along.
+///
+/// # Errors
+/// When a device is unknown.
+pub fn bind_mounts(options: &WorkloadOptions) -> Result<Vec<Mount>, RuntimeError> {
+    let edits = cdi::edits(&options.devices)?;
+    let of_devices = edits.iter().flat_map(|edits| &edits.mounts);
+    let of_devices = of_devices.map(|edited| Mount {
+        kind: edited.kind.clone().unwrap_or_else(|| "bind".to_owned()),
+        source: edited.host_path.clone(),
+        destination: edited.container_path.clone(),
+        options: edited.options.clone(),
+    });
+    let all = of_devices.chain(options.mounts.iter().cloned());
+    let is_bind = |mount: &Mount| {
+        let mut words = [&mount.kind].into_iter().chain(&mount.options);
+        words.any(|word| word == "bind" || word == "rbind")
+    };
+    Ok(all.filter(is_bind).collect())
 }
 
 /// Creates the container of `process` inside `cgroup`, under the names of `claim`; it is set up, but the

@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use crate::cancel::Cancelled;
 use crate::runtime::RuntimeError;
-use crate::runtime::cgroup::RuntimeCgroup;
+use crate::runtime::cgroup::ProgramCgroup;
+use crate::runtime::mounts;
 use crate::runtime::step::{self, End, Limit};
 
 /// How long removing a container may take; a hook may hang.
@@ -19,17 +20,45 @@ pub(super) const REMOVAL: Duration = Duration::from_secs(10);
 pub(super) struct OciRuntime {
     program: String,
     state: PathBuf,
+    /// Whose cgroup a container gets.
+    pub(super) cgroups: Cgroups,
+}
+
+/// Whose cgroup a container gets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Cgroups {
+    /// One of its own, which the runtime makes.
+    OfContainer,
+    /// The runtime's: crun up to 1.8 at least refuses v1 hierarchies beside a v2 one. It is shown the v2 one alone,
+    /// and told to leave cgroups as they are.
+    OfRuntime,
+}
+
+impl Cgroups {
+    fn of(program: &str) -> Self {
+        let has_legacy = || mounts::cgroup_mounts().is_ok_and(|mounts| !mounts.legacy.is_empty());
+        if is_crun(program) && has_legacy() {
+            Self::OfRuntime
+        } else {
+            Self::OfContainer
+        }
+    }
+}
+
+fn is_crun(program: &str) -> bool {
+    let name = Path::new(program).file_name();
+    name.is_some_and(|name| name == "crun")
 }
 
 /// In which cgroup a step runs.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Within<'a> {
     /// From its first instruction on: what it and its hooks touch is seen.
-    Watched(&'a RuntimeCgroup),
-    /// Moved there once it runs: its own exec does not count as the workload's.
-    WatchedLater(&'a RuntimeCgroup),
-    /// In ours.
-    Ours,
+    Watched(&'a ProgramCgroup),
+    /// In the first, and moved to the second once it runs: its own exec does not count as the workload's.
+    WatchedLater(&'a ProgramCgroup, &'a ProgramCgroup),
+    /// What it touches is not seen.
+    Unwatched(&'a ProgramCgroup),
 }
 
 impl OciRuntime {
@@ -38,6 +67,7 @@ impl OciRuntime {
         Self {
             program: program.to_owned(),
             state: state.to_owned(),
+            cgroups: Cgroups::of(program),
         }
     }
 
@@ -50,10 +80,16 @@ impl OciRuntime {
             .arg("--log")
             .arg(self.log())
             .args(["--log-format", "json"]);
-        let name = Path::new(&self.program).file_name();
-        if name.is_some_and(|name| name == "crun") {
+        match self.cgroups {
+            Cgroups::OfRuntime => {
+                command.arg("--cgroup-manager=disabled");
+                crate::sys::process::begin_with_one_cgroup_hierarchy(&mut command);
+            }
             // Its packages may be built to ask systemd, which would put the container elsewhere.
-            command.arg("--cgroup-manager=cgroupfs");
+            Cgroups::OfContainer if is_crun(&self.program) => {
+                command.arg("--cgroup-manager=cgroupfs");
+            }
+            Cgroups::OfContainer => {}
         }
         command
     }
@@ -72,19 +108,20 @@ impl OciRuntime {
         limit: Limit<'_>,
     ) -> Result<(), RuntimeError> {
         let runtime = || self.program.clone();
-        if let Within::Watched(cgroup) = within {
-            crate::sys::process::begin_in_cgroup(command, cgroup.procs()?);
-        }
+        let (Within::Watched(first) | Within::WatchedLater(first, _) | Within::Unwatched(first)) =
+            within;
+        crate::sys::process::begin_in_cgroup(command, first.procs()?);
         let mut adopted = Ok(());
         let started = |pid| {
-            if let Within::WatchedLater(cgroup) = within {
-                adopted = cgroup.adopt(pid);
+            if let Within::WatchedLater(_, then) = within {
+                adopted = then.adopt(pid);
             }
         };
         let end = step::run(command, limit, started);
         let kill_hooks = || {
-            if let Within::Watched(cgroup) | Within::WatchedLater(cgroup) = within {
-                cgroup.kill_all();
+            first.kill_all();
+            if let Within::WatchedLater(_, then) = within {
+                then.kill_all();
             }
         };
         match end {
@@ -129,8 +166,8 @@ impl OciRuntime {
 
     /// As [`OciRuntime::delete`], for a container of a killed process: its hooks are run, the rest is done
     /// without the runtime as well.
-    pub(super) fn delete_abandoned(&self, id: &str) {
-        if let Err(error) = self.delete(id, Within::Ours) {
+    pub(super) fn delete_abandoned(&self, id: &str, cgroup: &ProgramCgroup) {
+        if let Err(error) = self.delete(id, Within::Unwatched(cgroup)) {
             tracing::debug!("{error}");
         }
     }
@@ -192,14 +229,22 @@ mod tests {
 
     #[test]
     fn crun_is_told_not_to_ask_systemd() {
-        let args = |program: &str| -> Vec<String> {
-            let command = OciRuntime::new(program, Path::new("/s")).command();
+        let args = |program: &str, cgroups| -> Vec<String> {
+            let runtime = OciRuntime {
+                cgroups,
+                ..OciRuntime::new(program, Path::new("/s"))
+            };
+            let command = runtime.command();
             command
                 .get_args()
                 .map(|arg| arg.to_string_lossy().into_owned())
                 .collect()
         };
-        assert!(args("/usr/bin/crun").contains(&"--cgroup-manager=cgroupfs".to_owned()));
-        assert!(!args("runc").contains(&"--cgroup-manager=cgroupfs".to_owned()));
+        let has = |args: Vec<String>, arg: &str| args.iter().any(|known| known == arg);
+        let own = Cgroups::OfContainer;
+        assert!(has(args("/usr/bin/crun", own), "--cgroup-manager=cgroupfs"));
+        assert!(!has(args("runc", own), "--cgroup-manager=cgroupfs"));
+        let shared = Cgroups::OfRuntime;
+        assert!(has(args("crun", shared), "--cgroup-manager=disabled"));
     }
 }

@@ -22,7 +22,7 @@ const MAX_ANSWER_BYTES: u64 = 256 << 20;
 
 /// Whether a socket of the network namespace of the process `proc` (its directory in /proc) listens on a TCP
 /// port.
-pub(super) fn is_listened_on(proc: &Path, port: u16) -> bool {
+pub(crate) fn is_listened_on(proc: &Path, port: u16) -> bool {
     ["net/tcp", "net/tcp6"].iter().any(|table| {
         let table = fs::read_to_string(proc.join(table)).unwrap_or_default();
         has_listener(&table, port)
@@ -44,7 +44,7 @@ fn has_listener(table: &str, port: u16) -> bool {
 
 /// Asks for a URL again and again until the answer is a success. Ends when this is dropped, or soon after.
 #[derive(Debug)]
-pub(super) struct Requests {
+pub(crate) struct Requests {
     state: Arc<State>,
 }
 
@@ -56,7 +56,7 @@ struct State {
 
 impl Requests {
     /// Starts a thread that joins the network namespace of the process `proc`.
-    pub(super) fn start(proc: &Path, url: &str) -> Result<Self, RuntimeError> {
+    pub(crate) fn start(proc: &Path, url: &str) -> Result<Self, RuntimeError> {
         let namespace: PathBuf = proc.join("ns/net");
         let file = fs::File::open(&namespace)
             .map_err(|source| RuntimeError::io("opening", &namespace, source))?;
@@ -81,7 +81,7 @@ impl Requests {
         Ok(Self { state })
     }
 
-    pub(super) fn are_answered(&self) -> bool {
+    pub(crate) fn are_answered(&self) -> bool {
         self.state.is_answered.load(Ordering::Acquire)
     }
 }

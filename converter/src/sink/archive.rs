@@ -19,6 +19,7 @@ use crate::image::{BlobId, Digest, DockerName};
 use crate::sink::index::{LAYOUT, extend_index};
 use crate::sink::staged::{StagedBlob, give_name, unnamed_file};
 use crate::sink::{ImageBlobs, SinkError, parent, sync_dir};
+use crate::unfinished::{self, HiddenDirectory};
 
 const BLOCK_BYTES: u64 = 512;
 
@@ -135,12 +136,8 @@ impl ArchiveSink {
     /// overwritten by the next.
     pub(super) fn stage(&mut self) -> Result<StagedBlob, SinkError> {
         let file = self.file()?;
-        Ok(StagedBlob {
-            file,
-            start_bytes: self.end_bytes + BLOCK_BYTES,
-            len_bytes: 0,
-            named: None,
-        })
+        let start_bytes = self.end_bytes + BLOCK_BYTES;
+        Ok(StagedBlob::in_archive(file, start_bytes))
     }
 
     pub(super) fn add(&mut self, id: BlobId, blob: &StagedBlob) -> Result<(), SinkError> {
@@ -207,6 +204,7 @@ impl ArchiveSink {
                 tag
             }
         };
+        unfinished::remove_abandoned(&self.parent);
         self.write_member("oci-layout", LAYOUT)?;
         let index = to_json(&extend_index(None, descriptor, tag.as_deref()));
         self.write_member("index.json", &index)?;
@@ -233,9 +231,7 @@ impl ArchiveSink {
             return give_name(file, named, &self.path);
         }
         // A file without a name cannot replace one; this directory hides it for a moment.
-        let hidden = tempfile::Builder::new()
-            .prefix(".esgz-archive-")
-            .tempdir_in(&self.parent)?;
+        let hidden = HiddenDirectory::new(&self.parent, "archive")?;
         let link = hidden.path().join("archive");
         give_name(file, None, &link)?;
         std::fs::rename(&link, &self.path)

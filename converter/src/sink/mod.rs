@@ -7,6 +7,7 @@
 mod archive;
 mod index;
 mod oci_layout;
+mod registry;
 mod staged;
 
 use std::fs::File;
@@ -15,9 +16,12 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 
+use crate::cancel::Cancel;
 use crate::image::{ArchiveName, BlobId, ImageRef};
+use crate::registry::{Access, Registry, RegistryError, RegistryOptions, Uploads};
 use archive::{ArchiveKind, ArchiveSink};
 use oci_layout::OciLayoutSink;
+use registry::RegistrySink;
 
 pub use staged::StagedBlob;
 
@@ -29,6 +33,18 @@ pub struct Sink(Kind);
 enum Kind {
     Layout(OciLayoutSink),
     Archive(ArchiveSink),
+    Registry(Box<RegistrySink>),
+}
+
+/// How destinations are reached.
+#[derive(Clone, Debug)]
+pub struct SinkOptions {
+    /// Directory for blobs that cannot be staged in the destination.
+    pub scratch: PathBuf,
+    /// How registries are spoken to.
+    pub registry: RegistryOptions,
+    /// Stops uploads.
+    pub cancel: Cancel,
 }
 
 /// The blobs of one image.
@@ -82,6 +98,15 @@ pub enum SinkError {
         /// How many there would be.
         images: usize,
     },
+    /// A registry did not do what was asked.
+    #[error(transparent)]
+    Registry(#[from] RegistryError),
+    /// A digest is the result, not the name, of what is written.
+    #[error("{reference}: an image is written under a tag, not under a digest")]
+    Digest {
+        /// The destination.
+        reference: String,
+    },
     /// The name selects something that exists; a new image has none yet.
     #[error("{reference}: an image is written under a name, not under a number")]
     Numbered {
@@ -91,11 +116,16 @@ pub enum SinkError {
 }
 
 impl Sink {
-    /// Opens the place where an image is to be written; changes nothing there.
+    /// Opens the place where an image is to be written; changes nothing there. `source` is where the
+    /// image comes from.
     ///
     /// # Errors
     /// When it cannot be written to, or is something else.
-    pub fn open(reference: &ImageRef) -> Result<Self, SinkError> {
+    pub fn open(
+        reference: &ImageRef,
+        source: &ImageRef,
+        options: &SinkOptions,
+    ) -> Result<Self, SinkError> {
         let kind = match reference {
             ImageRef::OciLayout { dir, tag } => {
                 Kind::Layout(OciLayoutSink::open(dir, tag.as_deref())?)
@@ -116,6 +146,20 @@ impl Sink {
                 };
                 Kind::Archive(ArchiveSink::open(file, ArchiveKind::Docker { name })?)
             }
+            ImageRef::Registry(name) => {
+                let (access, scratch) = (Access::Push, &options.scratch);
+                let (registry, cancel) = (&options.registry, &options.cancel);
+                let registry = Registry::open(name, access, registry, scratch, cancel)?;
+                let mount_from = match source {
+                    ImageRef::Registry(source) if source.host() == name.host() => {
+                        Some(source.repository().to_owned())
+                    }
+                    _ => None,
+                };
+                let uploads = Uploads::new(registry);
+                let sink = RegistrySink::new(uploads, name, scratch.clone(), mount_from)?;
+                Kind::Registry(Box::new(sink))
+            }
         };
         Ok(Self(kind))
     }
@@ -125,6 +169,7 @@ impl Sink {
         match &self.0 {
             Kind::Layout(sink) => sink.directory(),
             Kind::Archive(sink) => sink.path(),
+            Kind::Registry(sink) => sink.place(),
         }
     }
 
@@ -134,7 +179,7 @@ impl Sink {
     /// When the destination cannot hold so many images.
     pub fn must_hold(&self, images: usize) -> Result<(), SinkError> {
         match &self.0 {
-            Kind::Layout(_) => Ok(()),
+            Kind::Layout(_) | Kind::Registry(_) => Ok(()),
             Kind::Archive(sink) => sink.must_hold(images),
         }
     }
@@ -147,6 +192,18 @@ impl Sink {
         match &mut self.0 {
             Kind::Layout(sink) => sink.stage(),
             Kind::Archive(sink) => sink.stage(),
+            Kind::Registry(sink) => sink.stage(),
+        }
+    }
+
+    /// Whether the destination has a blob of the source already, so that it need not be added.
+    ///
+    /// # Errors
+    /// When the destination does not say.
+    pub fn has(&self, id: BlobId) -> Result<bool, SinkError> {
+        match &self.0 {
+            Kind::Layout(_) | Kind::Archive(_) => Ok(false),
+            Kind::Registry(sink) => sink.has(id),
         }
     }
 
@@ -158,6 +215,7 @@ impl Sink {
         match &mut self.0 {
             Kind::Layout(sink) => sink.add(id, blob),
             Kind::Archive(sink) => sink.add(id, &blob),
+            Kind::Registry(sink) => sink.add(id, blob),
         }
     }
 
@@ -177,6 +235,21 @@ impl Sink {
         Ok(id)
     }
 
+    /// Adds a manifest or index, after all that it names.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn add_manifest(&mut self, bytes: &[u8], media_type: &str) -> Result<BlobId, SinkError> {
+        match &mut self.0 {
+            Kind::Layout(_) | Kind::Archive(_) => self.add_bytes(bytes),
+            Kind::Registry(sink) => {
+                let id = BlobId::of(bytes);
+                sink.add_manifest(id, bytes, media_type);
+                Ok(id)
+            }
+        }
+    }
+
     /// Makes the image visible. `descriptor` is that of its manifest or index, which was added;
     /// `images` are all images below it.
     ///
@@ -190,6 +263,7 @@ impl Sink {
         match self.0 {
             Kind::Layout(sink) => sink.commit(descriptor),
             Kind::Archive(sink) => sink.commit(descriptor, images),
+            Kind::Registry(sink) => sink.commit(),
         }
     }
 }

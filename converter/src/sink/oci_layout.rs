@@ -6,7 +6,6 @@
 
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use serde_json::{Map, Value};
 
@@ -15,6 +14,7 @@ use crate::image::manifest::to_json;
 use crate::sink::index::{LAYOUT, extend_index};
 use crate::sink::staged::{StagedBlob, give_name, unnamed_file};
 use crate::sink::{SinkError, parent, sync_dir};
+use crate::unfinished::{self, HiddenDirectory};
 
 /// A layout to which one image is being added.
 #[derive(Debug)]
@@ -104,19 +104,16 @@ impl OciLayoutSink {
     pub(super) fn stage(&self) -> Result<StagedBlob, SinkError> {
         let (file, named) = unnamed_file(&self.staging)
             .map_err(|source| self.error("creating a blob in", &self.staging, source))?;
-        Ok(StagedBlob {
-            file: Arc::new(file),
-            start_bytes: 0,
-            len_bytes: 0,
-            named,
-        })
+        Ok(StagedBlob::in_file(file, named))
     }
 
     /// Takes over a completely written blob.
     ///
     /// # Errors
-    /// When it cannot be synced to disk.
-    pub(super) fn add(&mut self, id: BlobId, blob: StagedBlob) -> Result<(), SinkError> {
+    /// When the last of it cannot be written, or it cannot be synced to disk.
+    pub(super) fn add(&mut self, id: BlobId, mut blob: StagedBlob) -> Result<(), SinkError> {
+        blob.flush()
+            .map_err(|source| self.error("writing a blob in", &self.staging, source))?;
         blob.file
             .sync_data()
             .map_err(|source| self.error("syncing a blob in", &self.staging, source))?;
@@ -131,18 +128,17 @@ impl OciLayoutSink {
     pub(super) fn commit(mut self, descriptor: Map<String, Value>) -> Result<(), SinkError> {
         let index = extend_index(self.index.take(), descriptor, self.tag.as_deref());
         let index = to_json(&index);
+        unfinished::remove_abandoned(&parent(&self.dir));
+        unfinished::remove_abandoned(&self.dir);
         if self.staging == self.dir {
             return self.fill(&self.dir.clone(), &index);
         }
-        let staging = tempfile::Builder::new()
-            .prefix(".esgz-layout-")
-            .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o755))
-            .tempdir_in(&self.staging)
+        let staging = HiddenDirectory::new(&self.staging, "layout")
             .map_err(|source| self.error("creating a directory in", &self.staging, source))?;
         self.fill(staging.path(), &index)?;
         std::fs::rename(staging.path(), &self.dir)
             .map_err(|source| self.error("renaming to", &self.dir, source))?;
-        let _moved = staging.keep();
+        staging.keep();
         sync_dir(&self.staging).map_err(|source| self.error("syncing", &self.staging, source))
     }
 
@@ -180,10 +176,7 @@ impl OciLayoutSink {
     /// Writes a small file under a temporary name and renames it.
     fn replace(&self, path: &Path, bytes: &[u8]) -> Result<(), SinkError> {
         let write = || -> io::Result<()> {
-            let mut file = tempfile::Builder::new()
-                .prefix(".esgz-")
-                .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o644))
-                .tempfile_in(parent(path))?;
+            let mut file = unfinished::hidden_file(&parent(path), "index")?;
             file.write_all(bytes)?;
             file.as_file().sync_all()?;
             file.persist(path)?;

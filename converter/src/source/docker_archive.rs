@@ -21,7 +21,7 @@ use crate::image::manifest::{
 use crate::image::{ArchiveName, BlobId, Digest, DockerName, Hasher};
 use crate::source::SourceError;
 use crate::source::archive::{Archive, Compression};
-use crate::source::store::{Files, Store, blob_name, parse, read_document};
+use crate::source::store::{BlobKind, Files, Store, blob_name, parse, read_document};
 use crate::source::tree::{MAX_DESCRIPTORS, MAX_INDEX_DEPTH};
 
 /// An image of `manifest.json`.
@@ -55,8 +55,12 @@ pub(super) fn open(
     let image = choose(&place, &listed, name)?;
 
     let made = made_manifest(&archive, image, cancel);
-    let store = Store::new(Files::Archive(archive));
-    if let Some(descriptor) = oci_manifest(&store, image)? {
+    let files = Files::Archive(archive);
+    let index = layout_index(&files)?;
+    let store = Store::new(files);
+    if let Some(index) = index
+        && let Some(descriptor) = oci_manifest(&store, &index, image)
+    {
         return Ok((store, descriptor));
     }
     let (manifest, mut blobs) = made?;
@@ -122,18 +126,25 @@ fn choose<'a>(
     }
 }
 
-/// The manifest with the image's configuration and layers, if the archive is a layout that has one.
-fn oci_manifest(store: &Store, image: &Listed) -> Result<Option<Map<String, Value>>, SourceError> {
-    let files = store.files();
+/// The index of an archive that is a layout, too.
+fn layout_index(files: &Files) -> Result<Option<Map<String, Value>>, SourceError> {
     let Ok(index) = files.open("index.json") else {
         return Ok(None);
     };
     let path = files.path("index.json");
     let what = || path.display().to_string();
     let bytes = read_document(index, path.clone(), what)?;
-    let index: Map<String, Value> = parse(&bytes, what)?;
+    parse(&bytes, what).map(Some)
+}
+
+/// The manifest with the image's configuration and layers, if the layout's index leads to it.
+fn oci_manifest(
+    store: &Store,
+    index: &Map<String, Value>,
+    image: &Listed,
+) -> Option<Map<String, Value>> {
     let mut open: Vec<(Map<String, Value>, usize)> = Vec::new();
-    push_manifests(&mut open, &index, 0);
+    push_manifests(&mut open, index, 0);
     for _ in 0..MAX_DESCRIPTORS {
         let Some((raw, depth)) = open.pop() else {
             break;
@@ -144,7 +155,8 @@ fn oci_manifest(store: &Store, image: &Listed) -> Result<Option<Map<String, Valu
         match descriptor.media_type().to_string().as_str() {
             MANIFEST | DOCKER_MANIFEST => {
                 // An archive of one platform lists the manifests of the others, too.
-                let Ok(manifest) = store.document::<ImageManifest>("manifest", &descriptor) else {
+                let Ok(manifest) = store.document::<ImageManifest>(BlobKind::Manifest, &descriptor)
+                else {
                     continue;
                 };
                 let name = |of: &Descriptor| {
@@ -156,11 +168,11 @@ fn oci_manifest(store: &Store, image: &Listed) -> Result<Option<Map<String, Valu
                 if name(manifest.parsed.config()).as_ref() == Some(&image.config)
                     && layers.eq(wanted)
                 {
-                    return Ok(Some(raw));
+                    return Some(raw);
                 }
             }
             INDEX | DOCKER_LIST if depth < MAX_INDEX_DEPTH => {
-                let Ok(nested) = store.document::<ImageIndex>("index", &descriptor) else {
+                let Ok(nested) = store.document::<ImageIndex>(BlobKind::Index, &descriptor) else {
                     continue;
                 };
                 push_manifests(&mut open, &nested.raw, depth + 1);
@@ -168,7 +180,7 @@ fn oci_manifest(store: &Store, image: &Listed) -> Result<Option<Map<String, Valu
             _ => {}
         }
     }
-    Ok(None)
+    None
 }
 
 /// Puts an index's manifests on the stack, the first on top.

@@ -3,8 +3,10 @@
 use std::io;
 use std::path::PathBuf;
 
+use crate::blob::NotArrived;
 use crate::cancel::Cancelled;
 use crate::image::{BlobId, Digest, DigestError};
+use crate::registry::RegistryError;
 
 /// Why a source cannot be read.
 #[derive(Debug, thiserror::Error)]
@@ -162,9 +164,30 @@ pub enum SourceError {
         /// Its media type.
         media_type: String,
     },
+    /// A registry did not do what was asked.
+    #[error(transparent)]
+    Registry(RegistryError),
+    /// A blob did not come.
+    #[error("reading {place}")]
+    NotArrived {
+        /// The image.
+        place: String,
+        /// Why.
+        #[source]
+        source: NotArrived,
+    },
     /// The user interrupted.
     #[error(transparent)]
     Cancelled(#[from] Cancelled),
+}
+
+impl From<RegistryError> for SourceError {
+    fn from(error: RegistryError) -> Self {
+        match error {
+            RegistryError::Cancelled(cancelled) => Self::Cancelled(cancelled),
+            error => Self::Registry(error),
+        }
+    }
 }
 
 /// For messages: names in quotes.

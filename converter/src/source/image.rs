@@ -9,7 +9,7 @@ use crate::blob::Blob;
 use crate::image::manifest::TOC_DIGEST;
 use crate::image::{BlobId, Digest, Document, ImageRef, Platform};
 use crate::source::SourceError;
-use crate::source::store::{Store, blob_id};
+use crate::source::store::{BlobKind, Store, blob_id};
 
 /// An image whose manifest and configuration have been read.
 #[derive(Debug)]
@@ -55,12 +55,12 @@ impl SourceImage {
         raw: &Map<String, Value>,
         descriptor: &Descriptor,
     ) -> Result<Option<Self>, SourceError> {
-        let manifest: Document<ImageManifest> = store.document("manifest", descriptor)?;
+        let manifest: Document<ImageManifest> = store.document(BlobKind::Manifest, descriptor)?;
         if !is_image(&manifest.parsed) {
             return Ok(None);
         }
         let config: Document<ImageConfiguration> =
-            store.document("configuration", manifest.parsed.config())?;
+            store.document(BlobKind::Configuration, manifest.parsed.config())?;
         let platform = Platform::of_object(&config.raw)
             .or_else(|| Platform::of_object(raw.get("platform")?.as_object()?))
             .unwrap_or_else(|| Platform::new("", "", ""));
@@ -76,12 +76,29 @@ impl SourceImage {
         }))
     }
 
+    /// Whether blobs have to be kept in the scratch directory.
+    pub fn is_remote(&self) -> bool {
+        self.store.is_remote()
+    }
+
+    /// Says which layers will be opened next, and in which order: a source that is far away begins to
+    /// fetch them.
+    ///
+    /// # Errors
+    /// When there is no room for them.
+    pub fn announce(&self, layers: &[&SourceLayer]) -> Result<(), SourceError> {
+        // What is kept elsewhere may not be here at all.
+        let layers = layers.iter().filter(|layer| layer.url.is_none());
+        let ids: Vec<BlobId> = layers.map(|layer| layer.blob).collect();
+        self.store.announce(&ids)
+    }
+
     /// Opens a layer's blob.
     ///
     /// # Errors
     /// When it is missing.
     pub fn open_layer(&self, layer: &SourceLayer) -> Result<Blob, SourceError> {
-        let opened = self.store.open_blob("layer", layer.blob);
+        let opened = self.store.open_blob(BlobKind::Layer, layer.blob);
         match (opened, &layer.url) {
             (Err(SourceError::MissingBlob { digest, .. }), Some(url)) => {
                 Err(SourceError::ForeignLayer {

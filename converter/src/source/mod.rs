@@ -8,6 +8,7 @@ mod docker_archive;
 mod error;
 mod image;
 mod oci_layout;
+mod registry;
 mod select;
 mod store;
 mod tree;
@@ -15,24 +16,30 @@ mod tree;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use serde_json::{Map, Value};
+
 use crate::blob::Blob;
 use crate::cancel::Cancel;
 use crate::image::{BlobId, ImageRef};
+use crate::registry::{Access, Registry, RegistryOptions};
 use archive::Archive;
-use store::{Files, Store};
+use registry::Repository;
+use store::{BlobKind, Files, Store};
 
 pub use error::SourceError;
 pub use image::{SourceImage, SourceLayer};
 pub use select::Selection;
 pub use tree::{Carried, IndexNode, Node};
 
-/// Where and how far archives may be unpacked.
+/// How images are reached, and where and how far archives may be unpacked.
 #[derive(Clone, Debug)]
 pub struct OpenOptions {
-    /// Directory for archives that are compressed.
+    /// Directory for archives that are compressed, and for blobs from registries.
     pub scratch: PathBuf,
     /// An archive that is longer when decompressed is refused.
     pub max_unpacked_bytes: u64,
+    /// How registries are spoken to.
+    pub registry: RegistryOptions,
 }
 
 /// What was selected of an image.
@@ -53,7 +60,15 @@ impl Source {
     /// # Errors
     /// When it is missing.
     pub fn open_blob(&self, id: BlobId) -> Result<Blob, SourceError> {
-        self.store.open_blob("blob", id)
+        self.store.open_blob(BlobKind::Other, id)
+    }
+
+    /// Reads a manifest that is carried over.
+    ///
+    /// # Errors
+    /// When it is missing, or not what `descriptor` says.
+    pub fn manifest(&self, descriptor: &Map<String, Value>) -> Result<Vec<u8>, SourceError> {
+        self.store.manifest(descriptor)
     }
 
     /// The image, if it is the only one.
@@ -100,6 +115,13 @@ pub fn open(
         ImageRef::DockerArchive { file, name } => {
             let archive = Archive::open(file, options, cancel)?;
             docker_archive::open(archive, name.as_ref(), cancel)?
+        }
+        ImageRef::Registry(name) => {
+            let (access, scratch) = (Access::Pull, &options.scratch);
+            let registry = Registry::open(name, access, &options.registry, scratch, cancel)?;
+            let repository = Repository::new(registry);
+            let descriptor = repository.find()?;
+            (Store::of_registry(repository), descriptor)
         }
     };
     let store = Arc::new(store);

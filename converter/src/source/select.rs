@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 
 use crate::image::manifest::{ARTIFACT_MANIFEST, DOCKER_MANIFEST, MANIFEST};
 use crate::image::{Document, ImageRef, Platform};
-use crate::source::store::{Store, blob_id};
+use crate::source::store::{BlobKind, Store, blob_id};
 use crate::source::tree::{Carried, Found, From, IndexNode, Kind, Leaf, Node, Reader};
 use crate::source::{SourceError, SourceImage};
 
@@ -182,7 +182,7 @@ impl Selected<'_> {
             (None, Selection::All) => {
                 let what = || format!("manifest {}", leaf.descriptor.digest());
                 let id = blob_id(&leaf.descriptor, what)?;
-                self.reader.store.open_blob("manifest", id)?;
+                self.reader.store.open_blob(BlobKind::Manifest, id)?;
                 Ok(None)
             }
         }
@@ -246,7 +246,7 @@ fn select(
 fn carried(store: &Store, leaf: &Leaf) -> Result<Option<Carried>, SourceError> {
     let what = || format!("manifest {}", leaf.descriptor.digest());
     let id = blob_id(&leaf.descriptor, what)?;
-    match store.open_blob("manifest", id) {
+    match store.open_blob(BlobKind::Manifest, id) {
         Ok(_) => {}
         Err(SourceError::MissingBlob { .. }) => return Ok(None),
         Err(error) => return Err(error),
@@ -254,7 +254,7 @@ fn carried(store: &Store, leaf: &Leaf) -> Result<Option<Carried>, SourceError> {
     let mut blobs = Vec::new();
     let media_type = leaf.descriptor.media_type().to_string();
     if [MANIFEST, DOCKER_MANIFEST, ARTIFACT_MANIFEST].contains(&media_type.as_str()) {
-        let manifest: Document<Value> = store.document("manifest", &leaf.descriptor)?;
+        let manifest: Document<Value> = store.document(BlobKind::Manifest, &leaf.descriptor)?;
         for key in ["config", "layers", "blobs"] {
             let named = match manifest.raw.get(key) {
                 Some(Value::Array(several)) => several.as_slice(),
@@ -274,7 +274,6 @@ fn carried(store: &Store, leaf: &Leaf) -> Result<Option<Carried>, SourceError> {
             }
         }
     }
-    blobs.push(id);
     let describes = match &leaf.kind {
         Kind::Attestation { of } => of.parse().ok(),
         _ => None,

@@ -13,10 +13,34 @@ use crate::blob::{Blob, ReadAt as _};
 use crate::image::{BlobId, Digest, Document};
 use crate::source::SourceError;
 use crate::source::archive::Archive;
+use crate::source::registry::Repository;
 
 /// Indexes, manifests and configurations larger than this are refused; registries refuse
 /// manifests of more than 4 MiB.
 const MAX_DOCUMENT_BYTES: u64 = 8 << 20;
+
+/// What a blob is wanted as.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum BlobKind {
+    Index,
+    Manifest,
+    Configuration,
+    Layer,
+    Other,
+}
+
+impl BlobKind {
+    /// For messages.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Index => "index",
+            Self::Manifest => "manifest",
+            Self::Configuration => "configuration",
+            Self::Layer => "layer",
+            Self::Other => "blob",
+        }
+    }
+}
 
 /// The files of a source, which are named as in an OCI image layout.
 #[derive(Debug)]
@@ -64,10 +88,17 @@ impl Files {
     }
 }
 
+/// Where the blobs of a source are.
+#[derive(Debug)]
+enum Place {
+    Files(Files),
+    Registry(Repository),
+}
+
 /// The blobs of a source, by digest.
 #[derive(Debug)]
 pub(super) struct Store {
-    files: Files,
+    place: Place,
     /// Blobs that no layout holds under their digest.
     apart: HashMap<Digest, Blob>,
 }
@@ -75,7 +106,14 @@ pub(super) struct Store {
 impl Store {
     pub(super) fn new(files: Files) -> Self {
         Self {
-            files,
+            place: Place::Files(files),
+            apart: HashMap::new(),
+        }
+    }
+
+    pub(super) fn of_registry(repository: Repository) -> Self {
+        Self {
+            place: Place::Registry(repository),
             apart: HashMap::new(),
         }
     }
@@ -85,33 +123,60 @@ impl Store {
         Self { apart, ..self }
     }
 
-    pub(super) fn files(&self) -> &Files {
-        &self.files
+    pub(super) fn place(&self) -> PathBuf {
+        match &self.place {
+            Place::Files(files) => files.place(),
+            Place::Registry(repository) => repository.place().into(),
+        }
     }
 
-    pub(super) fn place(&self) -> PathBuf {
-        self.files.place()
+    /// Whether blobs have to be kept in the scratch directory.
+    pub(super) fn is_remote(&self) -> bool {
+        matches!(self.place, Place::Registry(_))
+    }
+
+    /// Says which blobs will be opened next.
+    ///
+    /// # Errors
+    /// When there is no room for them.
+    pub(super) fn announce(&self, ids: &[BlobId]) -> Result<(), SourceError> {
+        match &self.place {
+            Place::Files(_) => Ok(()),
+            Place::Registry(repository) => repository.announce(ids),
+        }
+    }
+
+    /// Where a blob lies, for messages.
+    fn path(&self, digest: Digest) -> PathBuf {
+        match &self.place {
+            Place::Files(files) => files.path(&blob_name(digest)),
+            Place::Registry(repository) => repository.place().into(),
+        }
     }
 
     /// Opens a blob.
     ///
     /// # Errors
     /// When it is missing or cannot be read.
-    pub(super) fn open_blob(&self, what: &'static str, id: BlobId) -> Result<Blob, SourceError> {
+    pub(super) fn open_blob(&self, kind: BlobKind, id: BlobId) -> Result<Blob, SourceError> {
         if let Some(blob) = self.apart.get(&id.digest) {
             return Ok(blob.clone());
         }
-        let name = blob_name(id.digest);
-        self.files.open(&name).map_err(|source| {
-            let path = self.files.path(&name);
-            match source.kind() {
-                io::ErrorKind::NotFound => SourceError::MissingBlob {
-                    what,
-                    digest: id.digest,
-                    path,
-                },
-                _ => SourceError::Read { path, source },
-            }
+        let found = match &self.place {
+            Place::Files(files) => match files.open(&blob_name(id.digest)) {
+                Ok(blob) => Some(blob),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+                Err(source) => {
+                    let path = self.path(id.digest);
+                    return Err(SourceError::Read { path, source });
+                }
+            },
+            Place::Registry(repository) => repository.open_blob(kind, id)?,
+        };
+        found.ok_or_else(|| SourceError::MissingBlob {
+            what: kind.name(),
+            digest: id.digest,
+            path: self.path(id.digest),
         })
     }
 
@@ -121,16 +186,47 @@ impl Store {
     /// When it is missing, not what `descriptor` says, or not valid.
     pub(super) fn document<T: DeserializeOwned>(
         &self,
-        what: &'static str,
+        kind: BlobKind,
         descriptor: &Descriptor,
     ) -> Result<Document<T>, SourceError> {
+        let what = kind.name();
         let name = || format!("{what} {}", descriptor.digest());
         let id = blob_id(descriptor, name)?;
+        let bytes = self.checked(kind, id)?;
+        Ok(Document {
+            raw: parse::<Map<String, Value>>(&bytes, name)?,
+            parsed: parse(&bytes, name)?,
+            id,
+        })
+    }
+}
+
+impl Store {
+    /// Reads a manifest of any kind.
+    ///
+    /// # Errors
+    /// When it is missing, or not what `descriptor` says.
+    pub(super) fn manifest(&self, descriptor: &Map<String, Value>) -> Result<Vec<u8>, SourceError> {
+        let what = || "a carried manifest's descriptor".to_owned();
+        let descriptor: Descriptor =
+            serde_json::from_value(descriptor.clone().into()).map_err(|error| {
+                SourceError::Invalid {
+                    what: what(),
+                    reason: error.to_string(),
+                }
+            })?;
+        self.checked(BlobKind::Manifest, blob_id(&descriptor, what)?)
+    }
+
+    /// Reads a document, and checks its digest.
+    fn checked(&self, kind: BlobKind, id: BlobId) -> Result<Vec<u8>, SourceError> {
+        let what = kind.name();
+        let name = || format!("{what} {}", id.digest);
         if id.size_bytes > MAX_DOCUMENT_BYTES {
             return Err(too_large(name(), id.size_bytes));
         }
-        let path = self.files.path(&blob_name(id.digest));
-        let bytes = read_document(self.open_blob(what, id)?, path, name)?;
+        let path = self.path(id.digest);
+        let bytes = read_document(self.open_blob(kind, id)?, path, name)?;
         let found = BlobId::of(&bytes);
         if found != id {
             return Err(SourceError::Damaged {
@@ -140,11 +236,7 @@ impl Store {
                 found,
             });
         }
-        Ok(Document {
-            raw: parse::<Map<String, Value>>(&bytes, name)?,
-            parsed: parse(&bytes, name)?,
-            id,
-        })
+        Ok(bytes)
     }
 }
 

@@ -13,7 +13,7 @@ use crate::image::manifest::{
 use crate::image::{BlobId, Digest, Document, ImageRef, Platform};
 use crate::source::SourceError;
 use crate::source::image::is_image;
-use crate::source::store::Store;
+use crate::source::store::{BlobKind, Store};
 
 /// An index may point to an index; more steps than this are a loop or a joke.
 pub(super) const MAX_INDEX_DEPTH: usize = 8;
@@ -47,7 +47,7 @@ pub struct IndexNode {
 pub struct Carried {
     /// Its descriptor, as the index has it.
     pub descriptor: Map<String, Value>,
-    /// Its manifest, and all blobs that the manifest names, those first.
+    /// All blobs that its manifest names.
     pub blobs: Vec<BlobId>,
     /// The manifest of the image that it describes.
     pub describes: Option<Digest>,
@@ -132,7 +132,8 @@ impl Reader<'_> {
         let media_type = descriptor.media_type().to_string();
         match media_type.as_str() {
             INDEX | DOCKER_LIST => {
-                let index: Document<ImageIndex> = self.store.document("index", &descriptor)?;
+                let index: Document<ImageIndex> =
+                    self.store.document(BlobKind::Index, &descriptor)?;
                 let mut found = Vec::new();
                 let listed = index.raw.get("manifests").and_then(Value::as_array);
                 for entry in listed.into_iter().flatten() {
@@ -188,13 +189,14 @@ impl Reader<'_> {
                 from: From::Descriptor,
             });
         }
-        let manifest: Document<ImageManifest> = self.store.document("manifest", descriptor)?;
+        let manifest: Document<ImageManifest> =
+            self.store.document(BlobKind::Manifest, descriptor)?;
         if !is_image(&manifest.parsed) {
             return Ok(Kind::Artifact);
         }
         let config: Document<Value> = self
             .store
-            .document("configuration", manifest.parsed.config())?;
+            .document(BlobKind::Configuration, manifest.parsed.config())?;
         Ok(Kind::Image {
             platform: Platform::of_object(&config.raw),
             from: From::Config,

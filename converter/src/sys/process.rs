@@ -1,4 +1,5 @@
-//! What `std::process` and nix lack: a child that begins inside a cgroup, and real-time signals.
+//! What `std::process` and nix lack: a child that begins inside a cgroup or in its own mount namespace, and real-time
+//! signals.
 #![allow(unsafe_code)]
 
 use std::fs::File;
@@ -17,6 +18,25 @@ pub fn begin_in_cgroup(command: &mut Command, procs: File) {
     };
     // SAFETY: between fork and exec the closure makes one system call on a descriptor that it owns; it
     // neither allocates nor takes a lock.
+    unsafe { command.pre_exec(enter) };
+}
+
+/// Lets the child of `command` see the v2 cgroup hierarchy alone, at its usual place, in a mount namespace of its own.
+/// What is mounted elsewhere later appears there, too; what it mounts itself appears nowhere else.
+pub fn begin_with_one_cgroup_hierarchy(command: &mut Command) {
+    use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_change};
+    use rustix::thread::{UnshareFlags, unshare_unsafe};
+    let enter = || {
+        // SAFETY: the child has one thread, and nothing of it depends on its mount namespace.
+        unsafe { unshare_unsafe(UnshareFlags::NEWNS)? };
+        let propagation = MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC;
+        mount_change(c"/", propagation)?;
+        let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
+        mount(c"cgroup2", c"/sys/fs/cgroup", c"cgroup2", flags, None)?;
+        Ok(())
+    };
+    // SAFETY: between fork and exec the closure makes system calls with constant arguments; it neither allocates nor
+    // takes a lock.
     unsafe { command.pre_exec(enter) };
 }
 

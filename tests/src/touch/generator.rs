@@ -26,6 +26,26 @@ pub(super) fn act(words: &[&str]) -> Result<()> {
             ensure!(status.success(), "{path}: {status}");
             Ok(())
         }
+        ["run-in", directory, path] => {
+            let status = Command::new(path).current_dir(directory).status()?;
+            ensure!(status.success(), "{path}: {status}");
+            Ok(())
+        }
+        ["openat2", directory, name, page] => {
+            use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
+            let directory = File::open(directory)?;
+            let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+            let file = openat2(
+                &directory,
+                *name,
+                flags,
+                Mode::empty(),
+                ResolveFlags::BENEATH,
+            )?;
+            read_page(&File::from(file), page)
+        }
+        ["open-by-handle", mount, path, page] => read_page(&open_by_handle(mount, path)?, page),
+        ["open-untouched", name, error] => open_untouched(name, error.parse()?),
         ["delete-and-read", path] => {
             let mut file = File::open(path)?;
             fs::remove_file(path)?;
@@ -69,6 +89,70 @@ pub(super) fn act(words: &[&str]) -> Result<()> {
         }
         other => bail!("unknown action {other:?}"),
     }
+}
+
+fn read_page(file: &File, page: &str) -> Result<()> {
+    file.read_exact_at(&mut [0], page.parse::<u64>()? * PAGE)?;
+    Ok(())
+}
+
+/// Opens `path` by its handle; `mount` is a directory of the same mount.
+pub fn open_by_handle(mount: &str, path: &str) -> std::io::Result<File> {
+    use nix::libc;
+    use std::os::fd::FromRawFd as _;
+    #[repr(C)]
+    struct Handle {
+        head: libc::file_handle,
+        bytes: [u8; 128],
+    }
+    let mount = File::open(mount)?;
+    let path = std::ffi::CString::new(path)?;
+    let mut handle = Handle {
+        head: libc::file_handle {
+            handle_bytes: 128,
+            handle_type: 0,
+            f_handle: [],
+        },
+        bytes: [0; 128],
+    };
+    let (mut mount_id, head) = (0, (&raw mut handle).cast::<libc::file_handle>());
+    // SAFETY: the path ends with a zero byte, and the handle has room for the bytes that it says.
+    let named = unsafe {
+        libc::name_to_handle_at(libc::AT_FDCWD, path.as_ptr(), head, &raw mut mount_id, 0)
+    };
+    if named < 0 {
+        return Err(std::io::Error::last_os_error());
+    }
+    // SAFETY: the handle is the kernel's own.
+    let fd = unsafe { libc::open_by_handle_at(mount.as_raw_fd(), head, libc::O_RDONLY) };
+    if fd < 0 {
+        return Err(std::io::Error::last_os_error());
+    }
+    // SAFETY: the kernel gave this descriptor to us alone.
+    Ok(unsafe { File::from_raw_fd(fd) })
+}
+
+/// Opens the file whose name is what the file `name` holds, from a mapping of which nothing was touched.
+/// `error` is the error number that is expected, or 0.
+fn open_untouched(name: &str, error: i32) -> Result<()> {
+    use nix::libc;
+    use std::os::fd::FromRawFd as _;
+    let name = File::open(name)?;
+    let (prot, flags) = (ProtFlags::READ, MapFlags::PRIVATE);
+    // SAFETY: a new mapping at an address that the kernel chooses.
+    let start = unsafe { rustix::mm::mmap(ptr::null_mut(), PAGE as usize, prot, flags, &name, 0)? };
+    let flags = libc::O_RDONLY | libc::O_CLOEXEC;
+    // SAFETY: the file, and so the mapping, holds a name that ends with a zero byte.
+    let fd = unsafe { libc::openat(libc::AT_FDCWD, start.cast(), flags) };
+    let found = std::io::Error::last_os_error().raw_os_error();
+    if fd >= 0 {
+        ensure!(error == 0, "it can be opened");
+        // SAFETY: the kernel gave this descriptor to us alone.
+        drop(unsafe { File::from_raw_fd(fd) });
+        return Ok(());
+    }
+    ensure!(found == Some(error), "error {found:?}");
+    Ok(())
 }
 
 fn read_some(file: &mut File) -> Result<()> {

@@ -2,7 +2,7 @@
 //! profiler and its benchmark.
 
 pub mod cases;
-mod generator;
+pub mod generator;
 mod worker;
 
 pub use worker::work;

@@ -4,72 +4,17 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use esgz::profiler::{Exactness, Observations, ObservedFile};
-use esgz::rootfs::MountedRootfs;
+use esgz::profiler::{Exactness, ObservedFile};
 use esgz_tests::layers;
 use esgz_tests::touch::cases::{
     Named, Pages, READ_FAMILY, every_way, in_order, kendall_tau, odd_ways, share, windows,
 };
 
-use super::bench::{Bench, PAGE, ranges_of, skipped};
+use super::bench::{PAGE, ranges_of, skipped};
+use super::scene::{READ_AHEAD_KIB, on_scene};
 
-/// As `esgz` mounts without `--exact`.
-const READ_AHEAD_KIB: u32 = 24;
 /// The kernel maps at most these around a fault.
 const FAULT_AROUND: u64 = 16;
-
-/// A bench with a mounted image.
-struct Scene<'a> {
-    bench: &'a Bench,
-    rootfs: MountedRootfs,
-    names: Vec<String>,
-}
-
-impl Scene<'_> {
-    fn path(&self, name: &str) -> String {
-        self.rootfs.path().join(name).display().to_string()
-    }
-
-    /// Watches while `script` runs; `@` in front of a name stands for the root.
-    fn observe(&self, exactness: Exactness, script: &str) -> Observations {
-        let profiler = self.bench.start_on(&self.rootfs, exactness);
-        self.bench.work(&script.replace('@', &self.path("")));
-        let seen = profiler.finish().unwrap();
-        assert_eq!(seen.lost_events, 0, "{:?}", seen.losses);
-        seen
-    }
-
-    fn name(&self, file: &ObservedFile) -> &str {
-        &self.names[file.file.entry as usize]
-    }
-
-    fn names_in<'a>(&'a self, seen: &'a Observations) -> Vec<&'a str> {
-        seen.files.iter().map(|file| self.name(file)).collect()
-    }
-
-    fn pages_of(&self, seen: &Observations, name: &str) -> Pages {
-        let file = seen.files.iter().find(|file| self.name(file) == name);
-        let ranges = ranges_of(file.unwrap_or_else(|| panic!("{name} was not seen")));
-        let pages = |(at, len): (u64, u64)| at / PAGE..(at + len).div_ceil(PAGE);
-        ranges.into_iter().flat_map(pages).collect()
-    }
-}
-
-fn on_scene(test: &str, layer: Named, read_ahead_kib: u32, run: impl FnOnce(&Scene<'_>)) {
-    let bench = match Bench::new(test) {
-        Ok(bench) => bench,
-        Err(reason) => return skipped(test, &reason),
-    };
-    let Some(rootfs) = bench.mount_layer(layer.layer, read_ahead_kib) else {
-        return skipped(test, "no EROFS");
-    };
-    let scene = Scene {
-        bench: &bench,
-        rootfs,
-        names: layer.names,
-    };
-    run(&scene);
-}
 
 #[test]
 fn ranges_are_those_that_the_generators_touched() {
@@ -215,26 +160,18 @@ fn files_stand_in_the_order_of_their_first_touch() {
 }
 
 /// Opens and reads by eight threads, all in one burst.
-fn storm(test: &str, files: u64, times: u64) {
+#[test]
+fn a_million_opens_lose_nothing() {
+    let test = "truth::a_million_opens_lose_nothing";
+    let (files, times) = (100_000, 1_000_000);
     let layer = (0..files).fold(Named::default(), |image, i| {
         image.file(&format!("f{i}"), b"x")
     });
     on_scene(test, layer, READ_AHEAD_KIB, |scene| {
         let script = format!("storm 8 {files} {times} @");
         let seen = scene.observe(Exactness::FaultAround, &script);
-        assert_eq!(seen.files.len() as u64, files);
+        assert_eq!(seen.files.len(), files);
         let whole = |file: &ObservedFile| file.opened && ranges_of(file) == [(0, 1)];
         assert!(seen.files.iter().all(whole));
     });
-}
-
-#[test]
-fn a_storm_of_opens_loses_nothing() {
-    storm("truth::a_storm_of_opens_loses_nothing", 5_000, 50_000);
-}
-
-#[test]
-#[ignore = "takes long; the one before is the same with a twentieth"]
-fn a_million_opens_lose_nothing() {
-    storm("truth::a_million_opens_lose_nothing", 100_000, 1_000_000);
 }

@@ -28,6 +28,7 @@ impl Image {
         let open_options = OpenOptions {
             scratch: scratch.to_owned(),
             max_unpacked_bytes: u64::MAX,
+            registry: esgz::registry::RegistryOptions::default(),
         };
         let reference = reference.parse()?;
         let source = source::open(&reference, &Selection::ThisMachine, &open_options, &cancel)?;

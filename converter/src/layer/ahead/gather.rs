@@ -1,18 +1,23 @@
 //! Gather: the tar as it passes by in, groups of members out, in the order of the source.
+//!
+//! Bytes are hashed as they are copied, for the source's DiffID and for all that they count for in the
+//! new layer.
 
 use std::collections::VecDeque;
 use std::ops::Range;
 
 use crossbeam::channel::Sender;
 
+use crate::image::{Digest, Hasher};
 use crate::layer::ahead::budget::Budget;
 use crate::layer::buffers::Buffers;
 use crate::layer::choice::Sampler;
 use crate::layer::deflate::{Index, MIN_RUN_BYTES};
+use crate::layer::digests::MemberDigests;
 use crate::layer::encode::{Encoder, Gathered, runs, stands_at};
 use crate::layer::entry::Entry;
 use crate::layer::plan::{
-    Builder, LANDMARK_NAMES, LayerPlan, PlanOptions, Segment, has_reserved_name, is_full,
+    Builder, LANDMARK_NAMES, LayerPlan, Member, PlanOptions, Segment, has_reserved_name, is_full,
 };
 use crate::layer::scan::Follow;
 
@@ -59,6 +64,7 @@ pub(super) struct Gatherer<'a> {
     /// The group that the member at this place is in.
     group: Gathered,
     group_cost_bytes: u64,
+    hashers: Hashers,
     /// Bytes from this place on that have passed already.
     passed: Vec<u8>,
     index: Index,
@@ -80,12 +86,21 @@ struct Waiting {
     source_bytes: Range<u64>,
 }
 
+/// Of all bytes up to a place.
+#[derive(Debug, Default)]
+struct Hashers {
+    source: Hasher,
+    members: MemberDigests,
+}
+
 /// How far the plan's members are filled.
 #[derive(Debug, Default)]
 struct Place {
     /// The first member that is not whole.
     member: usize,
     is_begun: bool,
+    /// How much of it is there.
+    member_bytes: usize,
     /// Of it: its first segment that is not whole, and how much of that is there.
     segment: usize,
     segment_bytes: u32,
@@ -102,15 +117,17 @@ enum Filled {
 }
 
 impl Place {
-    /// Goes on with the member that consists of `segments`, with `bytes` as the next ones of the source;
-    /// how many of these are behind it then.
+    /// Goes on with `member` of `plan`, with `bytes` as the next ones of the source; how many of these
+    /// are behind it, and hashed, then.
     fn fill(
         &mut self,
-        segments: &[Segment],
-        literals: &[u8],
+        plan: &LayerPlan,
+        member: &Member,
         bytes: &[u8],
         raw: &mut Vec<u8>,
+        hashers: &mut Hashers,
     ) -> (usize, Filled) {
+        let segments = plan.segments_of(member);
         let mut done = 0;
         while let Some(segment) = segments.get(self.segment) {
             match *segment {
@@ -123,6 +140,7 @@ impl Place {
                         return (done, Filled::Backwards);
                     };
                     let gap = gap.min((bytes.len() - done) as u64);
+                    hashers.source.update(&bytes[done..][..gap as usize]);
                     done += gap as usize;
                     self.at += gap;
                     let left = (len_bytes - self.segment_bytes) as usize;
@@ -130,18 +148,30 @@ impl Place {
                     if self.at < wanted {
                         return (done, Filled::Partly);
                     }
-                    raw.extend_from_slice(&bytes[done..done + len]);
+                    let taken = &bytes[done..done + len];
+                    raw.extend_from_slice(taken);
+                    let Hashers { source, members } = hashers;
+                    members.bytes(taken, member, self.member_bytes, Some(source));
                     done += len;
+                    self.member_bytes += len;
                     self.at += len as u64;
                     self.segment_bytes += len as u32;
                     if len < left {
                         return (done, Filled::Partly);
                     }
                 }
-                Segment::Literal { offset, len_bytes } => {
-                    raw.extend_from_slice(&literals[offset as usize..][..len_bytes as usize]);
+                Segment::Literal { .. } | Segment::Zeros { .. } => {
+                    let start = raw.len();
+                    if let Segment::Literal { offset, len_bytes } = *segment {
+                        let offset = offset as usize;
+                        raw.extend_from_slice(&plan.literals[offset..][..len_bytes as usize]);
+                    } else {
+                        raw.resize(start + segment.len_bytes() as usize, 0);
+                    }
+                    let made = &raw[start..];
+                    hashers.members.bytes(made, member, self.member_bytes, None);
+                    self.member_bytes += made.len();
                 }
-                Segment::Zeros { len_bytes } => raw.resize(raw.len() + len_bytes as usize, 0),
             }
             self.segment += 1;
             self.segment_bytes = 0;
@@ -173,6 +203,7 @@ impl<'a> Gatherer<'a> {
             place: Place::default(),
             group: Gathered::default(),
             group_cost_bytes: 0,
+            hashers: Hashers::default(),
             passed: Vec::new(),
             index: Index::default(),
             waiting: VecDeque::new(),
@@ -200,11 +231,15 @@ impl<'a> Gatherer<'a> {
         is_whole.then_some((&self.plan, self.way))
     }
 
-    /// Sends the rest, which goes the same way. Gives the plan and how many groups were sent.
-    pub(super) fn finish(mut self, way: Way, index: Option<&Index>) -> (LayerPlan, u64) {
+    /// Sends the rest, which goes the same way. Gives the plan, the digests and how many groups were sent.
+    pub(super) fn finish(
+        mut self,
+        way: Way,
+        index: Option<&Index>,
+    ) -> (LayerPlan, MemberDigests, u64) {
         self.way = Some(way);
         self.send(index);
-        (self.plan, self.sent)
+        (self.plan, self.hashers.members, self.sent)
     }
 
     fn give_up(&mut self, reason: &str) {
@@ -212,12 +247,19 @@ impl<'a> Gatherer<'a> {
             tracing::debug!(reason, at = self.place.at, "not encoded ahead");
             feed.budget.close();
         }
-        self.passed = Vec::new();
+        self.skip_passed();
         self.waiting = VecDeque::new();
         self.group = Gathered::default();
     }
 
-    /// Takes what of `bytes` the members known so far consist of; how much that is.
+    /// Bytes that are of no more use are hashed.
+    fn skip_passed(&mut self) {
+        let passed = std::mem::take(&mut self.passed);
+        self.hashers.source.update(&passed);
+    }
+
+    /// Takes what of `bytes` the members known so far consist of; how much that is. Nothing more is
+    /// taken once nobody wants it.
     fn advance(&mut self, bytes: &[u8]) -> usize {
         let mut done = 0;
         loop {
@@ -226,23 +268,24 @@ impl<'a> Gatherer<'a> {
                 return done;
             };
             if !self.place.is_begun && !self.begin(member.len_bytes) {
-                return bytes.len();
+                return done;
             }
             let plan = self.builder.as_ref().map_or(&self.plan, Builder::plan);
-            let segments = plan.segments_of(&member);
             let raw = &mut self.group.raw;
-            let (len, filled) = self
-                .place
-                .fill(segments, &plan.literals, &bytes[done..], raw);
+            let rest = &bytes[done..];
+            let (len, filled) = self.place.fill(plan, &member, rest, raw, &mut self.hashers);
             done += len;
             match filled {
                 Filled::Partly => return done,
                 Filled::Backwards => {
                     self.give_up("entries overlap");
-                    return bytes.len();
+                    return done;
                 }
                 Filled::Wholly => {}
             }
+            let chunk_digest = self.hashers.members.end(&member);
+            let chunk_digests = self.group.chunk_digests.get_or_insert_default();
+            chunk_digests.push(chunk_digest);
             self.group.runs.push(runs(plan, &member));
             self.group.source_bytes.push(stands_at(plan, &member));
             self.group.members.push(member);
@@ -366,30 +409,35 @@ impl<'a> Gatherer<'a> {
     fn catch_up(&mut self) {
         let mut passed = std::mem::take(&mut self.passed);
         let done = self.advance(&passed);
-        passed.drain(..done);
         if self.feed.is_some() {
+            passed.drain(..done);
             self.passed = passed;
+        } else {
+            self.hashers.source.update(&passed[done..]);
         }
     }
 }
 
 impl Follow for Gatherer<'_> {
     fn bytes(&mut self, bytes: &[u8], index: Index) {
-        if self.feed.is_none() {
-            return;
+        let mut rest = bytes;
+        if self.feed.is_some() {
+            self.index.append(index);
+            if self.passed.is_empty() {
+                rest = &bytes[self.advance(bytes)..];
+            }
         }
-        self.index.append(index);
-        let rest = if self.passed.is_empty() {
-            let done = self.advance(bytes);
-            &bytes[done..]
-        } else {
-            bytes
-        };
         // Behind the last entry there is nothing to be kept.
         if self.feed.is_some() && self.builder.is_some() {
             self.passed.extend_from_slice(rest);
             self.decide();
             self.send(None);
+            // No header is so long: the tar is damaged, and nobody reads on.
+            if self.passed.len() as u64 > MAX_WAITING_BYTES {
+                self.give_up("no entry follows");
+            }
+        } else {
+            self.hashers.source.update(rest);
         }
     }
 
@@ -411,8 +459,13 @@ impl Follow for Gatherer<'_> {
         }
         if self.feed.is_some() {
             self.catch_up();
-            self.passed = Vec::new();
+            self.skip_passed();
             self.end_group();
         }
+    }
+
+    fn diff_id(&mut self) -> Digest {
+        self.skip_passed();
+        std::mem::take(&mut self.hashers.source).finish()
     }
 }

@@ -24,15 +24,17 @@ use crate::image::Digest;
 use crate::layer::ahead::budget::Budget;
 use crate::layer::ahead::gather::{Feed, Gatherer, Job, Way};
 use crate::layer::assemble::{Assembled, Assembler, FinishedLayer};
-use crate::layer::blob::{BlobWriter, Part};
+use crate::layer::blob::BlobWriter;
+use crate::layer::blob_hash::{BlobHasher, Part};
 use crate::layer::buffers::Buffers;
 use crate::layer::choice::{Choice, Compression, Sampler, choose};
 use crate::layer::convert::{ConvertError, ConvertOptions};
+use crate::layer::digests::MemberDigests;
 use crate::layer::encode::{Copied, EncodeError, EncodedGroup, Encoder, Level};
 use crate::layer::entry::ScannedLayer;
 use crate::layer::plan::{LayerPlan, PlanOptions, keeps_order};
 use crate::layer::scan::tar::BLOCK_BYTES;
-use crate::layer::scan::{Expected, SCAN_BYTES, ScanError, ScanOptions, scan_followed};
+use crate::layer::scan::{Expected, Follower, SCAN_BYTES, ScanError, ScanOptions, scan_followed};
 use crate::layer::shares::{Shares, Want};
 
 /// How a layer is scanned and encoded.
@@ -51,6 +53,15 @@ pub struct AheadOptions<'a> {
 impl AheadOptions<'_> {
     /// A chunk of at most this part of the memory may be held without being counted.
     const UNCOUNTED_PART: u64 = 16;
+    /// So many bytes of the source's blob, and of the new one, wait to be hashed together: a chunk.
+    const MAX_UNHASHED_BYTES: u64 = 4 << 20;
+    /// At most this part of the memory.
+    const UNHASHED_PART: u64 = 64;
+
+    fn unhashed_bytes(&self) -> u64 {
+        let share = self.convert.parallel.memory_bytes / Self::UNHASHED_PART;
+        share.min(Self::MAX_UNHASHED_BYTES)
+    }
 
     /// What the memory goes to, of a layer that may be `copied`.
     fn shares(&self, is_copied: bool) -> Shares {
@@ -73,7 +84,8 @@ impl AheadOptions<'_> {
         } else {
             0
         };
-        Shares::of(&want, |_| SCAN_BYTES + sections_bytes + 2 * chunk_bytes)
+        let beside_bytes = sections_bytes + 2 * chunk_bytes + 2 * self.unhashed_bytes();
+        Shares::of(&want, |_| SCAN_BYTES + beside_bytes)
     }
 
     /// Most chunks are followed by less.
@@ -141,7 +153,9 @@ pub fn scan_ahead(
         Compression::Keep { overhead } => (None, overhead),
     };
     thread::scope(|scope| {
-        let writer = BlobWriter::start(scope, out, buffers);
+        let unhashed_bytes = options.unhashed_bytes() as usize;
+        let [read, written] = BlobHasher::start_two(scope, buffers, unhashed_bytes);
+        let writer = BlobWriter::start(scope, out, written);
         for index in 0..threads {
             let (jobs, results) = (job_receiver.clone(), result_sender.clone());
             let worker = move || encode(&jobs, &results, blob, options, buffers, cancel);
@@ -178,7 +192,11 @@ pub fn scan_ahead(
             expected,
             options.scan,
             &[cancel, stop],
-            Some(&mut gatherer),
+            Some(Follower {
+                follow: &mut gatherer,
+                hasher: read,
+                buffers,
+            }),
         );
         // Ends the gatherer, and with it the workers.
         let sent = match &scanned {
@@ -225,6 +243,7 @@ fn is_gzip(blob: &Blob) -> bool {
 /// What was gathered, if the layer's plan is that.
 struct Sent {
     plan: LayerPlan,
+    digests: MemberDigests,
     groups: u64,
     choice: Choice,
 }
@@ -257,9 +276,10 @@ fn agree(
         tracing::debug!(layer = %layer.digest, ?choice, "encoded ahead the other way");
         return Ok(None);
     }
-    let (plan, groups) = gatherer.finish(chosen, layer.deflate.as_deref());
+    let (plan, digests, groups) = gatherer.finish(chosen, layer.deflate.as_deref());
     Ok(Some(Sent {
         plan,
+        digests,
         groups,
         choice,
     }))
@@ -342,7 +362,7 @@ fn assemble(
 fn end_blob(
     layer: &ScannedLayer,
     sent: Option<Sent>,
-    (assembler, groups): (Assembler, u64),
+    (mut assembler, groups): (Assembler, u64),
     options: &AheadOptions<'_>,
     writer: &BlobWriter<'_>,
 ) -> Result<Option<(Assembled, Choice)>, ConvertError> {
@@ -353,6 +373,7 @@ fn end_blob(
         return Err(Cancelled.into());
     }
     let mut compressor = sent.choice.level(options.compression).compressor();
+    assembler.hashed(sent.digests);
     let mut assembled = assembler.finish(layer, &sent.plan, &mut compressor);
     let buffer = std::mem::take(&mut assembled.tail);
     let len_bytes = buffer.len();

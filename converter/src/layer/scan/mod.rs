@@ -2,8 +2,8 @@
 //!
 //! Enters: the compressed blob as a stream, with the digests it must have. Leaves: a
 //! [`ScannedLayer`]: the uncompressed tar, readable at any offset, its entries, its digests checked.
-//! Three threads a layer: one reads and hashes the blob, one inflates, one hashes the tar, keeps what
-//! is needed to read it again, and finds its entries.
+//! Four threads a layer: one reads the blob, one inflates, one hashes the blob, and one hashes the tar,
+//! keeps what is needed to read it again, and finds its entries.
 
 mod borders;
 mod decode_options;
@@ -25,14 +25,15 @@ use crossbeam::channel::{Receiver, Sender, bounded};
 
 use crate::blob::Blob;
 use crate::cancel::{Cancel, Cancelled};
-use crate::image::{BlobId, Digest, Hasher};
+use crate::image::{BlobId, Digest};
+use crate::layer::blob_hash::{BlobHasher, HASHED_PARTS, Part};
 use crate::layer::buffers::{Buffers, REUSED_BUFFER_BYTES};
 use crate::layer::deflate::Index;
 use crate::layer::entry::{Entry, ScannedLayer};
 use crate::layer::scan::decode_options::Prepared;
 use crate::layer::scan::kept::Kept;
 use crate::layer::scan::passing::Passing;
-use crate::layer::scan::sections::{Onward, inflate_sections};
+use crate::layer::scan::sections::{Onward, Proposer, inflate_sections};
 
 pub use decode_options::DecodeOptions;
 pub use inflate::InflateError;
@@ -44,7 +45,7 @@ pub use tar::TarError;
 const BLOCK_BYTES: usize = REUSED_BUFFER_BYTES;
 const QUEUE: usize = 4;
 /// Memory that a scan takes for its bytes: two queues, what either end of them holds, and what stays readable.
-pub(super) const SCAN_BYTES: u64 = (2 * QUEUE as u64 + 10) * BLOCK_BYTES as u64;
+pub(super) const SCAN_BYTES: u64 = (2 * QUEUE as u64 + 10 + HASHED_PARTS) * BLOCK_BYTES as u64;
 
 /// What a layer's blob must be.
 #[derive(Clone, Debug)]
@@ -175,11 +176,23 @@ pub enum ScanError {
 /// Sees a layer's tar while it is scanned, on a thread of the scan, which waits as long as this takes.
 pub(super) trait Follow: Send {
     /// The next bytes of the tar. `index` is what is settled of a gzip stream's index since the last ones.
+    /// Who follows hashes them: at once for all that they count for.
     fn bytes(&mut self, bytes: &[u8], index: Index);
     /// The next entry, the headers of which have passed.
     fn entry(&mut self, entry: &Entry);
     /// No more entries follow. What is behind the last one may be yet to come.
     fn end(&mut self);
+    /// The digest of all bytes that have passed.
+    fn diff_id(&mut self) -> Digest;
+}
+
+/// Somebody who follows, and writes a blob meanwhile.
+pub(super) struct Follower<'a> {
+    pub(super) follow: &'a mut dyn Follow,
+    /// Hashes the blob that is read together with the other.
+    pub(super) hasher: BlobHasher,
+    /// To which that gives blocks back.
+    pub(super) buffers: &'a Buffers,
 }
 
 /// Reads one layer from `blob` to its end, or until one of `cancels` is set. The same blob may be read
@@ -207,7 +220,7 @@ pub(super) fn scan_followed(
     expected: &Expected,
     options: &ScanOptions,
     cancels: &[&Cancel],
-    follow: Option<&mut dyn Follow>,
+    follower: Option<Follower<'_>>,
 ) -> Result<ScannedLayer, ScanError> {
     let digest = expected.digest;
     let spool_error = |(written_bytes, source)| ScanError::Spool {
@@ -220,7 +233,15 @@ pub(super) fn scan_followed(
         .map_err(|error| spool_error((0, error)))?;
 
     // Of the two kinds of blocks each has its own: they differ in length.
-    let (buffers, tar_buffers) = (&Buffers::default(), &Buffers::default());
+    let (own_buffers, tar_buffers) = (&Buffers::default(), &Buffers::default());
+    let (follow, hasher, buffers) = match follower {
+        Some(Follower {
+            follow,
+            hasher,
+            buffers,
+        }) => (Some(follow), Some(hasher), buffers),
+        None => (None, None, own_buffers),
+    };
     let (blob_sender, blob_receiver) = bounded(QUEUE);
     let (tar_sender, tar_receiver) = bounded(QUEUE);
     let memory = &options.entry_memory;
@@ -235,9 +256,16 @@ pub(super) fn scan_followed(
     let mut misses = 0;
     let (read, inflated, (passed, archive)) = thread::scope(|scope| {
         // Each thread owns its ends: a channel is closed when either side is done.
-        // Sections are read by those who decode them.
-        let blob_sender = sections.is_none().then_some(blob_sender);
-        let reader = scope.spawn(move || read_blob(blob, blob_sender.as_ref(), buffers, cancels));
+        let hasher = hasher.unwrap_or_else(|| BlobHasher::start(scope, buffers));
+        let (input, onto) = match sections {
+            // These are read by those who decode them.
+            Some((blob, proposer)) => (Input::Sections(blob, proposer), Onto::Hasher(hasher)),
+            None => (
+                Input::Stream(BlockReader::new(blob_receiver, hasher)),
+                Onto::Decoder(blob_sender),
+            ),
+        };
+        let reader = scope.spawn(move || read_blob(blob, onto, buffers, cancels));
         let tar = scope.spawn(move || {
             let passing = Passing::new(&tar_receiver, tar_buffers, kept, follow);
             let archive = tar::follow_entries(&passing, memory, |entry| passing.entry(entry));
@@ -247,39 +275,42 @@ pub(super) fn scan_followed(
             (passing.finish(), archive)
         });
         // A panic in a scoped thread is passed on by `join` below.
-        let inflated = {
-            let mut stream = BlockReader::new(blob_receiver, buffers);
-            let onward = Onward {
-                sender: &tar_sender,
-                buffers: tar_buffers,
-                limit_bytes: options.max_layer_bytes,
-                is_index_wanted: is_followed,
-            };
-            let result = if let Some((blob, proposer)) = sections {
+        let onward = Onward {
+            sender: &tar_sender,
+            buffers: tar_buffers,
+            limit_bytes: options.max_layer_bytes,
+            is_index_wanted: is_followed,
+        };
+        let (inflated, hashed) = match input {
+            Input::Sections(blob, proposer) => {
                 let parallel = options.decode.parallel;
                 let joined = inflate_sections(blob, proposer, onward, parallel, cancels);
-                joined.map(|joined| {
+                let inflated = joined.map(|joined| {
                     misses = joined.misses;
                     tracing::debug!(layer = %digest, joined.sections, misses, "decoded in sections");
                     Some(joined.index)
-                })
-            } else {
-                inflate::inflate(&mut stream, onward, prepared.recorder.as_mut())
-            };
-            if !matches!(result, Ok(_) | Err(InflateError::SinkClosed)) {
-                // The digest of the whole blob tells damage from a strange format.
-                let _ = io::copy(&mut stream, &mut io::sink());
+                });
+                (inflated, None)
             }
-            drop(stream);
-            drop(tar_sender);
-            result
+            Input::Stream(mut stream) => {
+                let inflated = inflate::inflate(&mut stream, onward, prepared.recorder.as_mut());
+                if !matches!(inflated, Ok(_) | Err(InflateError::SinkClosed)) {
+                    // The digest of the whole blob tells damage from a strange format.
+                    let _ = io::copy(&mut stream, &mut io::sink());
+                }
+                (inflated, Some(stream.finish()))
+            }
         };
-        (join(reader), inflated, join(tar))
+        drop(tar_sender);
+        let read = join(reader).map(|(hashed_there, bytes)| (hashed_there.or(hashed), bytes));
+        (read, inflated, join(tar))
     });
     for cancel in cancels {
         cancel.check()?;
     }
-    let (found, found_bytes) = read.map_err(|source| ScanError::Read { digest, source })?;
+    let read = read.map_err(|source| ScanError::Read { digest, source })?;
+    let (found, found_bytes) = read;
+    let found = found.expect("one of the threads has the hasher");
     if let Some(failure) = passed.failure {
         return Err(spool_error(failure));
     }
@@ -346,66 +377,97 @@ fn join<T>(thread: thread::ScopedJoinHandle<'_, T>) -> T {
         .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }
 
-/// Reads and hashes the blob, and sends it on if somebody wants it; the sender is closed at its end.
-fn read_blob(
-    mut blob: impl Read,
-    sender: Option<&Sender<Vec<u8>>>,
-    buffers: &Buffers,
-    cancels: &[&Cancel],
-) -> io::Result<(Digest, u64)> {
-    let mut hasher = Hasher::default();
-    let mut size_bytes = 0;
-    while !cancels.iter().any(|cancel| cancel.is_cancelled()) {
-        let mut block = buffers.take(BLOCK_BYTES);
-        block.clear();
-        (&mut blob)
-            .take(BLOCK_BYTES as u64)
-            .read_to_end(&mut block)?;
-        if block.is_empty() {
-            break;
-        }
-        hasher.update(&block);
-        size_bytes += block.len() as u64;
-        // A closed channel means that inflating failed; the error is reported there.
-        let Some(sender) = sender else {
-            buffers.give_back(block);
-            continue;
-        };
-        if sender.send(block).is_err() {
-            break;
-        }
-    }
-    Ok((hasher.finish(), size_bytes))
+/// What is inflated.
+enum Input<'a> {
+    Sections(&'a Blob, Proposer<'a>),
+    Stream(BlockReader),
 }
 
-/// The blob's blocks as one stream.
-struct BlockReader<'a> {
-    receiver: Receiver<Vec<u8>>,
-    buffers: &'a Buffers,
-    block: Vec<u8>,
+/// Where blocks go that were read.
+enum Onto {
+    /// They are hashed.
+    Hasher(BlobHasher),
+    /// They are inflated first.
+    Decoder(Sender<Part>),
+}
+
+/// Reads the blob and sends it on. Gives its digest, if it goes to the hasher, and length.
+fn read_blob(
+    mut blob: impl Read,
+    onto: Onto,
+    buffers: &Buffers,
+    cancels: &[&Cancel],
+) -> io::Result<(Option<Digest>, u64)> {
+    let mut size_bytes = 0;
+    while !cancels.iter().any(|cancel| cancel.is_cancelled()) {
+        let mut buffer = buffers.take(BLOCK_BYTES);
+        let len_bytes = read_full(&mut blob, &mut buffer)?;
+        if len_bytes == 0 {
+            break;
+        }
+        size_bytes += len_bytes as u64;
+        let part = Part { buffer, len_bytes };
+        match &onto {
+            Onto::Hasher(hasher) => hasher.take(part),
+            // A closed channel means that inflating failed; the error is reported there.
+            Onto::Decoder(sender) if sender.send(part).is_err() => break,
+            Onto::Decoder(_) => {}
+        }
+    }
+    let digest = match onto {
+        Onto::Hasher(hasher) => Some(hasher.finish()),
+        Onto::Decoder(_) => None,
+    };
+    Ok((digest, size_bytes))
+}
+
+/// Reads until `buffer` is full, or there is no more; how much that is.
+fn read_full(from: &mut impl Read, buffer: &mut [u8]) -> io::Result<usize> {
+    let mut filled = 0;
+    while filled < buffer.len() {
+        match from.read(&mut buffer[filled..]) {
+            Ok(0) => break,
+            Ok(len) => filled += len,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(filled)
+}
+
+/// The blob's blocks as one stream; each is hashed once it was read.
+struct BlockReader {
+    receiver: Receiver<Part>,
+    hasher: BlobHasher,
+    block: Part,
     at: usize,
 }
 
-impl<'a> BlockReader<'a> {
-    fn new(receiver: Receiver<Vec<u8>>, buffers: &'a Buffers) -> Self {
+impl BlockReader {
+    fn new(receiver: Receiver<Part>, hasher: BlobHasher) -> Self {
         Self {
             receiver,
-            buffers,
-            block: Vec::new(),
+            hasher,
+            block: Part::default(),
             at: 0,
         }
     }
+
+    /// The digest of what was read, to the end of its last block.
+    fn finish(self) -> Digest {
+        self.hasher.take(self.block);
+        self.hasher.finish()
+    }
 }
 
-impl BufRead for BlockReader<'_> {
+impl BufRead for BlockReader {
     fn fill_buf(&mut self) -> io::Result<&[u8]> {
-        if self.at == self.block.len() {
+        if self.at == self.block.len_bytes {
             let next = self.receiver.recv().unwrap_or_default();
-            self.buffers
-                .give_back(std::mem::replace(&mut self.block, next));
+            self.hasher.take(std::mem::replace(&mut self.block, next));
             self.at = 0;
         }
-        Ok(&self.block[self.at..])
+        Ok(&self.block.buffer[self.at..self.block.len_bytes])
     }
 
     fn consume(&mut self, amount: usize) {
@@ -413,7 +475,7 @@ impl BufRead for BlockReader<'_> {
     }
 }
 
-impl Read for BlockReader<'_> {
+impl Read for BlockReader {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let block = self.fill_buf()?;
         let len = block.len().min(buffer.len());

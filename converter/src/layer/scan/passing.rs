@@ -36,6 +36,7 @@ struct State<'f> {
     blocks: VecDeque<(u64, Block)>,
     end_bytes: u64,
     has_ended: bool,
+    /// Used if nobody follows.
     hasher: Hasher,
     kept: Kept,
     follow: Option<&'f mut dyn Follow>,
@@ -93,7 +94,10 @@ impl<'a, 'f> Passing<'a, 'f> {
         self.pass(u64::MAX);
         let state = self.state.into_inner();
         Passed {
-            diff_id: state.hasher.finish(),
+            diff_id: match state.follow {
+                Some(follow) => follow.diff_id(),
+                None => state.hasher.finish(),
+            },
             len_bytes: state.end_bytes,
             kept: state.kept,
             failure: state.failure,
@@ -116,12 +120,12 @@ impl<'a, 'f> Passing<'a, 'f> {
             let bytes = block.bytes();
             let start_bytes = state.end_bytes;
             state.end_bytes += bytes.len() as u64;
-            state.hasher.update(bytes);
             if let Err(error) = state.kept.block(&block, state.end_bytes) {
                 state.failure = Some((start_bytes, error));
             }
-            if let Some(follow) = &mut state.follow {
-                follow.bytes(bytes, index);
+            match &mut state.follow {
+                Some(follow) => follow.bytes(bytes, index),
+                None => state.hasher.update(bytes),
             }
             state.blocks.push_back((start_bytes, block));
             let readable = state.end_bytes.saturating_sub(READABLE_BYTES);

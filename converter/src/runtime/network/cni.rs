@@ -12,6 +12,7 @@ use serde_json::{Map, Value, json};
 
 use crate::cancel::Cancelled;
 use crate::runtime::RuntimeError;
+use crate::runtime::cgroup::ProgramCgroup;
 use crate::runtime::options::CniOptions;
 use crate::runtime::step::{self, End, Limit};
 
@@ -127,6 +128,17 @@ impl Configuration {
     }
 }
 
+/// How plugins are called.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Called<'a> {
+    /// The run's directory of state, for what plugins read and write.
+    pub(super) state: &'a Path,
+    /// Where they run.
+    pub(super) cgroup: &'a ProgramCgroup,
+    /// How long one may take.
+    pub(super) limit: Limit<'a>,
+}
+
 /// The connections of a container.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Attached {
@@ -185,13 +197,13 @@ impl Attached {
     }
 
     /// Runs ADD of every plugin of the last attachment.
-    pub(super) fn add_last(&mut self, state: &Path, limit: Limit<'_>) -> Result<(), RuntimeError> {
+    pub(super) fn add_last(&mut self, called: &Called<'_>) -> Result<(), RuntimeError> {
         let Some(last) = self.attachments.last() else {
             return Ok(());
         };
         let mut result = None;
         for plugin in &last.configuration.plugins {
-            let said = self.call("ADD", last, plugin, result.as_ref(), state, limit)?;
+            let said = self.call("ADD", last, plugin, result.as_ref(), called)?;
             result = Some(said);
         }
         if let Some(last) = self.attachments.last_mut() {
@@ -204,7 +216,7 @@ impl Attached {
     ///
     /// # Errors
     /// The first failure; the others are called nevertheless.
-    pub(super) fn delete_all(&self, state: &Path, limit: Limit<'_>) -> Result<(), RuntimeError> {
+    pub(super) fn delete_all(&self, called: &Called<'_>) -> Result<(), RuntimeError> {
         let mut result = Ok(());
         for attachment in self.attachments.iter().rev() {
             let configuration = &attachment.configuration;
@@ -213,7 +225,7 @@ impl Attached {
                 .as_ref()
                 .filter(|_| configuration.deletes_with_result());
             for plugin in configuration.plugins.iter().rev() {
-                let deleted = self.call("DEL", attachment, plugin, previous, state, limit);
+                let deleted = self.call("DEL", attachment, plugin, previous, called);
                 result = result.and(deleted.map(drop));
             }
         }
@@ -227,8 +239,7 @@ impl Attached {
         attachment: &Attachment,
         plugin: &Map<String, Value>,
         previous: Option<&Value>,
-        state: &Path,
-        limit: Limit<'_>,
+        called: &Called<'_>,
     ) -> Result<Value, RuntimeError> {
         let kind = plugin
             .get("type")
@@ -254,7 +265,7 @@ impl Attached {
         })?;
         // Files, not pipes: a plugin may leave a process behind that keeps them.
         let [input, output, errors] =
-            ["in", "out", "err"].map(|name| state.join(format!("cni.{name}")));
+            ["in", "out", "err"].map(|name| called.state.join(format!("cni.{name}")));
         let document = attachment.configuration.for_plugin(plugin, previous);
         fs::write(&input, document.to_string()).map_err(io_failed)?;
         let path = std::env::join_paths(&self.plugin_dirs).unwrap_or_else(|_| OsString::new());
@@ -269,7 +280,11 @@ impl Attached {
             .stdin(File::open(&input).map_err(io_failed)?)
             .stdout(File::create(&output).map_err(io_failed)?)
             .stderr(File::create(&errors).map_or_else(|_| Stdio::null(), Stdio::from));
-        let end = step::run(&mut process, limit, |_| {}).map_err(io_failed)?;
+        crate::sys::process::begin_in_cgroup(&mut process, called.cgroup.procs()?);
+        let end = step::run(&mut process, called.limit, |_| {}).map_err(io_failed)?;
+        if !matches!(end, End::Exited(_)) {
+            called.cgroup.kill_all();
+        }
         let said: Option<Value> = fs::read(&output)
             .ok()
             .and_then(|text| serde_json::from_slice(&text).ok());

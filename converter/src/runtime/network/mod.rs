@@ -6,8 +6,11 @@ mod netns;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use cni::Called;
+
 use crate::cancel::Cancel;
 use crate::runtime::RuntimeError;
+use crate::runtime::cgroup::ProgramCgroup;
 use crate::runtime::options::CniOptions;
 use crate::runtime::step::Limit;
 
@@ -19,15 +22,19 @@ const REMOVAL: Duration = Duration::from_secs(20);
 pub(super) struct ConnectedNetwork {
     state: PathBuf,
     namespace: PathBuf,
+    /// Of the plugins.
+    cgroup: ProgramCgroup,
     is_released: bool,
 }
 
 impl ConnectedNetwork {
-    /// Makes the namespace in the directory `state` and connects it for `container`.
+    /// Makes the namespace in the directory `state` and connects it for `container`. The plugins run in
+    /// `cgroup`.
     pub(super) fn set_up(
         options: &CniOptions,
         container: &str,
         state: &Path,
+        cgroup: ProgramCgroup,
         cancel: &Cancel,
     ) -> Result<Self, RuntimeError> {
         let configuration = cni::first_configuration(&options.config_dir)?;
@@ -35,6 +42,7 @@ impl ConnectedNetwork {
         let network = Self {
             state: state.to_owned(),
             namespace: namespace.clone(),
+            cgroup,
             is_released: false,
         };
         netns::make(&namespace)?;
@@ -44,7 +52,12 @@ impl ConnectedNetwork {
             attached.plan(configuration, interface);
             // Written before: whoever finds it knows what may have been added.
             attached.write(state)?;
-            attached.add_last(state, Limit::Cancel(cancel))?;
+            let called = Called {
+                state,
+                cgroup: &network.cgroup,
+                limit: Limit::Cancel(cancel),
+            };
+            attached.add_last(&called)?;
             attached.write(state)?;
         }
         Ok(network)
@@ -63,7 +76,7 @@ impl ConnectedNetwork {
         if std::mem::replace(&mut self.is_released, true) {
             return Ok(());
         }
-        let disconnected = disconnect(&self.state);
+        let disconnected = disconnect(&self.state, &self.cgroup);
         disconnected.and(netns::remove(&self.namespace))
     }
 }
@@ -77,15 +90,25 @@ impl Drop for ConnectedNetwork {
 }
 
 /// Runs the plugins' DEL for a killed run. Its namespace is unmounted with all else below `state`.
-pub(super) fn remove_abandoned(state: &Path) {
-    if let Err(error) = disconnect(state) {
+pub(super) fn remove_abandoned(state: &Path, cgroup: &ProgramCgroup) {
+    if let Err(error) = disconnect(state, cgroup) {
         tracing::warn!("{error}");
     }
 }
 
-fn disconnect(state: &Path) -> Result<(), RuntimeError> {
+/// Whether plugins were called for the run of the directory `state`.
+pub(super) fn may_be_connected(state: &Path) -> bool {
+    !matches!(cni::Attached::read(state), Ok(None))
+}
+
+fn disconnect(state: &Path, cgroup: &ProgramCgroup) -> Result<(), RuntimeError> {
+    let called = Called {
+        state,
+        cgroup,
+        limit: Limit::Time(REMOVAL),
+    };
     match cni::Attached::read(state)? {
-        Some(attached) => attached.delete_all(state, Limit::Time(REMOVAL)),
+        Some(attached) => attached.delete_all(&called),
         None => Ok(()),
     }
 }

@@ -1,0 +1,401 @@
+//! Blobs and manifests on their way to the registry.
+//!
+//! A blob that is there is not sent. Any other goes in one request; if that is cut, the registry is asked
+//! how much it has, and the rest goes in parts, unless the registry takes none.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use reqwest::header::{CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, HeaderValue, RANGE};
+use reqwest::{Method, StatusCode, Url};
+use tokio::task::JoinHandle;
+
+use crate::blob::{Blob, ReadAt as _};
+use crate::cancel::Cancel;
+use crate::image::{BlobId, Digest};
+use crate::registry::download::CONTENT_DIGEST;
+use crate::registry::retry::{Failures, interrupted};
+use crate::registry::transport::{Call, shown};
+use crate::registry::upload_body::UploadBody;
+use crate::registry::{Inner, Registry, RegistryError, scope};
+
+/// Parts of an upload; some registries refuse parts of less than 5 MiB.
+const CHUNK_BYTES: u64 = 16 << 20;
+/// For cleaning up after a failure.
+const LAST_WORDS: Duration = Duration::from_secs(2);
+
+/// Uploads that go on beside other work. Dropped, it stops them, and lets the registry forget them.
+#[derive(Debug)]
+pub struct Uploads {
+    registry: Registry,
+    stop: Cancel,
+    tasks: Vec<JoinHandle<Result<(), RegistryError>>>,
+}
+
+impl Uploads {
+    /// To this repository.
+    pub fn new(registry: Registry) -> Self {
+        Self {
+            registry,
+            stop: Cancel::default(),
+            tasks: Vec::new(),
+        }
+    }
+
+    /// Whether the repository has the blob, or gets it from another one of the same registry.
+    ///
+    /// # Errors
+    /// When the registry does not say.
+    pub fn has(&self, id: BlobId, from: Option<&str>) -> Result<bool, RegistryError> {
+        let inner = &self.registry.inner;
+        self.registry.wait(async {
+            if inner.exists(id).await? {
+                return Ok(true);
+            }
+            match from {
+                Some(from) if from != inner.name.repository() => inner.mount(id, from).await,
+                _ => Ok(false),
+            }
+        })
+    }
+
+    /// Begins to send a blob.
+    ///
+    /// # Errors
+    /// When an earlier one could not be sent.
+    pub fn push(&mut self, id: BlobId, blob: Blob) -> Result<(), RegistryError> {
+        self.settle(JoinHandle::is_finished)?;
+        let inner = Arc::clone(&self.registry.inner);
+        let stop = self.stop.clone();
+        let task = async move { inner.upload(id, blob, &stop).await };
+        self.tasks.push(self.registry.runtime().spawn(task));
+        Ok(())
+    }
+
+    /// Waits until all blobs are there.
+    ///
+    /// # Errors
+    /// The first failure, in the order in which they were begun.
+    pub fn finish(&mut self) -> Result<(), RegistryError> {
+        self.settle(|_| true)
+    }
+
+    fn settle(
+        &mut self,
+        is_due: impl Fn(&JoinHandle<Result<(), RegistryError>>) -> bool,
+    ) -> Result<(), RegistryError> {
+        let (due, others) = std::mem::take(&mut self.tasks)
+            .into_iter()
+            .partition(is_due);
+        self.tasks = others;
+        let mut due: Vec<_> = due;
+        due.reverse();
+        while let Some(task) = due.pop() {
+            let ended = self.registry.runtime().block_on(task);
+            let ended = ended.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()));
+            if ended.is_err() {
+                self.tasks.extend(due);
+                return ended;
+            }
+        }
+        Ok(())
+    }
+
+    /// Puts a manifest or index under its digest, or under `tag`. All that it names must be there.
+    ///
+    /// # Errors
+    /// When the registry does not take it.
+    pub fn put_manifest(
+        &self,
+        bytes: &[u8],
+        media_type: &str,
+        tag: Option<&str>,
+    ) -> Result<(), RegistryError> {
+        let inner = &self.registry.inner;
+        self.registry
+            .wait(inner.put_manifest(bytes, media_type, tag))
+    }
+}
+
+impl Drop for Uploads {
+    fn drop(&mut self) {
+        self.stop.cancel();
+        let tasks = std::mem::take(&mut self.tasks);
+        self.registry.runtime().block_on(async {
+            for task in tasks {
+                // Whatever became of it, a failure is being reported already.
+                let _ = tokio::time::timeout(LAST_WORDS, task).await;
+            }
+        });
+    }
+}
+
+/// An upload that the registry knows of.
+#[derive(Default)]
+struct Session {
+    url: Option<Url>,
+    /// Whether something went wrong on the way.
+    was_cut: bool,
+}
+
+impl Inner {
+    async fn exists(&self, id: BlobId) -> Result<bool, RegistryError> {
+        let url = self.url(&format!("blobs/{}", id.digest));
+        match self.send(&self.call("asking for", Method::HEAD, url)).await {
+            Ok(_) => Ok(true),
+            Err(RegistryError::Missing { .. }) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn mount(&self, id: BlobId, from: &str) -> Result<bool, RegistryError> {
+        let mut url = self.url("blobs/uploads/");
+        url.query_pairs_mut()
+            .append_pair("mount", &id.digest.to_string())
+            .append_pair("from", from);
+        let mut scopes = self.scopes.clone();
+        scopes.push(scope(from, "pull"));
+        let call = Call {
+            scopes: &scopes,
+            ..self.call("mounting a blob in", Method::POST, url.clone())
+        };
+        match self.send(&call).await {
+            Ok(response) if response.status() == StatusCode::CREATED => Ok(true),
+            Ok(response) => {
+                // It has begun an upload instead.
+                if let Some(url) = self.server.transport.location(&url, &response)? {
+                    self.abandon(url).await;
+                }
+                Ok(false)
+            }
+            Err(error @ RegistryError::Cancelled(_)) => Err(error),
+            // Mounting spares work; what cannot be mounted is sent.
+            Err(error) => {
+                tracing::debug!("{} is not mounted from {from}: {error}", id.digest);
+                Ok(false)
+            }
+        }
+    }
+
+    /// Sends a blob unless it is there, and cleans up if that fails.
+    async fn upload(&self, id: BlobId, blob: Blob, stop: &Cancel) -> Result<(), RegistryError> {
+        let mut session = Session::default();
+        let sent = tokio::select! {
+            sent = self.send_blob(id, &blob, &mut session) => sent,
+            cancelled = interrupted(&self.cancel) => Err(cancelled.into()),
+            cancelled = interrupted(stop) => Err(cancelled.into()),
+        };
+        if sent.is_err()
+            && let Some(url) = session.url.take()
+        {
+            self.abandon(url).await;
+        }
+        sent
+    }
+
+    async fn send_blob(
+        &self,
+        id: BlobId,
+        blob: &Blob,
+        session: &mut Session,
+    ) -> Result<(), RegistryError> {
+        let _permit = self.permits.acquire().await;
+        let mut failures = Failures::new(self.retry, &self.cancel);
+        let mut reached_bytes = 0;
+        loop {
+            if self.exists(id).await? {
+                return Ok(());
+            }
+            let before = reached_bytes;
+            let sent = self.try_send(id, blob, session, &mut reached_bytes).await;
+            let Err(failure) = sent else {
+                session.url = None;
+                return Ok(());
+            };
+            if reached_bytes > before {
+                failures.forget();
+            }
+            session.was_cut = true;
+            failures.wait(failure).await?;
+        }
+    }
+
+    async fn try_send(
+        &self,
+        id: BlobId,
+        blob: &Blob,
+        session: &mut Session,
+        reached_bytes: &mut u64,
+    ) -> Result<(), RegistryError> {
+        let (mut url, mut offset_bytes) = match session.url.clone() {
+            Some(url) => self.stand(url).await?,
+            None => (self.begin().await?, 0),
+        };
+        session.url = Some(url.clone());
+        let takes_chunks = !self.refuses_chunks.load(Ordering::Relaxed);
+        if session.was_cut && takes_chunks && blob.len_bytes() > 0 {
+            while offset_bytes < blob.len_bytes() {
+                *reached_bytes = (*reached_bytes).max(offset_bytes);
+                let part = blob.part(offset_bytes, CHUNK_BYTES);
+                let len_bytes = part.len_bytes();
+                match self.send_part(&url, part, offset_bytes).await {
+                    Ok(next) => url = next,
+                    Err(RegistryError::Status { status, .. })
+                        if (400..500).contains(&status)
+                            && !matches!(status, 401 | 403 | 408 | 425 | 429)
+                            || status == 501 =>
+                    {
+                        tracing::debug!("the registry refuses parts of a blob: {status}");
+                        self.refuses_chunks.store(true, Ordering::Relaxed);
+                        if let Some(url) = session.url.take() {
+                            self.abandon(url).await;
+                        }
+                        url = self.begin().await?;
+                        session.url = Some(url.clone());
+                        return self.send_whole(&url, id, blob).await;
+                    }
+                    Err(error) => return Err(error),
+                }
+                session.url = Some(url.clone());
+                offset_bytes += len_bytes;
+            }
+            let nothing = Blob::of_bytes(Vec::new());
+            return self.send_whole(&url, id, &nothing).await;
+        }
+        if offset_bytes > 0 {
+            // What is there cannot be continued.
+            self.abandon(url).await;
+            url = self.begin().await?;
+            session.url = Some(url.clone());
+        }
+        self.send_whole(&url, id, blob).await
+    }
+
+    /// A new upload.
+    async fn begin(&self) -> Result<Url, RegistryError> {
+        let url = self.url("blobs/uploads/");
+        let mut call = self.call("uploading to", Method::POST, url.clone());
+        let nothing = HeaderValue::from_static("0");
+        call.headers.insert(CONTENT_LENGTH, nothing);
+        let response = self.server.transport.send(&call).await?;
+        let location = self.server.transport.location(&url, &response)?;
+        location.ok_or_else(|| RegistryError::Answer {
+            url: shown(&url),
+            reason: "it does not say where to upload to".to_owned(),
+        })
+    }
+
+    /// How far an upload has come, in bytes; a new one if the registry has forgotten it.
+    async fn stand(&self, url: Url) -> Result<(Url, u64), RegistryError> {
+        let call = self.call("asking for", Method::GET, url.clone());
+        match self.server.transport.send(&call).await {
+            Ok(response) => {
+                let range = response.headers().get(RANGE);
+                let range = range.and_then(|range| range.to_str().ok());
+                let offset_bytes = range.and_then(end_of_range).unwrap_or(0);
+                let next = self.server.transport.location(&url, &response)?;
+                Ok((next.unwrap_or(url), offset_bytes))
+            }
+            Err(error) if error.is_passing() => Err(error),
+            Err(_) => Ok((self.begin().await?, 0)),
+        }
+    }
+
+    async fn send_part(&self, url: &Url, part: Blob, at_bytes: u64) -> Result<Url, RegistryError> {
+        let last = at_bytes + part.len_bytes() - 1;
+        let body = UploadBody::new(part);
+        let mut call = self.call("uploading to", Method::PATCH, url.clone());
+        call.body = Some(&body);
+        let octets = HeaderValue::from_static("application/octet-stream");
+        call.headers.insert(CONTENT_TYPE, octets);
+        // The specification's own form, without a unit.
+        let range = HeaderValue::from_str(&format!("{at_bytes}-{last}"));
+        call.headers
+            .extend(range.ok().map(|range| (CONTENT_RANGE, range)));
+        let response = self.server.transport.send(&call).await?;
+        let next = self.server.transport.location(url, &response)?;
+        Ok(next.unwrap_or_else(|| url.clone()))
+    }
+
+    /// Sends `blob`, or nothing if all parts are there, and ends the upload.
+    async fn send_whole(&self, url: &Url, id: BlobId, blob: &Blob) -> Result<(), RegistryError> {
+        let mut url = url.clone();
+        let digest = id.digest.to_string();
+        url.query_pairs_mut().append_pair("digest", &digest);
+        let body = UploadBody::new(blob.clone());
+        let mut call = self.call("uploading to", Method::PUT, url);
+        call.body = Some(&body);
+        let octets = HeaderValue::from_static("application/octet-stream");
+        call.headers.insert(CONTENT_TYPE, octets);
+        match self.server.transport.send(&call).await {
+            Ok(_) => Ok(()),
+            // The upload is unknown there: a new one may do.
+            Err(RegistryError::Missing { url }) => Err(RegistryError::Status {
+                operation: "uploading to",
+                url,
+                status: 503,
+                message: "the upload is forgotten".to_owned(),
+                retry_after: None,
+            }),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Lets the registry forget an upload, if it will.
+    async fn abandon(&self, url: Url) {
+        let call = self.call("giving up", Method::DELETE, url);
+        let _ = tokio::time::timeout(LAST_WORDS, self.server.transport.send(&call)).await;
+    }
+
+    async fn put_manifest(
+        &self,
+        bytes: &[u8],
+        media_type: &str,
+        tag: Option<&str>,
+    ) -> Result<(), RegistryError> {
+        let digest = Digest::of(bytes);
+        let reference = tag.map_or_else(|| digest.to_string(), str::to_owned);
+        let url = self.url(&format!("manifests/{reference}"));
+        let body = UploadBody::new(Blob::of_bytes(bytes.to_vec()));
+        let mut call = self.call("uploading to", Method::PUT, url.clone());
+        call.body = Some(&body);
+        let media_type = HeaderValue::from_str(media_type);
+        call.headers
+            .extend(media_type.ok().map(|kind| (CONTENT_TYPE, kind)));
+        let response = self.send(&call).await?;
+        let stated = response.headers().get(CONTENT_DIGEST);
+        let stated: Option<Digest> = stated.and_then(|text| text.to_str().ok()?.parse().ok());
+        match stated.filter(|stated| *stated != digest) {
+            Some(found) => Err(RegistryError::Digest {
+                url: shown(&url),
+                expected: digest,
+                found,
+            }),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Bytes that are there, of the range that an upload's status gives. Of one byte, and of none, the same is
+/// said; none is safe.
+fn end_of_range(range: &str) -> Option<u64> {
+    let range = range.strip_prefix("bytes=").unwrap_or(range);
+    let (_, last) = range.split_once('-')?;
+    let last: u64 = last.trim().parse().ok()?;
+    Some(if last == 0 { 0 } else { last + 1 })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::end_of_range;
+
+    #[test]
+    fn the_stand_of_an_upload_is_read() {
+        assert_eq!(end_of_range("0-0"), Some(0));
+        assert_eq!(end_of_range("0-1023"), Some(1024));
+        assert_eq!(end_of_range("bytes=0-9"), Some(10));
+        assert_eq!(end_of_range("x"), None);
+        assert_eq!(end_of_range("0-"), None);
+    }
+}

@@ -1,0 +1,90 @@
+//! A tag in a registry. Blobs are staged in the scratch directory and sent as soon as they are complete,
+//! while later ones are made; then manifests and indexes, those that others name first; the tag last.
+
+use std::path::PathBuf;
+
+use crate::image::{BlobId, Digest, RegistryName};
+use crate::registry::Uploads;
+use crate::sink::SinkError;
+use crate::sink::staged::{StagedBlob, unnamed_file};
+
+/// An image that is being pushed.
+#[derive(Debug)]
+pub(super) struct RegistrySink {
+    uploads: Uploads,
+    place: PathBuf,
+    scratch: PathBuf,
+    tag: String,
+    /// A repository of the same registry that has the source's blobs.
+    mount_from: Option<String>,
+    manifests: Vec<(Digest, Vec<u8>, String)>,
+}
+
+impl RegistrySink {
+    pub(super) fn new(
+        uploads: Uploads,
+        name: &RegistryName,
+        scratch: PathBuf,
+        mount_from: Option<String>,
+    ) -> Result<Self, SinkError> {
+        let place = format!("docker://{name}");
+        let tag = match (name.tag(), name.digest()) {
+            (Some(tag), None) => tag.to_owned(),
+            _ => return Err(SinkError::Digest { reference: place }),
+        };
+        Ok(Self {
+            uploads,
+            place: place.into(),
+            scratch,
+            tag,
+            mount_from,
+            manifests: Vec::new(),
+        })
+    }
+
+    pub(super) fn place(&self) -> &PathBuf {
+        &self.place
+    }
+
+    pub(super) fn stage(&self) -> Result<StagedBlob, SinkError> {
+        let file = unnamed_file(&self.scratch);
+        let (file, named) = file.map_err(|source| SinkError::Write {
+            operation: "creating a blob in",
+            path: self.scratch.clone(),
+            source,
+        })?;
+        Ok(StagedBlob::in_cache(file, named))
+    }
+
+    pub(super) fn has(&self, id: BlobId) -> Result<bool, SinkError> {
+        Ok(self.uploads.has(id, self.mount_from.as_deref())?)
+    }
+
+    pub(super) fn add(&mut self, id: BlobId, mut blob: StagedBlob) -> Result<(), SinkError> {
+        let read_back = blob.blob().map_err(|source| SinkError::Write {
+            operation: "writing a blob in",
+            path: self.scratch.clone(),
+            source,
+        })?;
+        Ok(self.uploads.push(id, read_back)?)
+    }
+
+    pub(super) fn add_manifest(&mut self, id: BlobId, bytes: &[u8], media_type: &str) {
+        let media_type = media_type.to_owned();
+        self.manifests.push((id.digest, bytes.to_vec(), media_type));
+    }
+
+    pub(super) fn commit(mut self) -> Result<(), SinkError> {
+        self.uploads.finish()?;
+        let root = self.manifests.pop();
+        for (_, bytes, media_type) in &self.manifests {
+            self.uploads.put_manifest(bytes, media_type, None)?;
+        }
+        if let Some((digest, bytes, media_type)) = root {
+            tracing::debug!("{digest} becomes {}", self.place.display());
+            self.uploads
+                .put_manifest(&bytes, &media_type, Some(&self.tag))?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,114 @@
+//! Images in registries.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use serde_json::{Map, Value, json};
+
+use crate::blob::{Arriving, Blob};
+use crate::image::{BlobId, Digest};
+use crate::registry::{PulledManifest, Registry, RegistryError};
+use crate::source::SourceError;
+use crate::source::store::BlobKind;
+
+/// A repository, and what was fetched of it. Blobs stay in the scratch directory until the source is
+/// dropped.
+#[derive(Debug)]
+pub(super) struct Repository {
+    registry: Registry,
+    /// Manifests and indexes.
+    documents: Mutex<HashMap<Digest, Blob>>,
+    /// All other blobs, some of which are on their way.
+    arriving: Mutex<HashMap<Digest, Arc<Arriving>>>,
+}
+
+impl Repository {
+    pub(super) fn new(registry: Registry) -> Self {
+        Self {
+            registry,
+            documents: Mutex::default(),
+            arriving: Mutex::default(),
+        }
+    }
+
+    /// For messages: the image, with its transport.
+    pub(super) fn place(&self) -> String {
+        format!("docker://{}", self.registry.name())
+    }
+
+    /// The descriptor of what the image's name means.
+    pub(super) fn find(&self) -> Result<Map<String, Value>, SourceError> {
+        let name = self.registry.name();
+        let reference = match name.digest() {
+            Some(digest) => digest.to_string(),
+            None => name.tag().unwrap_or("latest").to_owned(),
+        };
+        let manifest = self.manifest(&reference)?;
+        let mut descriptor = Map::new();
+        descriptor.insert("mediaType".to_owned(), json!(manifest.media_type));
+        descriptor.insert("digest".to_owned(), json!(manifest.id.digest));
+        descriptor.insert("size".to_owned(), json!(manifest.id.size_bytes));
+        Ok(descriptor)
+    }
+
+    fn manifest(&self, reference: &str) -> Result<PulledManifest, RegistryError> {
+        let manifest = self.registry.manifest(reference)?;
+        let blob = Blob::of_bytes(manifest.bytes.clone());
+        lock(&self.documents).insert(manifest.id.digest, blob);
+        Ok(manifest)
+    }
+
+    /// Begins to fetch blobs that will be needed, in this order.
+    pub(super) fn announce(&self, ids: &[BlobId]) -> Result<(), SourceError> {
+        for &id in ids {
+            self.arriving(id)?;
+        }
+        Ok(())
+    }
+
+    /// `None` if the repository has no such blob.
+    pub(super) fn open_blob(
+        &self,
+        kind: BlobKind,
+        id: BlobId,
+    ) -> Result<Option<Blob>, SourceError> {
+        if let Some(blob) = lock(&self.documents).get(&id.digest) {
+            return Ok(Some(blob.clone()));
+        }
+        if matches!(kind, BlobKind::Index | BlobKind::Manifest) {
+            return match self.manifest(&id.digest.to_string()) {
+                Ok(manifest) => Ok(Some(Blob::of_bytes(manifest.bytes))),
+                Err(RegistryError::Missing { .. }) => Ok(None),
+                Err(error) => Err(error.into()),
+            };
+        }
+        let arriving = self.arriving(id)?;
+        match arriving.wait_for_begin() {
+            Ok(()) => Ok(Some(Blob::arriving(arriving))),
+            Err(failure) => match failure.get().downcast_ref() {
+                Some(RegistryError::Missing { .. }) => Ok(None),
+                Some(RegistryError::Cancelled(cancelled)) => Err((*cancelled).into()),
+                _ => Err(SourceError::NotArrived {
+                    place: self.place(),
+                    source: failure,
+                }),
+            },
+        }
+    }
+
+    fn arriving(&self, id: BlobId) -> Result<Arc<Arriving>, RegistryError> {
+        let mut arriving = lock(&self.arriving);
+        if let Some(known) = arriving.get(&id.digest)
+            && known.len_bytes() == id.size_bytes
+        {
+            return Ok(Arc::clone(known));
+        }
+        let new = self.registry.blob(id)?;
+        arriving.insert(id.digest, Arc::clone(&new));
+        Ok(new)
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
