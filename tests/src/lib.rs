@@ -26,6 +26,7 @@ pub mod residue;
 pub mod running;
 pub mod sets;
 mod sparse;
+pub mod touch;
 pub mod tree;
 
 use std::io::Write as _;

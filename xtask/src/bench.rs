@@ -6,6 +6,7 @@ mod limits;
 mod measure;
 mod optimize;
 mod peer;
+mod profiler;
 mod registry;
 mod table;
 
@@ -23,8 +24,9 @@ pub(crate) fn run(args: &[String]) -> Result<ExitCode> {
         Some((task, rest)) if task == "optimize" => optimize::run(rest),
         Some((task, rest)) if task == "convert" => convert::run(rest),
         Some((task, rest)) if task == "limits" => limits::run(rest),
+        Some((task, rest)) if task == "profiler" => profiler::run(rest),
         Some((task, rest)) if task == "registry" => registry::run(rest),
-        _ => bail!("usage: cargo xtask bench optimize|convert|limits|registry …"),
+        _ => bail!("usage: cargo xtask bench optimize|convert|limits|profiler|registry …"),
     }
 }
 

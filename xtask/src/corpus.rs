@@ -78,7 +78,7 @@ pub(crate) fn run(args: &[String]) -> Result<ExitCode> {
 }
 
 /// A minimal Debian, shared by all images.
-fn base(dir: &Path) -> Result<PathBuf> {
+pub(crate) fn base(dir: &Path) -> Result<PathBuf> {
     let base = dir.join("base");
     if !base.join("finished").exists() {
         remove(&base)?;
@@ -119,7 +119,7 @@ fn mirror() -> String {
 }
 
 /// What `change` does to the root file system of `lower` (the topmost first), as a directory.
-fn upper(
+pub(crate) fn upper(
     dir: &Path,
     name: &str,
     lower: &[&Path],
@@ -159,15 +159,24 @@ fn upper(
 }
 
 fn install_python(root: &Path) -> Result<()> {
+    install_debian(root, &["python3", "ca-certificates"])
+}
+
+/// Installs Debian packages into the root file system at `root`.
+pub(crate) fn install_debian(root: &Path, packages: &[&str]) -> Result<()> {
     fs::copy("/etc/resolv.conf", root.join("etc/resolv.conf"))
         .context("cannot copy /etc/resolv.conf")?;
     let script = "set -e; apt-get -qq update; \
-        apt-get -qq install -y --no-install-recommends python3 ca-certificates; \
+        apt-get -qq install -y --no-install-recommends \"$@\"; \
         apt-get clean; rm -rf /var/lib/apt/lists/*";
-    let mut command = Command::new("chroot");
+    // Java's package wants /proc; in a mount namespace that ends with the command.
+    let inside = "mount -t proc proc \"$1/proc\" && exec chroot \"$@\"";
+    let mut command = Command::new("unshare");
     command
+        .args(["--mount", "sh", "-c", inside, "sh"])
         .arg(root)
-        .args(["sh", "-c", script])
+        .args(["sh", "-c", script, "sh"])
+        .args(packages)
         .env("DEBIAN_FRONTEND", "noninteractive");
     run_command(
         command

@@ -160,9 +160,28 @@ impl LayerWriter {
             }
             self.links.insert(inode, name.to_owned());
         }
+        let kind = metadata.file_type();
+        if kind.is_char_device() || kind.is_block_device() {
+            return self.device(name, &metadata);
+        }
         self.tar
             .append_path_with_name(path, name)
             .with_context(|| format!("cannot add {}", path.display()))
+    }
+
+    /// Adds a device. The crate's own way takes its name from where it lies.
+    fn device(&mut self, name: &Path, metadata: &fs::Metadata) -> Result<()> {
+        let kind = if metadata.file_type().is_char_device() {
+            tar::EntryType::Char
+        } else {
+            tar::EntryType::Block
+        };
+        let mut header = new_header(kind, metadata.mode() & 0o7777);
+        header.set_device_major(rustix::fs::major(metadata.rdev()))?;
+        header.set_device_minor(rustix::fs::minor(metadata.rdev()))?;
+        self.tar
+            .append_data(&mut header, name, io::empty())
+            .with_context(|| format!("cannot add {}", name.display()))
     }
 
     /// Ends the layer and gives its blob its name.

@@ -37,6 +37,9 @@ const USAGE: &str = "usage: cargo xtask TASK
                    esgz convert, the machine's limit, and ctr-remote, in turns; results as above
   bench limits NAME [--no-zeros]
                    convert and verify on layers at the limits: peak memory and scratch space of each
+  bench profiler NAME [ROUNDS] [--subjects NAME,…] [--workloads NAME,…] [--image oci:DIR]
+                 [--subject NAME=COMMAND]… [--append] [--only-table]
+                   esgz's collectors, fanotify and strace on the same workloads: what they see and what they cost
   bpf [--write]    rebuilds the BPF object and compares it with the committed one
   corpus [NAME]    makes a large image in target/corpus: torch (default) or numpy
 ";

@@ -5,9 +5,9 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::process::Command;
 
 use esgz::profiler::Exactness;
+use esgz_tests::touch::generator;
 
 use super::bench::{PAGE, skipped};
-use super::generator;
 use super::scene::{Named, Pages, READ_AHEAD_KIB, on_scene};
 
 /// A static program for i386 that needs nothing: it opens `path`, reads a byte, and exits with 0 if it got one.

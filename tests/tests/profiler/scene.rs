@@ -1,51 +1,13 @@
 //! A freshly mounted image on a bench, in which files have names.
 
-use std::collections::BTreeSet;
-
 use esgz::profiler::{Exactness, Observations, ObservedFile};
 use esgz::rootfs::MountedRootfs;
-use esgz_tests::layers::{self, LayerBuilder};
+pub(crate) use esgz_tests::touch::cases::{Named, Pages};
 
 use super::bench::{Bench, PAGE, ranges_of, skipped};
 
 /// As `esgz` mounts without `--exact`.
 pub(crate) const READ_AHEAD_KIB: u32 = 24;
-
-/// Numbers of pages.
-pub(crate) type Pages = BTreeSet<u64>;
-
-/// A layer whose entries have names.
-#[derive(Default)]
-pub(crate) struct Named {
-    layer: LayerBuilder,
-    names: Vec<String>,
-}
-
-impl Named {
-    pub(crate) fn file(mut self, name: &str, contents: &[u8]) -> Self {
-        let entry = layers::file(name);
-        self.layer = self.layer.add(entry, contents);
-        self.names.push(name.to_owned());
-        self
-    }
-
-    pub(crate) fn program(mut self, name: &str, contents: &[u8]) -> Self {
-        let entry = esgz::layer::entry::Entry {
-            mode: 0o755,
-            ..layers::file(name)
-        };
-        self.layer = self.layer.add(entry, contents);
-        self.names.push(name.to_owned());
-        self
-    }
-
-    pub(crate) fn other(mut self, entry: esgz::layer::entry::Entry) -> Self {
-        self.names
-            .push(String::from_utf8_lossy(&entry.name).into_owned());
-        self.layer = self.layer.add(entry, b"");
-        self
-    }
-}
 
 /// A bench with a mounted image.
 pub(crate) struct Scene<'a> {

@@ -1,4 +1,4 @@
-//! The worker's actions for tests that compare with the truth: each touches what its words say, in one
+//! The worker's actions where the truth has to be known: each touches what its words say, in one
 //! certain way.
 #![allow(unsafe_code)]
 
@@ -18,7 +18,7 @@ use rustix::mm::{Advice, MapFlags, ProtFlags};
 const PAGE: u64 = 4096;
 
 /// Does what one line of the script says.
-pub(crate) fn act(words: &[&str]) -> Result<()> {
+pub(super) fn act(words: &[&str]) -> Result<()> {
     match words {
         ["touch", method, path, runs @ ..] => touch(method, path, &parse(runs)?),
         ["run", path] => {
@@ -97,7 +97,7 @@ fn read_page(file: &File, page: &str) -> Result<()> {
 }
 
 /// Opens `path` by its handle; `mount` is a directory of the same mount.
-pub(crate) fn open_by_handle(mount: &str, path: &str) -> std::io::Result<File> {
+pub fn open_by_handle(mount: &str, path: &str) -> std::io::Result<File> {
     use nix::libc;
     use std::os::fd::FromRawFd as _;
     #[repr(C)]
