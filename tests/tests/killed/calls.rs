@@ -24,7 +24,7 @@ const MOMENTS: [(&str, &str, &[usize]); 13] = [
     ("BPF programs", "perf_event_open", &[1, 7]),
     ("end of the run", "rmdir", &[1, 4]),
     ("end of the run", "umount2", &[3]),
-    ("encode", "pwrite64", &[1, 3]),
+    ("encode", "pwrite64", &[1, 2]),
     ("write", "fdatasync", &[1, 3]),
     ("commit", "linkat", &[1, 3]),
     ("commit", "fsync", &[1, 3]),
