@@ -13,6 +13,10 @@ use tempfile::{NamedTempFile, TempDir};
 
 /// What all these names begin with.
 const PREFIX: &str = ".esgz-";
+/// What is being made. Only names of these kinds are ever removed: a user may have others.
+const KINDS: [&str; 5] = ["archive", "blob", "index", "layout", "profile"];
+/// What ends them, so that each is new.
+const RANDOM_CHARACTERS: usize = 6;
 
 /// A directory with a hidden name. Dropping it removes it with all that it holds.
 #[derive(Debug)]
@@ -23,11 +27,12 @@ pub(crate) struct HiddenDirectory {
 }
 
 impl HiddenDirectory {
-    /// In `place`; its name begins with `.esgz-` and `kind`.
+    /// In `place`; its name begins with `.esgz-` and `kind`, one of [`KINDS`].
     pub(crate) fn new(place: &Path, kind: &str) -> io::Result<Self> {
         loop {
             let directory = tempfile::Builder::new()
-                .prefix(&format!("{PREFIX}{kind}-"))
+                .prefix(&prefix(kind))
+                .rand_bytes(RANDOM_CHARACTERS)
                 .permissions(fs::Permissions::from_mode(0o755))
                 .tempdir_in(place)?;
             match lock(directory.path()) {
@@ -55,7 +60,8 @@ impl HiddenDirectory {
 pub(crate) fn hidden_file(place: &Path, kind: &str) -> io::Result<NamedTempFile> {
     loop {
         let file = tempfile::Builder::new()
-            .prefix(&format!("{PREFIX}{kind}-"))
+            .prefix(&prefix(kind))
+            .rand_bytes(RANDOM_CHARACTERS)
             .permissions(fs::Permissions::from_mode(0o644))
             .tempfile_in(place)?;
         // Where the file system has no locks, it is as with directories.
@@ -66,11 +72,26 @@ pub(crate) fn hidden_file(place: &Path, kind: &str) -> io::Result<NamedTempFile>
     }
 }
 
+fn prefix(kind: &str) -> String {
+    debug_assert!(KINDS.contains(&kind), "{kind}");
+    format!("{PREFIX}{kind}-")
+}
+
+/// Whether a name is one that this module makes.
+fn is_of_ours(name: &str) -> bool {
+    let random = KINDS
+        .iter()
+        .find_map(|kind| name.strip_prefix(&prefix(kind)));
+    random.is_some_and(|random| {
+        random.len() == RANDOM_CHARACTERS && random.bytes().all(|byte| byte.is_ascii_alphanumeric())
+    })
+}
+
 /// Removes from `place` what killed processes did not finish there. What cannot be removed stays: it harms nobody.
 pub(crate) fn remove_abandoned(place: &Path) {
     let own = rustix::process::geteuid().as_raw();
     for entry in fs::read_dir(place).into_iter().flatten().flatten() {
-        let is_hidden = entry.file_name().to_string_lossy().starts_with(PREFIX);
+        let is_hidden = entry.file_name().to_str().is_some_and(is_of_ours);
         let metadata = entry.metadata();
         let is_ours = |metadata: &fs::Metadata| {
             metadata.uid() == own && (metadata.is_dir() || metadata.is_file())
@@ -136,14 +157,24 @@ mod tests {
         let directory = HiddenDirectory::new(place.path(), "layout").unwrap();
         let file = hidden_file(place.path(), "blob").unwrap();
         // As a killed process leaves them, and what is not ours.
-        fs::create_dir_all(at(".esgz-layout-dead/blobs/sha256")).unwrap();
-        fs::write(at(".esgz-layout-dead/blobs/sha256/blob"), "x").unwrap();
-        fs::write(at(".esgz-dead"), "x").unwrap();
-        fs::write(at("other"), "x").unwrap();
-        std::os::unix::fs::symlink("other", at(".esgz-link")).unwrap();
+        fs::create_dir_all(at(".esgz-layout-dead01/blobs/sha256")).unwrap();
+        fs::write(at(".esgz-layout-dead01/blobs/sha256/blob"), "x").unwrap();
+        fs::write(at(".esgz-blob-dead01"), "x").unwrap();
+        std::os::unix::fs::symlink("other", at(".esgz-blob-link01")).unwrap();
+        // A user's own.
+        let others = [
+            "other",
+            ".esgz-cache",
+            ".esgz-index-of-mine",
+            ".esgz-layout-v1.0.0",
+        ];
+        for name in others {
+            fs::create_dir(at(name)).unwrap();
+        }
         remove_abandoned(place.path());
-        assert!(!at(".esgz-layout-dead").exists() && !at(".esgz-dead").exists());
-        assert!(at("other").exists() && at(".esgz-link").exists());
+        assert!(!at(".esgz-layout-dead01").exists() && !at(".esgz-blob-dead01").exists());
+        assert!(at(".esgz-blob-link01").is_symlink());
+        assert!(others.iter().all(|name| at(name).exists()));
         assert!(directory.path().exists() && file.path().exists());
 
         fs::rename(directory.path(), at("finished")).unwrap();
