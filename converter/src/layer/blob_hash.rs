@@ -101,13 +101,7 @@ impl Side {
         self.parts.push_back(part);
     }
 
-    /// The bytes of the first part that are not hashed yet.
-    fn front(&self) -> &[u8] {
-        let part = self.parts.front();
-        part.map_or(&[], |part| &part.buffer[self.hashed_bytes..part.len_bytes])
-    }
-
-    /// So many of these are hashed now.
+    /// So many bytes of the first part more are hashed now.
     fn advance(&mut self, bytes: usize, buffers: &Buffers) {
         self.hashed_bytes += bytes;
         self.waiting_bytes -= bytes;
@@ -126,13 +120,18 @@ impl Side {
         while let Some(excess) = self.waiting_bytes.checked_sub(waiting_bytes)
             && excess > 0
         {
-            let len = self.front().len().min(excess);
-            let mut hasher = std::mem::take(&mut self.hasher);
-            hasher.update(&self.front()[..len]);
-            self.hasher = hasher;
+            let front = front(&self.parts, self.hashed_bytes);
+            let len = front.len().min(excess);
+            self.hasher.update(&front[..len]);
             self.advance(len, buffers);
         }
     }
+}
+
+/// The bytes of the first part that are not hashed yet.
+fn front(parts: &VecDeque<Part>, hashed_bytes: usize) -> &[u8] {
+    let part = parts.front();
+    part.map_or(&[], |part| &part.buffer[hashed_bytes..part.len_bytes])
 }
 
 fn hash<const N: usize>(messages: &Receiver<Message>, buffers: &Buffers, waiting_bytes: usize) {
@@ -163,18 +162,18 @@ fn hash<const N: usize>(messages: &Receiver<Message>, buffers: &Buffers, waiting
 /// Hashes as much as there is of both.
 fn hash_together(one: &mut Side, other: &mut Side, buffers: &Buffers) {
     loop {
-        let len = one.front().len().min(other.front().len());
+        let bytes = [
+            front(&one.parts, one.hashed_bytes),
+            front(&other.parts, other.hashed_bytes),
+        ];
+        let len = bytes[0].len().min(bytes[1].len());
         if len == 0 {
             return;
         }
-        let mut hashers = [&mut *one, &mut *other].map(|side| std::mem::take(&mut side.hasher));
-        let [first, second] = &mut hashers;
-        let bytes = [&one.front()[..len], &other.front()[..len]];
-        Hasher::update_two([first, second], bytes);
-        for (side, hasher) in [&mut *one, &mut *other].into_iter().zip(hashers) {
-            side.hasher = hasher;
-            side.advance(len, buffers);
-        }
+        let hashers = [&mut one.hasher, &mut other.hasher];
+        Hasher::update_two(hashers, bytes.map(|bytes| &bytes[..len]));
+        one.advance(len, buffers);
+        other.advance(len, buffers);
     }
 }
 

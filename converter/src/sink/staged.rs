@@ -129,20 +129,14 @@ impl StagedBlob {
         };
         let offset_bytes = self.start_bytes + self.len_bytes - run.filled as u64;
         let is_direct = run.go_direct(&self.file, true);
-        let mut written = self.file.write_all_at(run.bytes(), offset_bytes);
-        // File systems that want still larger blocks, and some that cannot do it at all, say so here.
-        if is_direct
-            && let Err(error) = &written
-            && error.kind() == io::ErrorKind::InvalidInput
-        {
-            run.go_direct(&self.file, false);
-            written = self.file.write_all_at(run.bytes(), offset_bytes);
-            written?;
-            self.run = None;
-            return Ok(());
+        match self.file.write_all_at(run.bytes(), offset_bytes) {
+            // File systems that want still larger blocks, and some that cannot do it at all, say so here.
+            Err(error) if is_direct && error.kind() == io::ErrorKind::InvalidInput => self.flush(),
+            written => {
+                run.filled = 0;
+                written
+            }
         }
-        run.filled = 0;
-        written
     }
 }
 
