@@ -49,8 +49,7 @@ pub(super) fn is_unified(directory: &Path) -> bool {
 
 /// A process of the cgroup, the one with the lowest number: in a container its first.
 pub(super) fn first_process(directory: &Path) -> Result<u32, AttachError> {
-    let processes = processes(directory)?;
-    processes
+    processes(directory)
         .into_iter()
         .min()
         .ok_or_else(|| AttachError::Empty {
@@ -59,7 +58,7 @@ pub(super) fn first_process(directory: &Path) -> Result<u32, AttachError> {
 }
 
 /// All processes in the cgroup and below it.
-fn processes(directory: &Path) -> Result<Vec<u32>, AttachError> {
+fn processes(directory: &Path) -> Vec<u32> {
     let mut processes = Vec::new();
     let mut pending = vec![directory.to_owned()];
     while let Some(directory) = pending.pop() {
@@ -74,7 +73,7 @@ fn processes(directory: &Path) -> Result<Vec<u32>, AttachError> {
             }
         }
     }
-    Ok(processes)
+    processes
 }
 
 /// The v2 cgroup of a container's process: the root of its cgroup namespace, where it has one of its own, so that
@@ -144,7 +143,7 @@ pub(super) fn must_be_of(directory: &Path, process: &Process) -> Result<(), Atta
     let (mounts, pids) = (seen(&process.proc, "ns/mnt"), seen(&process.proc, "ns/pid"));
     let is_our_pids = pids == seen(Path::new("/proc/self"), "ns/pid");
     let root = root_of(&process.proc);
-    for other in processes(directory)? {
+    for other in processes(directory) {
         let proc = PathBuf::from(format!("/proc/{other}"));
         let Some(other_mounts) = seen(&proc, "ns/mnt") else {
             continue;

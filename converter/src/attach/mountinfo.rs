@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{AtFlags, CWD, StatxFlags};
 
 use super::AttachError;
+use crate::runtime::unescape_mount_field;
 
 /// A mount, as a process sees it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -55,31 +56,7 @@ fn parse_line(line: &[u8]) -> Option<Mount> {
 }
 
 fn path(field: &[u8]) -> PathBuf {
-    OsString::from_vec(unescape(field)).into()
-}
-
-/// The kernel writes what would be taken for something else as a backslash and three octal digits
-/// (`seq_escape`).
-pub(super) fn unescape(field: &[u8]) -> Vec<u8> {
-    let mut bytes = Vec::with_capacity(field.len());
-    let mut rest = field;
-    while let Some((&first, behind)) = rest.split_first() {
-        let octal = behind.get(..3).and_then(|digits| {
-            let text = std::str::from_utf8(digits).ok()?;
-            u8::from_str_radix(text, 8).ok()
-        });
-        match (first, octal) {
-            (b'\\', Some(byte)) => {
-                bytes.push(byte);
-                rest = &behind[3..];
-            }
-            _ => {
-                bytes.push(first);
-                rest = behind;
-            }
-        }
-    }
-    bytes
+    OsString::from_vec(unescape_mount_field(field)).into()
 }
 
 /// Our own mounts.

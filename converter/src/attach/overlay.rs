@@ -10,7 +10,7 @@ use std::os::unix::ffi::OsStringExt as _;
 use std::path::{Path, PathBuf};
 
 use super::AttachError;
-use super::mountinfo::unescape;
+use crate::runtime::unescape_mount_field;
 
 /// The directories, absolute, links followed.
 #[derive(Debug, PartialEq, Eq)]
@@ -75,7 +75,7 @@ fn parse(options: &[u8]) -> Result<Named, AttachError> {
         let Some(at) = option.iter().position(|&b| b == b'=') else {
             continue;
         };
-        let value = unescape(&option[at + 1..]);
+        let value = unescape_mount_field(&option[at + 1..]);
         let path = |bytes: Vec<u8>| PathBuf::from(OsString::from_vec(bytes));
         match &option[..at] {
             b"lowerdir" => {

@@ -32,12 +32,7 @@ impl<'a> Image<'a> {
         cancel: &Cancel,
     ) -> Result<Self, RootfsError> {
         let entries: Vec<&[Entry]> = layers.iter().map(|layer| &*layer.entries).collect();
-        let mut trees = Vec::with_capacity(layers.len());
-        for (layer, entries) in entries.iter().enumerate() {
-            cancel.check()?;
-            let tree = Tree::build(entries);
-            trees.push(tree.map_err(|source| RootfsError::Layer { layer, source })?);
-        }
+        let mut trees = Tree::build_all(&entries, cancel)?;
         merge::settle(&mut trees, &entries);
         Ok(Self {
             layers,

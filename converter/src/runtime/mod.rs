@@ -40,6 +40,7 @@ pub use claim::{Claim, remove_abandoned};
 pub use commands::FailedCommand;
 pub use container::{Container, Ended, Outcome};
 pub use error::RuntimeError;
+pub(crate) use mounts::unescape_mount_field;
 use oci::OciRuntime;
 pub use options::{
     CniOptions, Devices, Input, Mount, NameResolution, Network, Until, WorkloadOptions,

@@ -33,7 +33,7 @@ fn read() -> Result<Vec<u8>, RuntimeError> {
 
 fn points_below(mountinfo: &[u8], directories: &[&Path]) -> Vec<PathBuf> {
     let lines = mountinfo.split(|&b| b == b'\n').rev();
-    let points = lines.filter_map(|line| line.split(|&b| b == b' ').nth(4).map(unescape));
+    let points = lines.filter_map(|line| line.split(|&b| b == b' ').nth(4).map(path));
     points
         .filter(|point| {
             directories
@@ -59,16 +59,21 @@ pub(super) fn parse(mountinfo: &[u8]) -> CgroupMounts {
             continue;
         }
         match kind {
-            b"cgroup2" if mounts.unified.is_none() => mounts.unified = Some(unescape(point)),
-            b"cgroup" => mounts.legacy.push(unescape(point)),
+            b"cgroup2" if mounts.unified.is_none() => mounts.unified = Some(path(point)),
+            b"cgroup" => mounts.legacy.push(path(point)),
             _ => {}
         }
     }
     mounts
 }
 
-/// Space, tab, newline and backslash stand as octal.
-fn unescape(field: &[u8]) -> PathBuf {
+fn path(field: &[u8]) -> PathBuf {
+    OsString::from_vec(unescape_mount_field(field)).into()
+}
+
+/// The kernel writes what would be taken for something else as a backslash and three octal digits
+/// (`seq_escape`).
+pub(crate) fn unescape_mount_field(field: &[u8]) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(field.len());
     let mut rest = field;
     while let Some((&first, behind)) = rest.split_first() {
@@ -87,7 +92,7 @@ fn unescape(field: &[u8]) -> PathBuf {
             }
         }
     }
-    OsString::from_vec(bytes).into()
+    bytes
 }
 
 #[cfg(test)]

@@ -99,12 +99,7 @@ pub fn locate(
     cancel: &Cancel,
 ) -> Result<Located, LocateError> {
     let entries: Vec<&[Entry]> = layers.iter().map(|layer| &*layer.entries).collect();
-    let mut trees = Vec::with_capacity(layers.len());
-    for (layer, entries) in entries.iter().enumerate() {
-        cancel.check()?;
-        let tree = Tree::build(entries);
-        trees.push(tree.map_err(|source| RootfsError::Layer { layer, source })?);
-    }
+    let trees = Tree::build_all(&entries, cancel)?;
     let found = match_layers(&trees, &entries, stack.lowers, cancel)?;
     let mut files: Vec<MountedFile> = Vec::new();
     let mut by_layer: HashMap<usize, HashMap<NodeId, MountedFile>> = HashMap::new();

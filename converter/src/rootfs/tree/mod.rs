@@ -26,7 +26,8 @@ mod tests;
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::attributes::Attributes;
-use super::error::TreeError;
+use super::error::{RootfsError, TreeError};
+use crate::cancel::Cancel;
 use crate::layer::entry::Entry;
 
 /// Index into [`Tree::nodes`].
@@ -80,6 +81,18 @@ pub(super) struct Tree {
 }
 
 impl Tree {
+    /// Builds the trees of layers, base first.
+    pub(super) fn build_all(
+        layers: &[&[Entry]],
+        cancel: &Cancel,
+    ) -> Result<Vec<Self>, RootfsError> {
+        let build = |(layer, entries): (usize, &&[Entry])| {
+            cancel.check()?;
+            Self::build(entries).map_err(|source| RootfsError::Layer { layer, source })
+        };
+        layers.iter().enumerate().map(build).collect()
+    }
+
     /// Builds the tree of `entries`.
     pub(super) fn build(entries: &[Entry]) -> Result<Self, TreeError> {
         build::build(entries)
