@@ -11,6 +11,7 @@ use esgz_tests::conversion::Conversion;
 use esgz_tests::esgz::Esgz;
 use esgz_tests::layout::{Layer, LayoutBuilder};
 use esgz_tests::oracle::Oracle;
+use esgz_tests::touch::cases::{EXIT, static_program};
 use esgz_tests::{find_program, machine, privileged, sets, skipped};
 use serde_json::{Value, json};
 
@@ -148,25 +149,6 @@ fn resolve_in(path: &str, root: &str) -> String {
     }
 }
 
-/// A program of 64-bit x86 that needs nothing and does nothing: `exit(0)`.
-fn static_program() -> Vec<u8> {
-    let code = b"\xb8\x3c\0\0\0\x31\xff\x0f\x05";
-    let (headers, address) = (64 + 56, 0x40_0000_u64);
-    let mut elf = b"\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0\x02\0\x3e\0\x01\0\0\0".to_vec();
-    elf.extend((address + headers).to_le_bytes());
-    elf.extend(64_u64.to_le_bytes());
-    elf.extend([0; 12]);
-    elf.extend(b"\x40\0\x38\0\x01\0\0\0\0\0\0\0");
-    // One segment: the whole file, readable and executable.
-    elf.extend(b"\x01\0\0\0\x05\0\0\0");
-    let size = headers + code.len() as u64;
-    for number in [0, address, address, size, size, 4096] {
-        elf.extend(number.to_le_bytes());
-    }
-    elf.extend(code);
-    elf
-}
-
 #[test]
 fn images_at_the_edges() {
     let name = "optimize_truth::images_at_the_edges";
@@ -177,7 +159,7 @@ fn images_at_the_edges() {
         return skipped(name, "its program is for x86-64");
     }
     let oracle = Oracle::for_test(name);
-    let program = || Entry::file("true", static_program()).mode(0o755);
+    let program = || Entry::file("true", static_program(EXIT, 0)).mode(0o755);
     let base = |compression| Layer::new(&[program()], compression);
     let empty_tar = |compression| Layer::new(&[], compression);
     let empty = |compression| Layer::from_tar(archive(&[], Ending::None), compression);

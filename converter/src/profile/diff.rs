@@ -107,8 +107,9 @@ fn overlap_bytes(a: &[(u64, u64)], b: &[(u64, u64)]) -> u64 {
     bytes
 }
 
-/// τ of a permutation against the ascending order: 1 - 2 × inversions / pairs. Sorts it.
-fn kendall_tau(ranks: &mut [usize]) -> Option<f64> {
+/// τ of a permutation against the ascending order: 1 - 2 × inversions / pairs. Sorts it; None for fewer than
+/// two.
+pub fn kendall_tau(ranks: &mut [usize]) -> Option<f64> {
     let n = ranks.len() as u64;
     let pairs = n * n.saturating_sub(1) / 2;
     let inversions = sort_counting(ranks, &mut Vec::with_capacity(ranks.len()));

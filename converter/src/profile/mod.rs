@@ -14,7 +14,7 @@ mod record;
 mod select;
 
 pub use build::{Origin, Run, from_observations};
-pub use diff::{ChangedFile, Difference, diff};
+pub use diff::{ChangedFile, Difference, diff, kendall_tau};
 pub use document::{
     BoundFile, Collector, Ended, Image, Phase, Profile, ProfileError, ProfiledFile, Workload,
 };

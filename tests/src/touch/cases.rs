@@ -93,32 +93,48 @@ pub fn share(part: &Pages, whole: &Pages) -> f64 {
 /// # Panics
 /// With more pages than code for them fits into the first page.
 pub fn program(pages: &Pages) -> Vec<u8> {
-    let (headers, address, size) = (64 + 56_u64, 0x40_0000_u64, PAGES * PAGE);
     let mut code = Vec::new();
     for page in pages {
         // mov rax, address; mov al, [rax]
         code.extend(b"\x48\xb8");
-        code.extend((address + page * PAGE).to_le_bytes());
+        code.extend((PROGRAM_ADDRESS + page * PAGE).to_le_bytes());
         code.extend(b"\x8a\x00");
     }
-    // exit(0)
-    code.extend(b"\xb8\x3c\0\0\0\x31\xff\x0f\x05");
+    code.extend(EXIT);
     assert!(
-        headers + code.len() as u64 <= PAGE,
+        PROGRAM_HEADERS + code.len() as u64 <= PAGE,
         "the code fits into the first page"
     );
+    static_program(&code, PAGES * PAGE)
+}
+
+const PROGRAM_ADDRESS: u64 = 0x40_0000;
+const PROGRAM_HEADERS: u64 = 64 + 56;
+/// `exit(0)` on x86-64.
+pub const EXIT: &[u8] = b"\xb8\x3c\0\0\0\x31\xff\x0f\x05";
+
+/// An ELF file for x86-64 that needs no other: headers, `code`, and zeros up to `len_bytes`.
+pub fn static_program(code: &[u8], len_bytes: u64) -> Vec<u8> {
+    let len_bytes = len_bytes.max(PROGRAM_HEADERS + code.len() as u64);
     let mut elf = b"\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0\x02\0\x3e\0\x01\0\0\0".to_vec();
-    elf.extend((address + headers).to_le_bytes());
+    elf.extend((PROGRAM_ADDRESS + PROGRAM_HEADERS).to_le_bytes());
     elf.extend(64_u64.to_le_bytes());
     elf.extend([0; 12]);
     elf.extend(b"\x40\0\x38\0\x01\0\0\0\0\0\0\0");
     // One segment: the whole file, readable and executable.
     elf.extend(b"\x01\0\0\0\x05\0\0\0");
-    for number in [0, address, address, size, size, 4096] {
+    for number in [
+        0,
+        PROGRAM_ADDRESS,
+        PROGRAM_ADDRESS,
+        len_bytes,
+        len_bytes,
+        4096,
+    ] {
         elf.extend(number.to_le_bytes());
     }
     elf.extend(code);
-    elf.resize(size as usize, 0);
+    elf.resize(len_bytes as usize, 0);
     elf
 }
 
@@ -214,33 +230,4 @@ pub fn in_order(files: u64) -> (Named, String, Vec<String>) {
         order.push(name);
     }
     (image, script, order)
-}
-
-/// Kendall's rank correlation of a sequence of distinct ranks with the ascending order; 1 for fewer
-/// than two.
-pub fn kendall_tau(ranks: &[usize]) -> f64 {
-    if ranks.len() < 2 {
-        return 1.0;
-    }
-    let mut score = 0_i64;
-    for (at, one) in ranks.iter().enumerate() {
-        score += ranks[at + 1..]
-            .iter()
-            .map(|other| if other > one { 1 } else { -1 })
-            .sum::<i64>();
-    }
-    let pairs = ranks.len() * (ranks.len() - 1) / 2;
-    score as f64 / pairs as f64
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn kendall_tau_is_one_for_the_same_order() {
-        assert_eq!(kendall_tau(&[0, 1, 2, 3]), 1.0);
-        assert_eq!(kendall_tau(&[3, 2, 1, 0]), -1.0);
-        assert_eq!(kendall_tau(&[0, 2, 1]), 1.0 / 3.0);
-    }
 }

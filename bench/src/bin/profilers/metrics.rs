@@ -2,7 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use esgz_tests::touch::cases::{Pages, kendall_tau, windows};
+use esgz::profile::kendall_tau;
+use esgz_tests::touch::cases::{Pages, windows};
 use serde_json::{Value, json};
 
 pub(crate) const PAGE: u64 = 4096;
@@ -63,11 +64,11 @@ pub(crate) fn of_ranges(truth: &PagesOf, seen: &PagesOf) -> (Agreement, Agreemen
 /// Kendall's rank correlation of what both have; None for fewer than two files.
 pub(crate) fn of_order(truth: &Order, seen: &Order) -> Option<f64> {
     let ranks: HashMap<&String, usize> = truth.iter().zip(0..).collect();
-    let ranks: Vec<usize> = seen
+    let mut ranks: Vec<usize> = seen
         .iter()
         .filter_map(|name| ranks.get(name).copied())
         .collect();
-    (ranks.len() > 1).then(|| kendall_tau(&ranks))
+    kendall_tau(&mut ranks)
 }
 
 /// The pages of byte ranges.
