@@ -40,6 +40,8 @@ const USAGE: &str = "usage: cargo xtask TASK
   bench profiler NAME [ROUNDS] [--subjects NAME,…] [--workloads NAME,…] [--image oci:DIR]
                  [--subject NAME=COMMAND]… [--append] [--only-table]
                    esgz's collectors, fanotify and strace on the same workloads: what they see and what they cost
+  bench registry oci:DIR[:TAG] NAME [RUNS] [--scratch DIR] [--only copy|convert]
+                   an image to and from a registry on this machine, beside skopeo
   bpf [--write]    rebuilds the BPF object and compares it with the committed one
   corpus [NAME]    makes a large image in target/corpus: torch (default) or numpy
 ";
