@@ -95,6 +95,8 @@ const SAMPLES: usize = 8;
 const SAMPLE_BYTES: u32 = 4 << 20;
 /// So many of these are compressed again, which takes far longer than copying.
 const COMPRESSED_BYTES: usize = 1 << 20;
+/// The same for a guess, which comes while nobody else has work.
+const GUESSED_BYTES: usize = COMPRESSED_BYTES / 4;
 /// Compressing again is worth its time from here on.
 const WORTH: f64 = 0.03;
 
@@ -243,7 +245,7 @@ fn measure(
                 offset_bytes,
                 source,
             })?;
-        scales.weigh(&raw, offset_bytes, source)?;
+        scales.weigh(&raw, COMPRESSED_BYTES, offset_bytes, source)?;
     }
     Ok(scales.sizes)
 }
@@ -268,10 +270,12 @@ impl Default for Scales {
 }
 
 impl Scales {
-    /// Adds the run `raw`, which stands at `offset_bytes` of `source`.
+    /// Adds the run `raw`, which stands at `offset_bytes` of `source`; of it, `compressed_bytes` are
+    /// compressed again.
     fn weigh(
         &mut self,
         raw: &[u8],
+        compressed_bytes: usize,
         offset_bytes: u64,
         source: &Source<'_, Blob>,
     ) -> Result<(), EncodeError> {
@@ -284,14 +288,13 @@ impl Scales {
         member.clear();
         self.transcoder.member(raw, &[run], source, member)?;
         self.sizes.copied += member.len() as u64;
-        let start = &raw[..raw.len().min(COMPRESSED_BYTES)];
+        let start = &raw[..raw.len().min(compressed_bytes)];
         member.resize(self.compressor.gzip_compress_bound(start.len()), 0);
         self.sizes.compressed_starts +=
             self.compressor
                 .gzip_compress(start, member)
                 .expect("the buffer has the size that libdeflate asks for") as u64;
-        let of_source =
-            |bytes: &[u8]| compressed_bytes(source.index, offset_bytes, bytes.len() as u64);
+        let of_source = |bytes: &[u8]| source_bytes(source.index, offset_bytes, bytes.len() as u64);
         self.sizes.source_starts += of_source(start);
         self.sizes.source += of_source(raw);
         Ok(())
@@ -322,7 +325,8 @@ impl Sampler<'_> {
         let mut scales = Scales::default();
         for (bytes, run) in samples {
             let bytes = &bytes[..bytes.len().min(SAMPLE_BYTES as usize)];
-            scales.weigh(bytes, run.source_bytes, &Source { compressed, index })?;
+            let source = Source { compressed, index };
+            scales.weigh(bytes, GUESSED_BYTES, run.source_bytes, &source)?;
         }
         Ok(matches!(
             verdict(scales.sizes, self.overhead),
@@ -331,7 +335,7 @@ impl Sampler<'_> {
     }
 }
 
-fn compressed_bytes(index: &Index, offset_bytes: u64, len_bytes: u64) -> u64 {
+fn source_bytes(index: &Index, offset_bytes: u64, len_bytes: u64) -> u64 {
     let end = index.compressed_bits(offset_bytes + len_bytes);
     end.saturating_sub(index.compressed_bits(offset_bytes)) / 8
 }

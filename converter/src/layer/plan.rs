@@ -13,7 +13,7 @@ use crate::image::Digest;
 use crate::layer::entry::ScannedLayer;
 
 pub(in crate::layer) use builder::Builder;
-pub(in crate::layer) use groups::is_full;
+pub(in crate::layer) use groups::{GROUP_BYTES, is_full};
 pub use groups::{Group, groups};
 pub(in crate::layer) use order::has_reserved_name;
 pub use order::{LANDMARK_NAMES, TOC_NAME, is_reserved};

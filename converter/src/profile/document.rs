@@ -312,6 +312,16 @@ mod tests {
     }
 
     #[test]
+    fn numbers_of_later_versions_stay_the_same() {
+        // Found by fuzzing: read, written and read again, the second was another number.
+        let number = "133333333333333333333333333333333333333333";
+        let document = DOCUMENT.replace(r#"{"x":[]}"#, number);
+        let profile = Profile::parse(document.as_bytes()).unwrap();
+        assert_eq!(profile.unknown["later"], 1.333_333_333_333_333_4e41);
+        assert_eq!(Profile::parse(&profile.to_json()).unwrap(), profile);
+    }
+
+    #[test]
     fn contradictions_are_refused() {
         let check = |from: &str, to: &str, message: &str| {
             let changed = DOCUMENT.replacen(from, to, 1);

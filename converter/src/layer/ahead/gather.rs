@@ -17,7 +17,8 @@ use crate::layer::digests::MemberDigests;
 use crate::layer::encode::{Encoder, Gathered, runs, stands_at};
 use crate::layer::entry::Entry;
 use crate::layer::plan::{
-    Builder, LANDMARK_NAMES, LayerPlan, Member, PlanOptions, Segment, has_reserved_name, is_full,
+    Builder, GROUP_BYTES, LANDMARK_NAMES, LayerPlan, Member, PlanOptions, Segment,
+    has_reserved_name, is_full,
 };
 use crate::layer::scan::Follow;
 
@@ -307,7 +308,9 @@ impl<'a> Gatherer<'a> {
         }
         if self.group.members.is_empty() {
             self.group.offset_bytes = self.place.at;
-            self.group.raw = feed.buffers.take_empty(len_bytes as usize);
+            // Room for many small members at once: growing for each would move them all.
+            let room_bytes = u64::from(len_bytes).max(GROUP_BYTES);
+            self.group.raw = feed.buffers.take_empty(room_bytes as usize);
         }
         self.group.raw.reserve_exact(len_bytes as usize);
         self.place.is_begun = true;

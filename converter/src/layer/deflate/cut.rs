@@ -62,6 +62,8 @@ pub(super) enum Piece {
 pub(super) struct Cutter {
     tables: Tables,
     compressed: Vec<u8>,
+    /// What of it belongs to the last run.
+    filled_bytes: usize,
     blocks: Vec<Block>,
 }
 
@@ -101,19 +103,21 @@ impl Cutter {
         Self {
             tables: Tables::new(),
             compressed: Vec::new(),
+            filled_bytes: 0,
             blocks: Vec::new(),
         }
     }
 
     /// The compressed bytes that the last cut's pieces mean.
     pub(super) fn compressed(&self) -> &[u8] {
-        &self.compressed
+        &self.compressed[..self.filled_bytes]
     }
 
     /// Gives memory beyond so much back: a stream may be much longer than what it means.
     pub(super) fn hold_at_most(&mut self, len_bytes: usize) {
         self.compressed.truncate(len_bytes);
         self.compressed.shrink_to(len_bytes);
+        self.filled_bytes = self.filled_bytes.min(len_bytes);
     }
 
     /// Cuts the bytes `run` out of the stream; `None` if nothing of it can be taken.

@@ -22,7 +22,7 @@ pub struct Group {
 /// Uncompressed bytes at which a group is full, at least; with a minimum size of gzip members.
 const SHARING_GROUP_BYTES: u64 = 4 << 20;
 /// The same without one: enough to make the handing over cheap.
-const GROUP_BYTES: u64 = 256 << 10;
+pub(in crate::layer) const GROUP_BYTES: u64 = 256 << 10;
 /// A group holds about this many members of the minimum size, so that few are cut short at its end.
 const MINIMA_IN_GROUP: u64 = 16;
 

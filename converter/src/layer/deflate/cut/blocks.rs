@@ -50,13 +50,12 @@ impl Cutter {
         if (between_bits + shared_bits) / 8 > 2 * (run.end - run.start) + MAX_COMPRESSED_BYTES {
             return Ok(None);
         }
-        self.compressed.clear();
-        let range = append_range(&mut self.compressed, source, start..end)?;
-        let len_bytes = range.len();
+        self.filled_bytes = 0;
+        let len_bytes = self.append(source, start..end)?.len();
         let header = if resume.is_some() {
             let start = first.header_bits / 8;
             let end = (start + MAX_HEADER_BYTES as u64 + 1).min(source.len_bytes());
-            Some(append_range(&mut self.compressed, source, start..end)?)
+            Some(self.append(source, start..end)?)
         } else {
             None
         };
@@ -65,6 +64,31 @@ impl Cutter {
             header,
             base_bits: start * 8,
         }))
+    }
+
+    /// Reads a range of compressed bytes behind those that are there, and padding behind it; where it is then.
+    fn append<R: ReadAt + ?Sized>(
+        &mut self,
+        source: &R,
+        range: Range<u64>,
+    ) -> Result<Range<usize>, TranscodeError> {
+        let offset_bytes = range.start;
+        let len = usize::try_from(range.end.saturating_sub(range.start)).unwrap_or(usize::MAX);
+        let start = self.filled_bytes;
+        let end = start.saturating_add(len);
+        self.filled_bytes = end.saturating_add(PADDING_BYTES);
+        // What is left of other runs is overwritten: zeros for gigabytes would cost as much as reading.
+        if self.compressed.len() < self.filled_bytes {
+            self.compressed.resize(self.filled_bytes, 0);
+        }
+        source
+            .read_exact_at(&mut self.compressed[start..end], offset_bytes)
+            .map_err(|source| TranscodeError::Read {
+                offset_bytes,
+                source,
+            })?;
+        self.compressed[end..self.filled_bytes].fill(0);
+        Ok(start..end)
     }
 
     pub(super) fn find_blocks(
@@ -158,24 +182,4 @@ fn resume_of(index: &Index, span: &Span, end_bytes: u64, offset_bytes: u64) -> O
     (span.kind == SpanKind::Coded && offset_bytes < end_bytes)
         .then(|| index.checkpoint_before(span.output_bytes, offset_bytes))
         .flatten()
-}
-
-/// Reads a range of compressed bytes to the end of `buffer`, padding behind it; where they are there.
-fn append_range<R: ReadAt + ?Sized>(
-    buffer: &mut Vec<u8>,
-    source: &R,
-    range: Range<u64>,
-) -> Result<Range<usize>, TranscodeError> {
-    let offset_bytes = range.start;
-    let len = usize::try_from(range.end.saturating_sub(range.start)).unwrap_or(usize::MAX);
-    let start = buffer.len();
-    buffer.resize(start + len, 0);
-    source
-        .read_exact_at(&mut buffer[start..], offset_bytes)
-        .map_err(|source| TranscodeError::Read {
-            offset_bytes,
-            source,
-        })?;
-    buffer.resize(start + len + PADDING_BYTES, 0);
-    Ok(start..start + len)
 }
