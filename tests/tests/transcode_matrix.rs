@@ -2,7 +2,9 @@
 //! their bits: with a random list, random chunks, and as they are. The Go oracle reads every result in full
 //! and compares it with its source.
 
+use std::collections::HashSet;
 use std::fs;
+use std::io::{BufReader, Read as _};
 use std::path::{Path, PathBuf};
 
 use esgz::blob::Blob;
@@ -13,12 +15,14 @@ use esgz::layer::entry::ScannedLayer;
 use esgz::layer::plan::{PlanOptions, plan_layer};
 use esgz::layer::scan::{DecodeOptions, EntryMemory, Expected, Keep, ScanOptions, scan_layer};
 use esgz::layer::{ConvertOptions, Encoding, Parallel, convert_layer};
+use esgz::profile::{self, Profile};
 use esgz::progress::Silent;
 use esgz_tests::compressors::{self, Compressed};
 use esgz_tests::conversion::Conversion;
 use esgz_tests::layout::{Layer, LayoutBuilder};
 use esgz_tests::oracle::{Oracle, image_request};
 use esgz_tests::skipped;
+use serde_json::Value;
 
 /// Numbers that are the same in every run.
 struct Numbers(u64);
@@ -170,6 +174,11 @@ fn sources(dir: &Path, oracle: &Oracle, name: &str) -> Option<Vec<Source>> {
     }
     let small = real_files(600_000);
     write_tar(&dir.join("small"), &small);
+    Some(compressed_by_all(dir, oracle, name))
+}
+
+/// Every compressor's layer of the files `tar` or, for slow ones, `small` in `dir`.
+fn compressed_by_all(dir: &Path, oracle: &Oracle, name: &str) -> Vec<Source> {
     let mut sources = Vec::new();
     for compressor in compressors::ALL {
         let tar = dir.join(if compressor.is_slow { "small" } else { "tar" });
@@ -182,7 +191,7 @@ fn sources(dir: &Path, oracle: &Oracle, name: &str) -> Option<Vec<Source>> {
             Err(reason) => skipped(&format!("{name}: {}", compressor.name), reason),
         }
     }
-    Some(sources)
+    sources
 }
 
 #[test]
@@ -195,9 +204,19 @@ fn every_compressor_and_any_cut() {
     let Some(sources) = sources(dir.path(), &oracle, NAME) else {
         return;
     };
+    cut_and_compare(&sources, |_| Vec::new(), dir.path(), &oracle);
+}
+
+/// Cuts each source with the picks that `first` gives, and twice at random; the oracle compares every result.
+fn cut_and_compare(
+    sources: &[Source],
+    first: impl Fn(&ScannedLayer) -> Vec<u32>,
+    dir: &Path,
+    oracle: &Oracle,
+) {
     let mut numbers = Numbers(0x5eed);
     let (mut requests, mut names) = (Vec::new(), Vec::new());
-    for source in &sources {
+    for source in sources {
         let entries = source.layer.entries.len();
         let random = |numbers: &mut Numbers| Cut {
             picks: (0..1 + numbers.below(entries / 2))
@@ -208,7 +227,7 @@ fn every_compressor_and_any_cut() {
         };
         let cuts = [
             Cut {
-                picks: Vec::new(),
+                picks: first(&source.layer),
                 chunk_bytes: PlanOptions::DEFAULT_CHUNK_BYTES,
             },
             random(&mut numbers),
@@ -227,7 +246,7 @@ fn every_compressor_and_any_cut() {
                     source.name
                 );
             }
-            let path = |kind: &str| dir.path().join(format!("{}-{number}.{kind}", source.name));
+            let path = |kind: &str| dir.join(format!("{}-{number}.{kind}", source.name));
             fs::write(path("esgz"), blob).unwrap();
             fs::write(path("source"), &source.compressed.blob).unwrap();
             let text = |path: PathBuf| path.to_str().unwrap().to_owned();
@@ -246,6 +265,95 @@ fn every_compressor_and_any_cut() {
         let report = answer.unwrap_or_else(|error| panic!("{name}: {error}"));
         assert_eq!(report["compared"], true, "{name}");
     }
+}
+
+/// The files that a recorded run has touched, of the image it was recorded with, compressed by each of them. For a
+/// large image this takes minutes, so it is asked for: `ESGZ_MATRIX_IMAGE` is an OCI layout of gzip layers,
+/// `ESGZ_MATRIX_PROFILE` its profile.
+#[test]
+fn the_files_of_a_profile() {
+    const NAME: &str = "transcode_matrix::the_files_of_a_profile";
+    let variable = |name| std::env::var_os(name).map(PathBuf::from);
+    let asked = variable("ESGZ_MATRIX_IMAGE").zip(variable("ESGZ_MATRIX_PROFILE"));
+    let Some((image, profile)) = asked else {
+        skipped(
+            NAME,
+            "ESGZ_MATRIX_IMAGE and ESGZ_MATRIX_PROFILE are not set",
+        );
+        return;
+    };
+    let Some(oracle) = Oracle::for_test(NAME) else {
+        return;
+    };
+    let profile = Profile::parse(&fs::read(profile).unwrap()).unwrap();
+    let paths: Vec<&str> = profile
+        .files
+        .iter()
+        .map(|file| file.path.as_str())
+        .collect();
+    let dir = tempfile::tempdir_in("/var/tmp").unwrap();
+    // Of a file of gigabytes, its first chunks; for slow compressors little of anything.
+    write_part(&image, &dir.path().join("tar"), (5 << 20, 60 << 20), &paths);
+    write_part(
+        &image,
+        &dir.path().join("small"),
+        (300 << 10, 2 << 20),
+        &paths,
+    );
+    let sources = compressed_by_all(dir.path(), &oracle, NAME);
+    let prioritized = |layer: &ScannedLayer| {
+        let mut found = profile::from_paths(paths.iter().copied(), std::slice::from_ref(layer));
+        let picks = found.layers.remove(0);
+        assert!(picks.len() > 20, "{} of {} paths", picks.len(), paths.len());
+        picks
+    };
+    cut_and_compare(&sources, prioritized, dir.path(), &oracle);
+}
+
+/// Writes a tar of the image's files that are in `paths`, and of every tenth other one: of each the first bytes, up to
+/// a number, until together they are more than another.
+fn write_part(layout: &Path, tar: &Path, (file_bytes, all_bytes): (u64, u64), paths: &[&str]) {
+    let paths: HashSet<&str> = paths
+        .iter()
+        .map(|path| path.trim_start_matches('/'))
+        .collect();
+    let document = |digest: &Value| {
+        let hex = digest["digest"]
+            .as_str()
+            .unwrap()
+            .strip_prefix("sha256:")
+            .unwrap();
+        layout.join("blobs/sha256").join(hex)
+    };
+    let parse =
+        |path: PathBuf| -> Value { serde_json::from_slice(&fs::read(path).unwrap()).unwrap() };
+    let index = parse(layout.join("index.json"));
+    let manifest = parse(document(&index["manifests"][0]));
+    let mut builder = tar::Builder::new(fs::File::create(tar).unwrap());
+    let mut left = all_bytes;
+    // The uppermost layer has what the image is for.
+    for layer in manifest["layers"].as_array().unwrap().iter().rev() {
+        let blob = BufReader::new(fs::File::open(document(layer)).unwrap());
+        let mut layer = tar::Archive::new(flate2::bufread::MultiGzDecoder::new(blob));
+        for (number, entry) in layer.entries().unwrap().enumerate() {
+            let entry = entry.unwrap();
+            let path = entry.path().unwrap().into_owned();
+            let is_wanted = paths.contains(path.to_str().unwrap().trim_start_matches("./"));
+            let len_bytes = entry.size().min(file_bytes);
+            let is_file = entry.header().entry_type().is_file();
+            if !is_file || !(is_wanted || number % 10 == 0) || len_bytes > left {
+                continue;
+            }
+            left -= len_bytes;
+            let mut header = tar::Header::new_gnu();
+            header.set_size(len_bytes);
+            header.set_mode(0o644);
+            builder
+                .append_data(&mut header, path, entry.take(len_bytes))
+                .unwrap();
+        }
+    }
+    builder.into_inner().unwrap();
 }
 
 /// All of them as layers of one image, through the binary, which decides what is copied; with a list of
