@@ -8,6 +8,7 @@ mod optimize;
 mod peer;
 mod profiler;
 mod registry;
+mod simulate;
 mod table;
 
 use std::fs;
@@ -26,7 +27,8 @@ pub(crate) fn run(args: &[String]) -> Result<ExitCode> {
         Some((task, rest)) if task == "limits" => limits::run(rest),
         Some((task, rest)) if task == "profiler" => profiler::run(rest),
         Some((task, rest)) if task == "registry" => registry::run(rest),
-        _ => bail!("usage: cargo xtask bench optimize|convert|limits|profiler|registry …"),
+        Some((task, rest)) if task == "simulate" => simulate::run(rest),
+        _ => bail!("usage: cargo xtask bench optimize|convert|limits|profiler|registry|simulate …"),
     }
 }
 
