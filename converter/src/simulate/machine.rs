@@ -121,7 +121,7 @@ impl<A: Ord + Copy> Machine<A> {
     /// Bytes that have arrived of what `actor` transfers; 0 if it transfers nothing.
     pub(super) fn arrived_bytes(&self, actor: A) -> u64 {
         match self.jobs.get(&actor) {
-            Some(Job::Transfer { bytes, left, .. }) => (bytes - left) as u64,
+            Some(Job::Transfer { bytes, left, .. }) => (bytes - left).round() as u64,
             _ => 0,
         }
     }

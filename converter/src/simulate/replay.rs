@@ -232,19 +232,15 @@ impl<'a> Replay<'a> {
     /// One of those who inflate goes on.
     fn work(&mut self, layer: u32, number: u32) {
         let actor = Actor::Worker(layer, number);
-        let mut reading = self.workers[layer as usize][number as usize].take();
-        loop {
-            let Some(mut under_way) = reading.take().or_else(|| {
-                let state = &mut self.layers[layer as usize];
-                state.next_to_inflate().map(|row| state.read(row))
-            }) else {
-                break;
-            };
-            if self.advance(actor, layer, &mut under_way) == Need::Nothing {
-                continue;
+        let mut begun = self.workers[layer as usize][number as usize].take();
+        while let Some(mut reading) = begun.take().or_else(|| {
+            let state = &mut self.layers[layer as usize];
+            state.next_to_inflate().map(|row| state.read(row))
+        }) {
+            if self.advance(actor, layer, &mut reading) != Need::Nothing {
+                self.workers[layer as usize][number as usize] = Some(reading);
+                return;
             }
-            self.workers[layer as usize][number as usize] = Some(under_way);
-            return;
         }
         let prefetch = &mut self.layers[layer as usize].prefetch;
         prefetch.workers -= 1;

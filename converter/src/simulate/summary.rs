@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use crate::simulate::image::Member;
 use crate::simulate::layer_state::LayerState;
 use crate::simulate::prediction::{LayerPrediction, MissedFile, Prediction, UnusedFile};
 use crate::simulate::replay::{Actor, Replay};
@@ -58,7 +59,7 @@ fn layer(state: &LayerState<'_>, under_way_bytes: u64) -> LayerPrediction {
         members
             .filter(|member| member.offset_bytes < prefetch.end_bytes)
             .filter(|member| !member.rows.iter().any(|&row| state.used[row as usize]))
-            .map(|member| member.len_bytes())
+            .map(Member::len_bytes)
             .sum()
     });
     LayerPrediction {

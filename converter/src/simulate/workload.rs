@@ -109,13 +109,15 @@ mod tests {
 
     #[test]
     fn the_kernel_reads_around() {
-        let check = |ranges: &[(u64, u64)], expected: &[Range<u64>]| {
-            assert_eq!(around(ranges, 1000, 10), expected, "{ranges:?}");
+        let check = |ranges: &[(u64, u64)], expected: &[(u64, u64)]| {
+            let found = around(ranges, 1000, 10).into_iter();
+            let found: Vec<_> = found.map(|range| (range.start, range.end)).collect();
+            assert_eq!(found, expected, "{ranges:?}");
         };
         check(&[], &[]);
-        check(&[(0, 5)], &[0..15]);
-        check(&[(100, 5), (125, 5), (400, 1)], &[90..140, 390..411]);
-        check(&[(995, 5)], &[985..1000]);
+        check(&[(0, 5)], &[(0, 15)]);
+        check(&[(100, 5), (125, 5), (400, 1)], &[(90, 140), (390, 411)]);
+        check(&[(995, 5)], &[(985, 1000)]);
         // Of a file that is shorter in this image.
         check(&[(2000, 5)], &[]);
     }

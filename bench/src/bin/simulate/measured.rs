@@ -173,7 +173,7 @@ fn read_model(layout: &Path) -> Result<ImageModel> {
         &reference,
         &Selection::ThisMachine,
         &options,
-        &Cancel::new(),
+        &Cancel::default(),
     )?;
     Ok(ImageModel::read(&opened.into_image()?)?)
 }
