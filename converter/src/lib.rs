@@ -19,6 +19,7 @@ pub mod registry;
 pub mod rootfs;
 pub mod runtime;
 pub mod scratch;
+pub mod simulate;
 pub mod sink;
 pub mod source;
 pub mod sys;

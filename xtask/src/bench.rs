@@ -10,6 +10,7 @@ mod peer;
 mod profiler;
 mod readiness;
 mod registry;
+mod simulate;
 mod table;
 
 use std::fs;
@@ -29,9 +30,10 @@ pub(crate) fn run(args: &[String]) -> Result<ExitCode> {
         Some((task, rest)) if task == "profiler" => profiler::run(rest),
         Some((task, rest)) if task == "readiness" => readiness::run(rest),
         Some((task, rest)) if task == "registry" => registry::run(rest),
-        _ => {
-            bail!("usage: cargo xtask bench optimize|convert|limits|profiler|readiness|registry …")
-        }
+        Some((task, rest)) if task == "simulate" => simulate::run(rest),
+        _ => bail!(
+            "usage: cargo xtask bench optimize|convert|limits|profiler|readiness|registry|simulate …"
+        ),
     }
 }
 

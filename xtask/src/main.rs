@@ -46,6 +46,8 @@ const USAGE: &str = "usage: cargo xtask TASK
                    eStargz that nobody optimised and a plain pull, in turns
   bench registry oci:DIR[:TAG] NAME [RUNS] [--scratch DIR] [--only copy|convert]
                    an image to and from a registry on this machine, beside skopeo
+  bench simulate NAME [--images DIR] [--fit]
+                   what esgz simulate predicts beside the measured runs in bench/runs/NAME
   bpf [--write]    rebuilds the BPF object and compares it with the committed one
   corpus [NAME]    makes a large image in target/corpus: torch (default) or numpy
 ";

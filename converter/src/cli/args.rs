@@ -9,6 +9,7 @@ use crate::cli::created::Created;
 use crate::cli::profile::ProfileCommand;
 use crate::cli::progress::ProgressArg;
 use crate::cli::registry::{RegistryArgs, UserArg};
+use crate::cli::simulate::SimulateArgs;
 use crate::cli::workload::WorkloadArgs;
 use crate::image::{ImageRef, Platform};
 use crate::layer::encode::Level;
@@ -60,6 +61,8 @@ pub(super) enum Command {
     Inspect(InspectArgs),
     /// Check every digest, TOC row and chunk of an eStargz image
     Verify(VerifyArgs),
+    /// Predict how long a container takes to become ready, and what goes through the link until then
+    Simulate(SimulateArgs),
 }
 
 #[derive(Debug, Args)]

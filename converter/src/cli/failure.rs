@@ -10,6 +10,7 @@ use crate::record::RecordError;
 use crate::registry::RegistryError;
 use crate::rootfs::{LocateError, RootfsError};
 use crate::runtime::RuntimeError;
+use crate::simulate::ReadError;
 use crate::sink::SinkError;
 use crate::source::SourceError;
 use crate::verify::ImageFault;
@@ -100,6 +101,17 @@ impl From<SourceError> for Failure {
             _ => IMAGE,
         };
         Self::coded(code, error)
+    }
+}
+
+impl From<ReadError> for Failure {
+    fn from(error: ReadError) -> Self {
+        match error {
+            ReadError::Source(error) => error.into(),
+            ReadError::Toc { layer, source } => {
+                Self::from(source).context(format!("layer {layer}"))
+            }
+        }
     }
 }
 

@@ -16,6 +16,7 @@ mod reading;
 mod registry;
 mod report;
 mod signals;
+mod simulate;
 mod verify;
 mod workload;
 
@@ -65,5 +66,6 @@ fn run(cli: &Cli, signals: &Signals, progress: &Shown) -> Result<(), Failure> {
         Command::Profile(args) => profile::run(args),
         Command::Inspect(args) => inspect::inspect(args, cancel),
         Command::Verify(args) => verify::verify(args, cancel, progress),
+        Command::Simulate(args) => simulate::simulate(args, cancel),
     }
 }
