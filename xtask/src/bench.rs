@@ -31,11 +31,9 @@ pub(crate) fn run(args: &[String]) -> Result<ExitCode> {
         Some((task, rest)) if task == "readiness" => readiness::run(rest),
         Some((task, rest)) if task == "registry" => registry::run(rest),
         Some((task, rest)) if task == "simulate" => simulate::run(rest),
-        _ => {
-            bail!(
-                "usage: cargo xtask bench optimize|convert|limits|profiler|readiness|registry|simulate …"
-            )
-        }
+        _ => bail!(
+            "usage: cargo xtask bench optimize|convert|limits|profiler|readiness|registry|simulate …"
+        ),
     }
 }
 
