@@ -1,5 +1,6 @@
 //! What a failed command says and exits with.
 
+use crate::artifact::ArtifactError;
 use crate::attach::AttachError;
 use crate::cancel::Cancelled;
 use crate::convert::ImageError;
@@ -97,6 +98,16 @@ impl From<SourceError> for Failure {
             SourceError::Cancelled(_) => INTERRUPTED,
             // The scratch directory is neither source nor destination.
             SourceError::Unpack { .. } => OTHER,
+            _ => IMAGE,
+        };
+        Self::coded(code, error)
+    }
+}
+
+impl From<ArtifactError> for Failure {
+    fn from(error: ArtifactError) -> Self {
+        let code = match error {
+            ArtifactError::Cancelled(_) => INTERRUPTED,
             _ => IMAGE,
         };
         Self::coded(code, error)
