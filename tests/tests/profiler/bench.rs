@@ -1,6 +1,5 @@
 //! A cgroup, a directory on a real file system, and a profiler that watches both.
 
-use std::cell::Cell;
 use std::fs::{self, File};
 use std::io::Write;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
@@ -32,7 +31,7 @@ pub(crate) struct Bench {
     cgroup: PathBuf,
     filter: CgroupFilter,
     tier: Tier,
-    opens: Cell<OpenSource>,
+    opens: Mutex<OpenSource>,
     _turn: MutexGuard<'static, ()>,
 }
 
@@ -93,14 +92,14 @@ impl Bench {
             cgroup,
             filter,
             tier,
-            opens: Cell::new(OpenSource::Fanotify),
+            opens: Mutex::new(OpenSource::Fanotify),
             _turn: turn,
         })
     }
 
     /// Profilers that are started from now on know of opens in this way.
     pub(crate) fn set_opens(&self, source: OpenSource) {
-        self.opens.set(source);
+        *self.opens.lock().unwrap() = source;
     }
 
     pub(crate) fn path(&self) -> &str {
@@ -209,7 +208,7 @@ impl Bench {
             cgroup: &self.filter,
             files,
             opened_as,
-            opens: self.opens.get(),
+            opens: *self.opens.lock().unwrap(),
             also_opened: &[],
             // fanotify watches a file system; names are looked up from the root.
             root: match self.tier {

@@ -40,12 +40,15 @@ fn page_cache_sees_every_page_that_is_read_in() {
 
         bench.set_opens(OpenSource::Fanotify);
         bench.evict("a");
-        let script = "open c\nrandom a 40960 8192\nopen b";
+        let script = "open c\nrandom a 40960 8192 4096000 1\nopen b";
         let seen = bench.observe(&[&a, &b, &c], Exactness::FaultAround, script);
         let names: Vec<_> = seen.files.iter().map(|found| found.file).collect();
         assert_eq!(names, [c.file, a.file, b.file]);
         assert!(seen.files.iter().all(|found| found.opened));
-        assert_eq!(ranges_of(find(&seen, &a)), [(10 * PAGE, 2 * PAGE)]);
+        assert_eq!(
+            ranges_of(find(&seen, &a)),
+            [(10 * PAGE, 2 * PAGE), (1000 * PAGE, PAGE)]
+        );
         assert_eq!(seen.lost_events, 0, "{:?}", seen.losses);
     });
 }
