@@ -289,7 +289,11 @@ impl<'a> Conversion<'a> {
         let mut converted = Vec::with_capacity(source.layers.len());
         let parallel = self.parallel_beside(&[]);
         let unknown = self.pass_layers_on(source, parallel)?;
-        let is_left = |layer: &&SourceLayer| !self.layers.contains_key(&LayerKey::of(layer, &[]));
+        let is_left = |layer: &&SourceLayer| {
+            !self
+                .layers
+                .contains_key(&LayerKey::of(layer, &Placement::default()))
+        };
         let announced: Vec<&SourceLayer> = source.layers.iter().filter(is_left).collect();
         source.announce(&announced)?;
         for source_layer in &source.layers {
@@ -299,7 +303,7 @@ impl<'a> Conversion<'a> {
                 Some(done) => done,
                 None if unknown.contains(&key) => {
                     let layer = scan::scan_one(&job)?;
-                    layer::convert(&job, &layer, &[], &mut self.sink)?
+                    layer::convert(&job, &layer, &Placement::default(), &mut self.sink)?
                 }
                 None => layer::scan_and_convert(&job, &mut self.sink)?,
             };
@@ -319,7 +323,7 @@ impl<'a> Conversion<'a> {
         let mut unknown = HashSet::new();
         let mut blobs = Vec::new();
         for source_layer in &source.layers {
-            let key = LayerKey::of(source_layer, &[]);
+            let key = LayerKey::of(source_layer, &Placement::default());
             if self.layers.contains_key(&key) {
                 continue;
             }
