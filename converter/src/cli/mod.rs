@@ -10,6 +10,7 @@ mod failure;
 mod inspect;
 mod optimize;
 mod output;
+mod page;
 mod profile;
 mod progress;
 mod reading;
@@ -66,6 +67,7 @@ fn run(cli: &Cli, signals: &Signals, progress: &Shown) -> Result<(), Failure> {
         Command::Profile(args) => profile::run(args),
         Command::Inspect(args) => inspect::inspect(args, cancel),
         Command::Verify(args) => verify::verify(args, cancel, progress),
+        Command::Report(args) => page::report(args, cancel),
         Command::Simulate(args) => simulate::simulate(args, cancel),
     }
 }

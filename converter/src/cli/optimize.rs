@@ -14,6 +14,7 @@ use crate::cli::conversion::{
 };
 use crate::cli::failure::{Failure, INCOMPLETE, USAGE, WORKLOAD};
 use crate::cli::output::{self, Size};
+use crate::cli::page;
 use crate::cli::reading;
 use crate::cli::registry;
 use crate::cli::report::{Report, print_profile, profile_json};
@@ -89,6 +90,15 @@ pub(super) fn optimize(
         stages.extend([("mount", recorded.mount), ("run", recorded.run)]);
     }
     let converted = conversion.finish()?;
+    if let (Some(path), Some((profiled, recorded))) = (&args.report, &recorded) {
+        page::report_on(
+            args,
+            &source.images[*profiled],
+            &recorded.profile,
+            path,
+            cancel,
+        )?;
+    }
     let report = Report {
         source: &args.source,
         destination: &args.destination,
