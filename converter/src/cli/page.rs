@@ -6,9 +6,9 @@ use clap::Args;
 
 use crate::cancel::Cancel;
 use crate::cli::args::{OptimizeArgs, PlatformArgs};
-use crate::cli::conversion::read_profile;
 use crate::cli::failure::{Failure, IMAGE};
 use crate::cli::output::{self, Size};
+use crate::cli::profile_place::{ProfilePlace, artifact_options, place_parser};
 use crate::cli::reading;
 use crate::cli::registry::{self, RegistryArgs, UserArg};
 use crate::image::ImageRef;
@@ -25,9 +25,9 @@ pub(super) struct PageArgs {
     /// Image that esgz has made, oci:DIR[:TAG], docker://NAME or an archive
     #[arg(value_name = "IMAGE")]
     image: ImageRef,
-    /// What its workload touches
-    #[arg(long, value_name = "FILE")]
-    profile: PathBuf,
+    /// What its workload touches: a file, or docker://NAME of the profile or of its image
+    #[arg(long, value_name = "PROFILE", value_parser = place_parser())]
+    profile: ProfilePlace,
     /// Write the page there
     #[arg(short, long, value_name = "FILE")]
     output: PathBuf,
@@ -57,12 +57,13 @@ pub(super) struct PageArgs {
 
 /// Runs `esgz report`.
 pub(super) fn report(args: &PageArgs, cancel: &Cancel) -> Result<(), Failure> {
-    let profile = read_profile(&args.profile)?;
+    let registry = registry::options(&args.registry, Some(&args.registry_user))?;
+    let artifacts = artifact_options(&registry, &reading::default_scratch(), cancel);
+    let profile = args.profile.read(&artifacts)?;
     let measured = match &args.measured {
         Some(dir) => read_measured(dir, args.measured_image.as_deref())?,
         None => Vec::new(),
     };
-    let registry = registry::options(&args.registry, Some(&args.registry_user))?;
     let open = |reference: &ImageRef| -> Result<ImageModel, Failure> {
         let (platforms, registry) = (&args.platforms, registry.clone());
         let unless = Selection::ThisMachine;
