@@ -18,6 +18,7 @@ pub mod profiler;
 pub mod progress;
 pub mod record;
 pub mod registry;
+pub mod report;
 pub mod rootfs;
 pub mod runtime;
 pub mod scratch;

@@ -11,7 +11,7 @@ use crate::shell::{cargo, has_program};
 use crate::{fuzz, kernels, prerequisites};
 
 /// Programs that tests compare with or run, and their packages.
-const PREREQUISITES: [(&str, &str); 18] = [
+const PREREQUISITES: [(&str, &str); 19] = [
     ("runc", "runc"),
     ("crun", "crun"),
     ("busybox", "busybox-static"),
@@ -30,6 +30,7 @@ const PREREQUISITES: [(&str, &str); 18] = [
     ("7zz", "7zip"),
     ("advdef", "advancecomp"),
     ("bgzip", "tabix"),
+    ("chromium", "chromium"),
 ];
 
 /// Runs all tests, then the fuzz targets; with `args`, which go to `cargo test`, only the tests. Fails when

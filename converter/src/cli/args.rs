@@ -7,6 +7,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use crate::cli::attach::AttachArgs;
 use crate::cli::created::Created;
 use crate::cli::generate::{CompletionsArgs, ManArgs};
+use crate::cli::page::PageArgs;
 use crate::cli::profile::ProfileCommand;
 use crate::cli::profile_place::{ProfilePlace, place_parser};
 use crate::cli::progress::ProgressArg;
@@ -66,6 +67,8 @@ pub(super) enum Command {
     Verify(VerifyArgs),
     /// Predict how long a container takes to become ready, and what goes through the link until then
     Simulate(SimulateArgs),
+    /// Write an HTML page: what an image reads at its start, what is prefetched, how soon it is ready
+    Report(PageArgs),
     /// Print a script that completes esgz's commands and flags in a shell
     Completions(CompletionsArgs),
     /// Print or write manual pages
@@ -97,6 +100,9 @@ pub(super) struct OptimizeArgs {
     /// Write a record there, as ctr-remote does
     #[arg(long, value_name = "FILE")]
     pub(super) record_out: Option<PathBuf>,
+    /// Write an HTML page there: what the start reads, what is prefetched, how soon the image is ready
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["prefetch_list", "no_optimize"])]
+    pub(super) report: Option<PathBuf>,
     #[command(flatten)]
     pub(super) workload: WorkloadArgs,
     #[command(flatten)]

@@ -11,6 +11,7 @@ mod generate;
 mod inspect;
 mod optimize;
 mod output;
+mod page;
 mod profile;
 mod profile_place;
 mod progress;
@@ -69,6 +70,7 @@ fn run(cli: &Cli, signals: &Signals, progress: &Shown) -> Result<(), Failure> {
         Command::Profile(args) => profile::run(args, cancel),
         Command::Inspect(args) => inspect::inspect(args, cancel),
         Command::Verify(args) => verify::verify(args, cancel, progress),
+        Command::Report(args) => page::report(args, cancel),
         Command::Simulate(args) => simulate::simulate(args, cancel),
         Command::Completions(args) => generate::completions(args),
         Command::Man(args) => generate::man(args),

@@ -12,6 +12,7 @@ use crate::cli::attach::attach_options;
 use crate::cli::conversion::{image_options, open_ends, scan_options, scan_stage, threads};
 use crate::cli::failure::{Failure, INCOMPLETE, USAGE, WORKLOAD};
 use crate::cli::output;
+use crate::cli::page;
 use crate::cli::profile_place::{ProfileOutput, ProfilePlace, Written, artifact_options};
 use crate::cli::reading;
 use crate::cli::registry;
@@ -95,6 +96,15 @@ pub(super) fn optimize(
         stages.extend([("mount", recorded.mount), ("run", recorded.run)]);
     }
     let converted = conversion.finish()?;
+    if let (Some(path), Some((profiled, recorded))) = (&args.report, &recorded) {
+        page::report_on(
+            args,
+            &source.images[*profiled],
+            &recorded.profile,
+            path,
+            cancel,
+        )?;
+    }
     let report = Report {
         source: &args.source,
         destination: &args.destination,

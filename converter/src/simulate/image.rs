@@ -299,9 +299,14 @@ impl Contents {
 
 /// Where in an image a path leads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Place {
+pub enum Place {
     /// To a file of a lazily pulled layer.
-    File { layer: u32, file: u32 },
+    File {
+        /// Which layer.
+        layer: u32,
+        /// Which of its files.
+        file: u32,
+    },
     /// To something that needs no contents, or lies in a layer that is pulled whole.
     Nothing,
 }
@@ -309,7 +314,7 @@ pub(super) enum Place {
 impl ImageModel {
     /// Finds a file of a profile: in `layer`, where the images' layers correspond, else in the uppermost layer
     /// that has it. `None` if no lazily pulled layer has it.
-    pub(super) fn find(&self, path: &str, layer: Option<u32>, size_bytes: u64) -> Option<Place> {
+    pub fn find(&self, path: &str, layer: Option<u32>, size_bytes: u64) -> Option<Place> {
         let place = |layer: u32, name: &Name| match *name {
             Name::File(file) => Place::File { layer, file },
             Name::Hardlink(_) | Name::Other => Place::Nothing,

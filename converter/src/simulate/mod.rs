@@ -36,7 +36,7 @@ mod workload;
 mod tests;
 
 pub use constants::Constants;
-pub use image::{Contents, FileModel, ImageModel, Landmark, LayerModel, Member, Row};
+pub use image::{Contents, FileModel, ImageModel, Landmark, LayerModel, Member, Place, Row};
 pub use link::{Link, LinkError};
 pub use prediction::{LayerPrediction, MissedFile, Prediction, UnusedFile};
 pub use read::ReadError;

@@ -33,6 +33,9 @@ use options::Options;
 use results::Run;
 use start::{Scene, Turn};
 
+/// As shells report SIGINT.
+const INTERRUPTED: u8 = 130;
+
 /// Results go to `bench/runs/NAME/`: every run as a line of `runs.jsonl`, `table.md`, and `environment.json`, what they
 /// hold for.
 pub(super) fn run(args: &[String]) -> Result<ExitCode> {
@@ -53,6 +56,10 @@ pub(super) fn run(args: &[String]) -> Result<ExitCode> {
     // What was measured before a failure or an interruption counts.
     if results.join("runs.jsonl").exists() {
         print!("{}", write_table(&results)?);
+    }
+    if interrupt.is_set() {
+        eprintln!("interrupted: what was measured is kept");
+        return Ok(ExitCode::from(INTERRUPTED));
     }
     measured?;
     Ok(ExitCode::SUCCESS)

@@ -99,8 +99,9 @@ impl Scene<'_> {
                 create.args(["--with-ns", &network, &reference, "ready"]);
                 let probe = super::probe::Probe::start(node.open_network()?, port)?;
                 let mut container = Running::start(logged(&mut create, &log)?)?;
-                self.first_answer(&probe, &mut container)
-                    .with_context(|| format!("{create:?}: {}", said(&node)))?
+                let answered = self.first_answer(&probe, &mut container);
+                self.interrupt.check()?;
+                answered.with_context(|| format!("{create:?}: {}", said(&node)))?
             }
         };
         let started = proxy.take_traffic();
