@@ -114,6 +114,14 @@ impl Blob {
         }
     }
 
+    /// Whether all of it is here: reading its end does not wait.
+    pub fn has_arrived(&self) -> bool {
+        match &self.bytes {
+            Bytes::File(_) | Bytes::Memory(_) => true,
+            Bytes::Arriving(arriving) => arriving.has_arrived(),
+        }
+    }
+
     /// A stretch of this blob, cut off at its end.
     #[must_use]
     pub fn part(&self, offset_bytes: u64, len_bytes: u64) -> Self {

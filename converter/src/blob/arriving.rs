@@ -72,6 +72,11 @@ impl Arriving {
         }
     }
 
+    /// Whether all of it is here, and checked.
+    pub(super) fn has_arrived(&self) -> bool {
+        matches!(self.state().ended, Some(Ok(())))
+    }
+
     /// Why it did not arrive, if that is known already.
     pub fn failure(&self) -> Option<NotArrived> {
         match &self.state().ended {
@@ -202,6 +207,7 @@ mod tests {
         let mut all = Vec::new();
         blob.clone().read_to_end(&mut all).unwrap();
         assert_eq!(all, b"abcdef");
+        assert!(blob.has_arrived());
         blob.part(4, 2).read_exact_at(&mut two, 0).unwrap();
         assert_eq!(&two, b"ef");
         writer.join().unwrap();
@@ -211,6 +217,7 @@ mod tests {
     fn the_last_byte_is_not_given_out_unchecked() {
         let (blob, arrival) = arriving(4);
         arrival.write(b"wxyz", 0).unwrap();
+        assert!(!blob.has_arrived());
         let mut three = [0; 3];
         blob.read_exact_at(&mut three, 0).unwrap();
         arrival.finish(Err(io::Error::other("wrong digest")));

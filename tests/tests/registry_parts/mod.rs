@@ -1,5 +1,6 @@
 //! An image, its conversion as a layout, and a real registry where there is one.
 
+mod arriving;
 mod faults;
 mod mirrors;
 mod passed_on;

@@ -1,7 +1,6 @@
 //! Layers that stay as they are: passed on from any source to any destination, checked, and kept nowhere.
 
 use std::fs;
-use std::time::Instant;
 
 use esgz_tests::layout::Layout;
 use esgz_tests::registry::{Access, Behaviour, CuttingProxy, Direction, Redirect, Server};
@@ -238,28 +237,4 @@ fn the_distribution_projects_registry_gives_and_takes() {
         report(&fixture, from, to, &AS_IT_IS);
     }
     check_layout(&fixture, &output);
-}
-
-#[test]
-fn a_layer_is_scanned_while_it_arrives() {
-    let fixture = Fixture::new();
-    // Its first bytes are no gzip data, and its digest is right: only a scan can tell.
-    let source = &fixture.conversion.source;
-    let mut odd = vec![0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 0xff];
-    odd.extend((0..300_000_u32).map(|at| (at.wrapping_mul(2_654_435_761) >> 24) as u8 | 7));
-    let descriptor = source.put(&odd, "application/vnd.oci.image.layer.v1.tar+gzip");
-    let digest = descriptor["digest"].as_str().unwrap().to_owned();
-    source.edit_manifest(|manifest| manifest["layers"][0] = descriptor);
-    let server = Server::start(Behaviour {
-        holds: Some(digest.clone()),
-        ..Behaviour::default()
-    });
-    server.put_layout(source, "from/here", "src");
-    let started = Instant::now();
-    let output = fixture.conversion.output("never");
-    let from = server.reference("from/here:src");
-    let refused = fixture.esgz(&from, &output.reference()).run();
-    refused.failed_with(6, &[&digest]).unwrap();
-    // The server has not sent the second half.
-    assert!(!server.waited_in_vain(), "after {:?}", started.elapsed());
 }

@@ -234,7 +234,7 @@ fn each_platform_has_its_own_profile() {
                 continue;
             }
             let digest = entry["digest"].as_str().unwrap();
-            let file = fixture.profile(architecture, digest, "bin/su");
+            let file = fixture.profile(architecture, digest, "bin/tool");
             let text = fs::read_to_string(&file).unwrap();
             let own = format!("linux/{architecture}");
             fs::write(&file, text.replace("linux/amd64", &own)).unwrap();
@@ -246,32 +246,26 @@ fn each_platform_has_its_own_profile() {
             "amd64"
         };
         assert_eq!(fixture.shown(&image), here);
-        let expected = |architecture: &str| {
-            let platform = format!("linux/{architecture}");
-            let output = fixture
-                .conversion
-                .output(&format!("{listed_by}-{architecture}"));
-            let file = fixture.conversion.path(&format!("{architecture}.json"));
-            fixture
-                .esgz(&source.reference(), &output.reference())
-                .args(["--platform", &platform, "--profile"])
-                .arg(file)
-                .run()
-                .success()
-                .unwrap();
-            output.manifest_digest()
+        // The manifests of what is made with the profiles' files.
+        let manifests = |from: &str, to: &str, args: &[&str]| {
+            let done = fixture.esgz(from, to).arg("--json").args(args).run();
+            let json: Value = serde_json::from_str(&done.success().unwrap().stdout).unwrap();
+            json["platforms"].clone()
         };
+        let from = source.reference();
         let to = server.reference("an/app:esgz");
-        fixture
-            .esgz(&image, &to)
-            .args(["--all-platforms", "--profile", &image])
-            .run()
-            .success()
-            .unwrap();
-        let index = server.manifest_bytes("an/app", "esgz").unwrap();
-        let index = String::from_utf8(index).unwrap();
-        for architecture in ["amd64", "arm64"] {
-            assert!(index.contains(&expected(architecture)), "{architecture}");
+        let together = manifests(&image, &to, &["--all-platforms", "--profile", &image]);
+        for (at, architecture) in ["amd64", "arm64"].into_iter().enumerate() {
+            let output = fixture.conversion.output("alone");
+            let platform = format!("linux/{architecture}");
+            let file = fixture.conversion.path(&format!("{architecture}.json"));
+            let mut args = vec!["--platform", &platform];
+            let plain = manifests(&from, &output.reference(), &args);
+            args.extend(["--profile", file.to_str().unwrap()]);
+            let alone = manifests(&from, &output.reference(), &args);
+            fs::remove_dir_all(&output.dir).unwrap();
+            assert_eq!(together[at]["manifest"], alone[0]["manifest"], "{platform}");
+            assert_ne!(plain[0]["manifest"], alone[0]["manifest"], "{platform}");
         }
     }
 }

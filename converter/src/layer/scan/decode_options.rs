@@ -57,7 +57,8 @@ impl DecodeOptions {
                 Err(error) => warn(cache, id, &error),
             }
         }
-        if prepared.proposer.is_none() {
+        // Members are found from the blob's end. One that is on its way is decoded as it comes instead.
+        if prepared.proposer.is_none() && blob.has_arrived() {
             prepared.proposer = borders::of_members(blob).map(Proposer::Members);
         }
         if let (None, Some(cache)) = (&prepared.proposer, &self.index_cache) {
