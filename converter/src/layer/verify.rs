@@ -339,7 +339,7 @@ pub fn verify_entries(
                 Outcome::Inflated(batch) => {
                     hasher.update(batch.gzip());
                     for (run, raw) in batch.inflated_runs() {
-                        let start_bytes = stream.begin(run);
+                        let start_bytes = stream.begin(run)?;
                         stream.bytes(raw)?;
                         stream.end(run, start_bytes)?;
                     }
@@ -347,7 +347,7 @@ pub fn verify_entries(
                 }
                 Outcome::InPieces(batch) => {
                     for run in &batch.runs {
-                        let start_bytes = stream.begin(run);
+                        let start_bytes = stream.begin(run)?;
                         inflate::in_pieces(blob, &rows, run, &mut hasher, |piece| {
                             cancel.check()?;
                             stream.bytes(piece)

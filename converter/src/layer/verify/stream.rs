@@ -33,6 +33,8 @@ pub(super) struct ReadBack<'a, V> {
     packs: Vec<Range<u64>>,
     /// Chunks in packs whose file has not come yet, by file; indices into [`Rows::chunks`].
     copies: HashMap<u32, Vec<usize>>,
+    /// Those of the run that is being taken.
+    run_copies: Vec<usize>,
     owners: Owners,
     /// Where the TOC's member starts, and where its tar entry does.
     toc_member: Option<u64>,
@@ -89,18 +91,35 @@ impl<'a, V: FnMut(VerifiedEntry<'_>)> ReadBack<'a, V> {
             payloads: Vec::with_capacity(rows.files.len()),
             packs: Vec::new(),
             copies: HashMap::new(),
+            run_copies: Vec::new(),
             owners: Owners::default(),
             toc_member: None,
             toc_entry: None,
         }
     }
 
-    /// A run begins. Gives its place in the stream.
-    pub(super) fn begin(&mut self, run: &Run) -> u64 {
-        if run.blob.start == self.rows.toc_offset_bytes {
+    /// A run begins. Gives its place in the stream. Its chunks in packs are noted now: their file may
+    /// begin within the run, right behind the pack.
+    pub(super) fn begin(&mut self, run: &Run) -> Result<u64, VerifyError> {
+        let rows = self.rows;
+        if run.blob.start == rows.toc_offset_bytes {
             self.toc_member = Some(self.position);
         }
-        self.position
+        self.run_copies.clear();
+        for index in run.chunks.clone() {
+            let chunk = &rows.chunks[index];
+            let start_bytes = self.position.saturating_add(chunk.inner_bytes);
+            let has_come = self.payloads.len() > chunk.file as usize;
+            if has_come || !self.is_in_pack(start_bytes, chunk.len_bytes) {
+                continue;
+            }
+            if chunk.inner_bytes == 0 {
+                return Err(rows.fault(chunk.row, RowFault::PackedWithoutLead));
+            }
+            self.run_copies.push(index);
+            self.copies.entry(chunk.file).or_default().push(index);
+        }
+        Ok(self.position)
     }
 
     /// Takes bytes of a run.
@@ -158,7 +177,7 @@ impl<'a, V: FnMut(VerifiedEntry<'_>)> ReadBack<'a, V> {
 
     /// All bytes of a run that began at `start_bytes` of the stream have been taken: its chunks must
     /// lie where the tar has the files' data, or in a pack that stands before that.
-    pub(super) fn end(&mut self, run: &Run, start_bytes: u64) -> Result<(), VerifyError> {
+    pub(super) fn end(&self, run: &Run, start_bytes: u64) -> Result<(), VerifyError> {
         let rows = self.rows;
         for index in run.chunks.clone() {
             let chunk = &rows.chunks[index];
@@ -167,12 +186,7 @@ impl<'a, V: FnMut(VerifiedEntry<'_>)> ReadBack<'a, V> {
                 .payloads
                 .get(chunk.file as usize)
                 .map(|payload| payload + chunk.file_offset_bytes);
-            if expected_bytes.is_none() && self.is_in_pack(found_bytes, chunk.len_bytes) {
-                if chunk.inner_bytes == 0 {
-                    return Err(rows.fault(chunk.row, RowFault::PackedWithoutLead));
-                }
-                self.copies.entry(chunk.file).or_default().push(index);
-            } else if expected_bytes != Some(found_bytes) {
+            if !self.run_copies.contains(&index) && expected_bytes != Some(found_bytes) {
                 return Err(rows.fault(
                     chunk.row,
                     RowFault::Position {
