@@ -23,10 +23,11 @@ use crate::layer::{ConvertError, Parallel};
 use crate::profile::Prioritized;
 use crate::progress::{Progress, Silent};
 use crate::scratch::ScratchError;
-use crate::sink::{ImageBlobs, Sink, SinkError};
+use crate::sink::{ImageBlobs, LayerBlob, Sink, SinkError};
 use crate::source::{Source, SourceError, SourceImage, SourceLayer};
 
 pub use crate::layer::choice::Compression;
+pub(crate) use copy::copy_blob;
 pub use scan::{Scanner, scan_image};
 
 /// How an image is converted.
@@ -381,7 +382,8 @@ impl<'a> Conversion<'a> {
         };
         let (root, descriptor) = writer.root()?;
         let carried = writer.carried;
-        let blobs: Vec<ImageBlobs> = images.iter().map(image_blobs).collect();
+        let sources = self.source.images.iter().zip(&images);
+        let blobs: Vec<ImageBlobs> = sources.map(|(from, to)| image_blobs(from, to)).collect();
         self.cancel.check()?;
         self.sink.commit(descriptor, &blobs)?;
         Ok(Converted {
@@ -400,11 +402,18 @@ fn blob_id(finished: &FinishedLayer) -> BlobId {
     }
 }
 
-fn image_blobs(image: &ConvertedImage) -> ImageBlobs {
-    let layers = image.layers.iter();
+fn image_blobs(source: &SourceImage, image: &ConvertedImage) -> ImageBlobs {
+    let layers = image.layers.iter().map(|layer| LayerBlob {
+        id: blob_id(&layer.finished),
+        diff_id: layer.finished.diff_id,
+        source: layer.source.digest,
+    });
     ImageBlobs {
+        manifest: image.manifest,
         config: image.config,
-        layers: layers.map(|layer| blob_id(&layer.finished)).collect(),
+        layers: layers.collect(),
+        source_manifest: image.source,
+        source_config: source.config.id.digest,
     }
 }
 

@@ -11,7 +11,7 @@ use crate::shell::{cargo, has_program};
 use crate::{fuzz, kernels, prerequisites};
 
 /// Programs that tests compare with or run, and their packages.
-const PREREQUISITES: [(&str, &str); 18] = [
+const PREREQUISITES: [(&str, &str); 19] = [
     ("runc", "runc"),
     ("crun", "crun"),
     ("busybox", "busybox-static"),
@@ -23,6 +23,7 @@ const PREREQUISITES: [(&str, &str); 18] = [
     ("umoci", "umoci"),
     ("bsdtar", "libarchive-tools"),
     ("docker-registry", "docker-registry"),
+    ("containerd", "containerd"),
     ("pigz", "pigz"),
     ("zopfli", "zopfli"),
     ("igzip", "isal"),

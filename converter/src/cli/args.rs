@@ -5,7 +5,9 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 use crate::cli::attach::AttachArgs;
+use crate::cli::containerd::ContainerdArgs;
 use crate::cli::created::Created;
+use crate::cli::image::ImageCommand;
 use crate::cli::profile::ProfileCommand;
 use crate::cli::progress::ProgressArg;
 use crate::cli::registry::{RegistryArgs, UserArg};
@@ -39,6 +41,8 @@ pub(super) struct Cli {
         overrides_with = "progress"
     )]
     pub(super) progress: ProgressArg,
+    #[command(flatten)]
+    pub(super) containerd: ContainerdArgs,
 }
 
 const EXIT_CODES: &str = "Exit codes: 0 ok; 2 usage; 3 the workload failed; 4 the profile is \
@@ -60,14 +64,17 @@ pub(super) enum Command {
     Inspect(InspectArgs),
     /// Check every digest, TOC row and chunk of an eStargz image
     Verify(VerifyArgs),
+    /// What ctr-remote does with images in containerd, under its names and flags
+    #[command(subcommand, visible_aliases = ["images", "i"])]
+    Image(ImageCommand),
 }
 
 #[derive(Debug, Args)]
 pub(super) struct OptimizeArgs {
-    /// Image to read, oci:DIR[:TAG], docker://NAME or an archive
+    /// Image to read, oci:DIR[:TAG], docker://NAME, containerd:NAME or an archive
     #[arg(value_name = "SRC")]
     pub(super) source: ImageRef,
-    /// Image to write, oci:DIR[:TAG], docker://NAME or an archive
+    /// Image to write, oci:DIR[:TAG], docker://NAME, containerd:NAME or an archive
     #[arg(value_name = "DST")]
     pub(super) destination: ImageRef,
     /// Prefetch what this list names instead of running the workload: paths and patterns, one a line
@@ -90,7 +97,7 @@ pub(super) struct OptimizeArgs {
 
 #[derive(Debug, Args)]
 pub(super) struct RecordArgs {
-    /// Image to run, oci:DIR[:TAG], docker://NAME or an archive
+    /// Image to run, oci:DIR[:TAG], docker://NAME, containerd:NAME or an archive
     #[arg(value_name = "SRC")]
     pub(super) source: ImageRef,
     /// Write the profile there
@@ -238,10 +245,10 @@ pub(super) struct ConversionArgs {
 
 #[derive(Debug, Args)]
 pub(super) struct ConvertArgs {
-    /// Image to read, oci:DIR[:TAG], docker://NAME or an archive
+    /// Image to read, oci:DIR[:TAG], docker://NAME, containerd:NAME or an archive
     #[arg(value_name = "SRC")]
     pub(super) source: ImageRef,
-    /// Image to write, oci:DIR[:TAG], docker://NAME or an archive
+    /// Image to write, oci:DIR[:TAG], docker://NAME, containerd:NAME or an archive
     #[arg(value_name = "DST")]
     pub(super) destination: ImageRef,
     /// Prefetch what this profile says was touched
@@ -251,7 +258,7 @@ pub(super) struct ConvertArgs {
     #[arg(long, value_name = "FILE", conflicts_with = "record_in")]
     pub(super) prefetch_list: Option<PathBuf>,
     /// Prefetch the files of this record of ctr-remote's
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, alias = "estargz-record-in", value_name = "FILE")]
     pub(super) record_in: Option<PathBuf>,
     /// Make plain, uncompressed tar layers instead of eStargz
     #[arg(long, conflicts_with_all = ["profile", "record_in", "prefetch_list", "reuse",
@@ -265,7 +272,7 @@ pub(super) struct ConvertArgs {
 
 #[derive(Debug, Args)]
 pub(super) struct InspectArgs {
-    /// Image to read, oci:DIR[:TAG], docker://NAME or an archive
+    /// Image to read, oci:DIR[:TAG], docker://NAME, containerd:NAME or an archive
     #[arg(value_name = "IMAGE")]
     pub(super) image: ImageRef,
     #[command(flatten)]
@@ -284,7 +291,7 @@ pub(super) struct InspectArgs {
 
 #[derive(Debug, Args)]
 pub(super) struct VerifyArgs {
-    /// Image to check, oci:DIR[:TAG], docker://NAME or an archive
+    /// Image to check, oci:DIR[:TAG], docker://NAME, containerd:NAME or an archive
     #[arg(value_name = "IMAGE")]
     pub(super) image: ImageRef,
     /// Compare the file systems with those of this image, entry by entry

@@ -8,8 +8,9 @@ use serde_json::json;
 use crate::cancel::Cancel;
 use crate::cli::args::{OptimizeArgs, RecordArgs};
 use crate::cli::attach::attach_options;
+use crate::cli::containerd::Remotes;
 use crate::cli::conversion::{
-    Others, Wanted, image_options, open_ends, others, scan_options, scan_stage, threads,
+    Others, Said, Wanted, image_options, open_ends, others, say, scan_options, scan_stage, threads,
     warn_missed,
 };
 use crate::cli::failure::{Failure, INCOMPLETE, USAGE, WORKLOAD};
@@ -19,6 +20,7 @@ use crate::cli::registry;
 use crate::cli::report::{Report, print_profile, profile_json};
 use crate::cli::signals::Signals;
 use crate::cli::workload::{WorkloadArgs, record_options};
+use crate::containerd::ContainerdOptions;
 use crate::convert::{Conversion, Scanner};
 use crate::image::Platform;
 use crate::layer::entry::ScannedLayer;
@@ -32,8 +34,10 @@ use crate::source::{Node, Source, SourceImage};
 /// Runs `esgz optimize`.
 pub(super) fn optimize(
     args: &OptimizeArgs,
+    containerd: &ContainerdOptions,
     signals: &Signals,
     progress: &dyn Progress,
+    said: Said,
 ) -> Result<(), Failure> {
     let clock = Instant::now();
     let cancel = signals.cancel();
@@ -46,8 +50,11 @@ pub(super) fn optimize(
     let scratch = options.scan.scratch.clone();
     let record_options = record_options(&args.workload, scratch, streams, signals)?;
     let ends = (&args.source, &args.destination);
-    let registry = registry::options(&args.conversion.registry, None)?;
-    let (source, sink) = open_ends(ends, (&args.conversion, registry), &options, cancel)?;
+    let remotes = Remotes {
+        registry: registry::options(&args.conversion.registry, None)?,
+        containerd: containerd.clone(),
+    };
+    let (source, sink) = open_ends(ends, (&args.conversion, remotes), &options, cancel)?;
     let threads = options.parallel.threads;
     let mut scanner = Scanner::new(&source, &options.scan, threads, cancel).shown(progress);
     let mut conversion = Conversion::new(&source, &options, sink, cancel)?.shown(progress);
@@ -98,11 +105,7 @@ pub(super) fn optimize(
         verified: options.verify,
         profile: recorded.as_ref().map(|(_, recorded)| &recorded.profile),
     };
-    if args.conversion.json {
-        output::json(&report.json())
-    } else {
-        report.print()
-    }
+    say(&report, args.conversion.json, said)
 }
 
 /// Runs the workload for [`optimize`], and writes what the user wants to keep of it.
@@ -152,6 +155,7 @@ fn image_to_run(source: &Source) -> Result<usize, Failure> {
 /// Runs `esgz record`.
 pub(super) fn record(
     args: &RecordArgs,
+    containerd: &ContainerdOptions,
     signals: &Signals,
     progress: &dyn Progress,
 ) -> Result<(), Failure> {
@@ -164,8 +168,11 @@ pub(super) fn record(
     }
     let (scratch, streams) = (scan.scratch.clone(), streams(args.json));
     let record_options = record_options(&args.workload, scratch, streams, signals)?;
-    let registry = registry::options(&args.registry, None)?;
-    let source = reading::open(&args.source, &args.platforms, &scan, registry, cancel)?;
+    let remotes = Remotes {
+        registry: registry::options(&args.registry, None)?,
+        containerd: containerd.clone(),
+    };
+    let source = reading::open(&args.source, &args.platforms, &scan, remotes, cancel)?;
     let image = &source.images[image_to_run(&source)?];
     let threads = threads(&args.reading);
     let mut scanner = Scanner::new(&source, &scan, threads, cancel).shown(progress);

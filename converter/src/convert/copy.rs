@@ -16,7 +16,7 @@ const BLOCK_BYTES: usize = 1 << 20;
 ///
 /// # Errors
 /// When it cannot be read or written, or is another.
-pub(super) fn copy_blob(
+pub(crate) fn copy_blob(
     what: &'static str,
     open: impl FnOnce() -> Result<Blob, SourceError>,
     id: BlobId,
