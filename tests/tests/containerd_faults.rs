@@ -71,7 +71,7 @@ fn nothing_is_left(conversion: &Conversion, containerd: &Containerd) {
 fn a_restart_in_the_middle_is_survived() {
     let name = "containerd_faults::a_restart_in_the_middle_is_survived";
     for programs in versions(name) {
-        let (conversion, expected) = image(120 * MIB);
+        let (conversion, expected) = image(32 * MIB);
         let mut containerd = Containerd::start(&programs);
         let child = begin(&conversion, &containerd);
         containerd.restart();
@@ -94,7 +94,7 @@ fn a_restart_in_the_middle_is_survived() {
 fn a_killed_ingest_goes_on_where_it_was() {
     let name = "containerd_faults::a_killed_ingest_goes_on_where_it_was";
     for programs in versions(name) {
-        let (conversion, expected) = image(120 * MIB);
+        let (conversion, expected) = image(32 * MIB);
         let containerd = Containerd::start(&programs);
         for is_damaged in [false, true] {
             let mut child = begin(&conversion, &containerd);
@@ -147,7 +147,7 @@ fn overwrite(path: &Path) {
 fn an_interruption_leaves_nothing() {
     let name = "containerd_faults::an_interruption_leaves_nothing";
     for programs in versions(name) {
-        let (conversion, _) = image(120 * MIB);
+        let (conversion, _) = image(32 * MIB);
         let containerd = Containerd::start(&programs);
         let child = begin(&conversion, &containerd);
         let pid = nix::unistd::Pid::from_raw(i32::try_from(child.id()).unwrap());
@@ -167,7 +167,7 @@ fn a_full_content_store_is_left_as_it_was() {
         return;
     };
     for programs in versions(name) {
-        let (conversion, _) = image(40 * MIB);
+        let (conversion, _) = image(24 * MIB);
         let root = conversion.path("small");
         let _mounted = Small::mount(&root);
         let containerd = Containerd::with_root(&programs, &root);
@@ -179,7 +179,7 @@ fn a_full_content_store_is_left_as_it_was() {
     }
 }
 
-/// A file system of 24 MiB.
+/// A file system of 6 MiB.
 struct Small(PathBuf);
 
 impl Small {
@@ -191,7 +191,7 @@ impl Small {
             path,
             Some("tmpfs"),
             nix::mount::MsFlags::empty(),
-            Some("size=24m"),
+            Some("size=6m"),
         )
         .unwrap();
         Self(path.to_owned())

@@ -13,7 +13,7 @@ use crate::containerd::ContainerdOptions;
 
 /// `ctr-remote image convert`.
 #[derive(Debug, Args)]
-pub(super) struct CtrConvertArgs {
+pub(in crate::cli) struct CtrConvertArgs {
     #[command(flatten)]
     convert: ConvertArgs,
     #[command(flatten)]
@@ -32,7 +32,7 @@ pub(super) struct CtrConvertArgs {
 /// How ctr-remote makes layers, where that is not as here.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Conversion")]
-pub(super) struct CtrLayerArgs {
+pub(in crate::cli) struct CtrLayerArgs {
     /// The same as --threads, 0 means all cores; the output does not depend on it
     #[arg(
         long,

@@ -20,7 +20,7 @@ use crate::source::{Selection, SourceImage};
 
 /// What an image in a registry is called, and how it is reached; as `ctr image pull` has it.
 #[derive(Debug, Args)]
-pub(super) struct FetchArgs {
+pub(in crate::cli) struct FetchArgs {
     /// Image to pull, [HOST/]PATH[:TAG][@DIGEST]; also its name in containerd
     #[arg(value_name = "REF")]
     pub(super) reference: String,
@@ -35,7 +35,7 @@ pub(super) struct FetchArgs {
 
 /// `ctr-remote image pull`.
 #[derive(Debug, Args)]
-pub(super) struct PullArgs {
+pub(in crate::cli) struct PullArgs {
     #[command(flatten)]
     fetch: FetchArgs,
     #[command(flatten)]

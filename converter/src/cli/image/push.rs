@@ -18,7 +18,7 @@ use crate::source::Selection;
 
 /// `ctr-remote image push`.
 #[derive(Debug, Args)]
-pub(super) struct PushArgs {
+pub(in crate::cli) struct PushArgs {
     /// What the image becomes in the registry, [HOST/]PATH[:TAG]
     #[arg(value_name = "REMOTE")]
     remote: String,

@@ -21,7 +21,7 @@ use crate::source::{Selection, SourceImage, SourceLayer};
 
 /// `ctr-remote image rpull`.
 #[derive(Debug, Args)]
-pub(super) struct RpullArgs {
+pub(in crate::cli) struct RpullArgs {
     #[command(flatten)]
     fetch: FetchArgs,
     /// The snapshotter

@@ -15,7 +15,7 @@ use crate::layer::verify::read_toc;
 
 /// `ctr-remote image get-toc-digest`.
 #[derive(Debug, Args)]
-pub(super) struct TocDigestArgs {
+pub(in crate::cli) struct TocDigestArgs {
     /// The layer's digest
     #[arg(value_name = "DIGEST")]
     layer: Digest,
