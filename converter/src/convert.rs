@@ -4,9 +4,10 @@
 mod copy;
 mod layer;
 mod nodes;
+mod reuse;
 mod scan;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -16,18 +17,21 @@ use crate::image::{BlobId, Digest, NewLayer, Platform};
 use crate::layer::assemble::FinishedLayer;
 use crate::layer::choice::Choice;
 use crate::layer::entry::ScannedLayer;
+use crate::layer::placement::Placement;
 use crate::layer::plan::{PlanError, PlanOptions, Prefetch};
 use crate::layer::scan::{ScanError, ScanOptions};
 use crate::layer::verify::VerifyError;
 use crate::layer::{ConvertError, Parallel};
-use crate::profile::Prioritized;
+use crate::planner::{Placements, PlannerOptions};
 use crate::progress::{Progress, Silent};
 use crate::scratch::ScratchError;
 use crate::sink::{ImageBlobs, LayerBlob, Sink, SinkError};
 use crate::source::{Source, SourceError, SourceImage, SourceLayer};
 
+use reuse::Before;
+
 pub use crate::layer::choice::Compression;
-pub(crate) use copy::copy_blob;
+pub(crate) use copy::pass_on;
 pub use scan::{Scanner, scan_image};
 
 /// How an image is converted.
@@ -35,7 +39,9 @@ pub use scan::{Scanner, scan_image};
 pub struct ImageOptions {
     /// How layers are read.
     pub scan: ScanOptions,
-    /// How they are cut.
+    /// By what it is decided what is prefetched.
+    pub planner: PlannerOptions,
+    /// How layers are cut.
     pub plan: PlanOptions,
     /// How they are compressed.
     pub compression: Compression,
@@ -184,16 +190,16 @@ struct LayerKey {
     diff_id: Digest,
     /// What the manifest says decides whether a layer is reused.
     annotated_toc: Option<String>,
-    prioritized: Vec<u32>,
+    placement: Placement,
 }
 
 impl LayerKey {
-    fn of(layer: &SourceLayer, prioritized: &[u32]) -> Self {
+    fn of(layer: &SourceLayer, placement: &Placement) -> Self {
         Self {
             source: layer.blob.digest,
             diff_id: layer.diff_id,
             annotated_toc: layer.toc_digest.clone(),
-            prioritized: prioritized.to_vec(),
+            placement: placement.clone(),
         }
     }
 }
@@ -247,19 +253,19 @@ impl<'a> Conversion<'a> {
         &mut self,
         image: usize,
         layers: &[ScannedLayer],
-        prioritized: &Prioritized,
+        placements: &Placements,
     ) -> Result<(), ImageError> {
         let source = &self.source.images[image];
         let started = Instant::now();
         let mut converted = Vec::with_capacity(layers.len());
         let parallel = self.parallel_beside(layers);
         let layers = source.layers.iter().zip(layers);
-        for ((source_layer, layer), prioritized) in layers.zip(&prioritized.layers) {
+        for ((source_layer, layer), placement) in layers.zip(&placements.layers) {
             let job = self.job(source, source_layer, parallel);
-            let key = LayerKey::of(source_layer, prioritized);
+            let key = LayerKey::of(source_layer, placement);
             let done = match self.layers.remove(&key) {
                 Some(done) => done,
-                None => layer::convert(&job, layer, prioritized, &mut self.sink)?,
+                None => layer::convert(&job, layer, placement, &mut self.sink)?,
             };
             converted.push(done.clone());
             self.layers.insert(key, done);
@@ -283,19 +289,57 @@ impl<'a> Conversion<'a> {
         let started = Instant::now();
         let mut converted = Vec::with_capacity(source.layers.len());
         let parallel = self.parallel_beside(&[]);
-        let announced: Vec<&SourceLayer> = source.layers.iter().collect();
+        let unknown = self.pass_layers_on(source, parallel)?;
+        let is_left = |layer: &&SourceLayer| {
+            !self
+                .layers
+                .contains_key(&LayerKey::of(layer, &Placement::default()))
+        };
+        let announced: Vec<&SourceLayer> = source.layers.iter().filter(is_left).collect();
         source.announce(&announced)?;
         for source_layer in &source.layers {
             let job = self.job(source, source_layer, parallel);
-            let key = LayerKey::of(source_layer, &[]);
+            let key = LayerKey::of(source_layer, &Placement::default());
             let done = match self.layers.remove(&key) {
                 Some(done) => done,
+                None if unknown.contains(&key) => {
+                    let layer = scan::scan_one(&job)?;
+                    layer::convert(&job, &layer, &Placement::default(), &mut self.sink)?
+                }
                 None => layer::scan_and_convert(&job, &mut self.sink)?,
             };
             converted.push(done.clone());
             self.layers.insert(key, done);
         }
         self.documents(image, converted, started)
+    }
+
+    /// Passes on those layers that can stay as they are, as far as that is known before they are scanned.
+    /// Gives those of which it is not known.
+    fn pass_layers_on(
+        &mut self,
+        source: &'a SourceImage,
+        parallel: Parallel,
+    ) -> Result<HashSet<LayerKey>, ImageError> {
+        let mut unknown = HashSet::new();
+        let mut blobs = Vec::new();
+        for source_layer in &source.layers {
+            let key = LayerKey::of(source_layer, &Placement::default());
+            if self.layers.contains_key(&key) {
+                continue;
+            }
+            self.cancel.check()?;
+            match reuse::before_scan(&self.job(source, source_layer, parallel))? {
+                Before::Reused(converted, blob) => {
+                    self.layers.insert(key, *converted);
+                    blobs.push(blob);
+                }
+                Before::Unknown => drop(unknown.insert(key)),
+                Before::Converted => {}
+            }
+        }
+        copy::pass_on("layer", blobs, &mut self.sink, self.cancel, self.progress)?;
+        Ok(unknown)
     }
 
     fn job(

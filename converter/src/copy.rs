@@ -5,11 +5,11 @@ use std::collections::HashMap;
 use serde_json::{Map, Value};
 
 use crate::cancel::Cancel;
-use crate::convert::{ImageError, copy_blob};
+use crate::convert::{ImageError, pass_on};
 use crate::image::manifest::{DOCKER_LIST, INDEX, MANIFEST};
 use crate::image::{BlobId, Digest};
 use crate::progress::Progress;
-use crate::sink::{ImageBlobs, LayerBlob, Sink};
+use crate::sink::{ImageBlobs, LayerBlob, PassedOn, Sink};
 use crate::source::{Carried, Node, Source, SourceError, SourceImage};
 
 /// What of an image is copied.
@@ -196,18 +196,14 @@ impl Copier<'_> {
 
     fn image(&mut self, image: &SourceImage) -> Result<(), ImageError> {
         if self.extent.layers == Layers::Copied {
-            image.announce(&image.layers.iter().collect::<Vec<_>>())?;
+            let mut blobs = Vec::with_capacity(image.layers.len());
             for layer in &image.layers {
-                let open = || image.open_layer(layer);
-                copy_blob(
-                    "layer",
-                    open,
-                    layer.blob,
-                    self.sink,
-                    self.cancel,
-                    self.progress,
-                )?;
+                blobs.push(PassedOn {
+                    id: layer.blob,
+                    supply: image.supply_layer(layer)?,
+                });
             }
+            pass_on("layer", blobs, self.sink, self.cancel, self.progress)?;
         }
         self.blob("configuration", image.config.id)?;
         let config = image.manifest.parsed.config().media_type().to_string();
@@ -228,8 +224,8 @@ impl Copier<'_> {
     }
 
     fn blob(&mut self, what: &'static str, id: BlobId) -> Result<(), ImageError> {
-        let source = self.source;
-        let open = || source.open_blob(id);
-        copy_blob(what, open, id, self.sink, self.cancel, self.progress)
+        let supply = self.source.supply(id)?;
+        let blobs = vec![PassedOn { id, supply }];
+        pass_on(what, blobs, self.sink, self.cancel, self.progress)
     }
 }

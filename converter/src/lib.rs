@@ -4,6 +4,7 @@
 //! A folder is a stage and imports only the output types of earlier stages; see `ARCHITECTURE.md`.
 //! Nothing below `cli` reads arguments, environment variables or the current directory.
 
+pub mod artifact;
 pub mod attach;
 pub mod blob;
 pub mod cancel;
@@ -13,6 +14,7 @@ pub mod convert;
 pub mod copy;
 pub mod image;
 pub mod layer;
+pub mod planner;
 pub mod profile;
 pub mod profiler;
 pub mod progress;
@@ -21,6 +23,7 @@ pub mod registry;
 pub mod rootfs;
 pub mod runtime;
 pub mod scratch;
+pub mod simulate;
 pub mod sink;
 pub mod source;
 pub mod sys;

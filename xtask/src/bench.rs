@@ -2,12 +2,15 @@
 
 mod contender;
 mod convert;
+mod distribution;
 mod limits;
 mod measure;
 mod optimize;
 mod peer;
 mod profiler;
+mod readiness;
 mod registry;
+mod simulate;
 mod table;
 
 use std::fs;
@@ -25,8 +28,12 @@ pub(crate) fn run(args: &[String]) -> Result<ExitCode> {
         Some((task, rest)) if task == "convert" => convert::run(rest),
         Some((task, rest)) if task == "limits" => limits::run(rest),
         Some((task, rest)) if task == "profiler" => profiler::run(rest),
+        Some((task, rest)) if task == "readiness" => readiness::run(rest),
         Some((task, rest)) if task == "registry" => registry::run(rest),
-        _ => bail!("usage: cargo xtask bench optimize|convert|limits|profiler|registry …"),
+        Some((task, rest)) if task == "simulate" => simulate::run(rest),
+        _ => bail!(
+            "usage: cargo xtask bench optimize|convert|limits|profiler|readiness|registry|simulate …"
+        ),
     }
 }
 

@@ -2,19 +2,23 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::cli::attach::AttachArgs;
 use crate::cli::containerd::ContainerdArgs;
 use crate::cli::created::Created;
+use crate::cli::generate::{CompletionsArgs, ManArgs};
 use crate::cli::image::ImageCommand;
 use crate::cli::profile::ProfileCommand;
+use crate::cli::profile_place::{ProfilePlace, place_parser};
 use crate::cli::progress::ProgressArg;
 use crate::cli::registry::{RegistryArgs, UserArg};
+use crate::cli::simulate::SimulateArgs;
 use crate::cli::workload::WorkloadArgs;
 use crate::image::{ImageRef, Platform};
 use crate::layer::encode::Level;
 use crate::layer::plan::PlanOptions;
+use crate::planner::HotPack;
 
 /// Make container images start fast: profile a workload with eBPF and rewrite its image as eStargz.
 #[derive(Debug, Parser)]
@@ -67,6 +71,12 @@ pub(super) enum Command {
     /// What ctr-remote does with images in containerd, under its names and flags
     #[command(subcommand, visible_aliases = ["images", "i"])]
     Image(ImageCommand),
+    /// Predict how long a container takes to become ready, and what goes through the link until then
+    Simulate(SimulateArgs),
+    /// Print a script that completes esgz's commands and flags in a shell
+    Completions(CompletionsArgs),
+    /// Print or write manual pages
+    Man(ManArgs),
 }
 
 #[derive(Debug, Args)]
@@ -77,15 +87,20 @@ pub(super) struct OptimizeArgs {
     /// Image to write, oci:DIR[:TAG], docker://NAME, containerd:NAME or an archive
     #[arg(value_name = "DST")]
     pub(super) destination: ImageRef,
+    /// Prefetch what this profile says instead of running the workload: a file, or docker://NAME of it or of
+    /// its image
+    #[arg(long, value_name = "PROFILE", value_parser = place_parser(),
+        conflicts_with_all = ["prefetch_list", "no_optimize", "profile_out", "record_out"])]
+    pub(super) profile: Option<ProfilePlace>,
     /// Prefetch what this list names instead of running the workload: paths and patterns, one a line
     #[arg(long, value_name = "FILE", conflicts_with_all = ["no_optimize", "profile_out", "record_out"])]
     pub(super) prefetch_list: Option<PathBuf>,
     /// Neither run the workload nor prefetch anything: convert only
     #[arg(long, conflicts_with_all = ["profile_out", "record_out"])]
     pub(super) no_optimize: bool,
-    /// Write the profile there, too
-    #[arg(long, value_name = "FILE")]
-    pub(super) profile_out: Option<PathBuf>,
+    /// Write the profile there, too: to a file, or to docker://NAME
+    #[arg(long, value_name = "PROFILE", value_parser = place_parser())]
+    pub(super) profile_out: Option<ProfilePlace>,
     /// Write a record there, as ctr-remote does
     #[arg(long, value_name = "FILE")]
     pub(super) record_out: Option<PathBuf>,
@@ -100,9 +115,9 @@ pub(super) struct RecordArgs {
     /// Image to run, oci:DIR[:TAG], docker://NAME, containerd:NAME or an archive
     #[arg(value_name = "SRC")]
     pub(super) source: ImageRef,
-    /// Write the profile there
-    #[arg(short, long, value_name = "FILE")]
-    pub(super) output: PathBuf,
+    /// Write the profile there: to a file, or beside its image to docker://NAME
+    #[arg(short, long, value_name = "PROFILE", value_parser = place_parser())]
+    pub(super) output: ProfilePlace,
     /// Write a record there, as ctr-remote does
     #[arg(long, value_name = "FILE")]
     pub(super) record_out: Option<PathBuf>,
@@ -232,6 +247,11 @@ pub(super) struct ConversionArgs {
     /// readers need Stargz Snapshotter 0.13
     #[arg(long, default_value = "0", value_name = "SIZE", value_parser = parse_min_chunk_size)]
     pub(super) estargz_min_chunk_size: u32,
+    /// Prefetch of a big file (8 MiB) only the parts that the profile says were touched. auto: where that
+    /// is less than 60 % of it, and all touched parts are known; on: also elsewhere; off: each touched file
+    /// whole. Layers with such parts need Stargz Snapshotter 0.13 to be pulled lazily
+    #[arg(long, value_enum, default_value_t, value_name = "WHEN")]
+    pub(super) hot_pack: HotPackArg,
     /// Carry a layer over as it is where it is valid eStargz and prefetches nothing else than wanted
     #[arg(long)]
     pub(super) reuse: bool,
@@ -243,6 +263,25 @@ pub(super) struct ConversionArgs {
     pub(super) json: bool,
 }
 
+/// See [`HotPack`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(super) enum HotPackArg {
+    #[default]
+    Auto,
+    On,
+    Off,
+}
+
+impl From<HotPackArg> for HotPack {
+    fn from(arg: HotPackArg) -> Self {
+        match arg {
+            HotPackArg::Auto => Self::Auto,
+            HotPackArg::On => Self::On,
+            HotPackArg::Off => Self::Off,
+        }
+    }
+}
+
 #[derive(Debug, Args)]
 pub(super) struct ConvertArgs {
     /// Image to read, oci:DIR[:TAG], docker://NAME, containerd:NAME or an archive
@@ -251,9 +290,10 @@ pub(super) struct ConvertArgs {
     /// Image to write, oci:DIR[:TAG], docker://NAME, containerd:NAME or an archive
     #[arg(value_name = "DST")]
     pub(super) destination: ImageRef,
-    /// Prefetch what this profile says was touched
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["record_in", "prefetch_list"])]
-    pub(super) profile: Option<PathBuf>,
+    /// Prefetch what this profile says was touched: a file, or docker://NAME of it or of its image
+    #[arg(long, value_name = "PROFILE", value_parser = place_parser(),
+        conflicts_with_all = ["record_in", "prefetch_list"])]
+    pub(super) profile: Option<ProfilePlace>,
     /// Prefetch what this list names: paths and patterns, one a line
     #[arg(long, value_name = "FILE", conflicts_with = "record_in")]
     pub(super) prefetch_list: Option<PathBuf>,

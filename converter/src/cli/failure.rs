@@ -1,5 +1,6 @@
 //! What a failed command says and exits with.
 
+use crate::artifact::ArtifactError;
 use crate::attach::AttachError;
 use crate::cancel::Cancelled;
 use crate::containerd::ContainerdError;
@@ -11,6 +12,7 @@ use crate::record::RecordError;
 use crate::registry::RegistryError;
 use crate::rootfs::{LocateError, RootfsError};
 use crate::runtime::RuntimeError;
+use crate::simulate::ReadError;
 use crate::sink::SinkError;
 use crate::source::SourceError;
 use crate::verify::ImageFault;
@@ -98,6 +100,27 @@ impl From<SourceError> for Failure {
             SourceError::Cancelled(_) => INTERRUPTED,
             // The scratch directory is neither source nor destination.
             SourceError::Unpack { .. } => OTHER,
+            _ => IMAGE,
+        };
+        Self::coded(code, error)
+    }
+}
+
+impl From<ReadError> for Failure {
+    fn from(error: ReadError) -> Self {
+        match error {
+            ReadError::Source(error) => error.into(),
+            ReadError::Toc { layer, source } => {
+                Self::from(source).context(format!("layer {layer}"))
+            }
+        }
+    }
+}
+
+impl From<ArtifactError> for Failure {
+    fn from(error: ArtifactError) -> Self {
+        let code = match error {
+            ArtifactError::Cancelled(_) => INTERRUPTED,
             _ => IMAGE,
         };
         Self::coded(code, error)

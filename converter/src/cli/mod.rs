@@ -8,17 +8,21 @@ mod containerd;
 mod conversion;
 mod created;
 mod failure;
+mod generate;
 mod image;
 mod inspect;
 mod optimize;
 mod output;
 mod profile;
+mod profile_place;
 mod progress;
 mod reading;
 mod registry;
 mod report;
 mod signals;
+mod simulate;
 mod verify;
+mod wanted;
 mod workload;
 
 use std::process::ExitCode;
@@ -82,8 +86,11 @@ fn run(cli: &mut Cli, signals: &Signals, progress: &Shown) -> Result<(), Failure
             conversion::convert(args, containerd, cancel, progress, Said::Report)
         }
         Command::Image(command) => image::run(command, containerd, signals, progress),
-        Command::Profile(args) => profile::run(args),
+        Command::Profile(args) => profile::run(args, cancel),
         Command::Inspect(args) => inspect::inspect(args, containerd, cancel),
         Command::Verify(args) => verify::verify(args, containerd, cancel, progress),
+        Command::Simulate(args) => simulate::simulate(args, containerd, cancel),
+        Command::Completions(args) => generate::completions(args),
+        Command::Man(args) => generate::man(args),
     }
 }

@@ -3,12 +3,18 @@
 //! Enters: the TOC that the blob holds, the digest that the manifest gives it, and the plan. That the
 //! blob's members are what its TOC says is not looked at here: `verify` does that.
 
-use crate::image::Digest;
+use std::borrow::Cow;
+use std::collections::HashMap;
+
+use crate::image::{BlobId, Digest};
 use crate::layer::assemble::FinishedLayer;
 use crate::layer::entry::{EntryKind, ScannedLayer, clean_path};
-use crate::layer::plan::{LANDMARK_NAMES, LayerPlan, Prefetch, RowSource, is_reserved};
+use crate::layer::plan::{
+    ChunkPlace, LANDMARK_NAMES, LayerPlan, Prefetch, RowPlace, RowSource, is_reserved,
+};
 use crate::layer::spool::ReadAt as _;
 use crate::layer::toc::{Toc, TocEntry, go_string, type_name};
+use crate::layer::toc_packs::{giants, packed};
 
 /// A layer that can be carried over.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -51,8 +57,96 @@ pub fn reusable(
     layer: &ScannedLayer,
     plan: &LayerPlan,
 ) -> Result<Reusable, NotReusable> {
+    let known = Unscanned {
+        blob: BlobId {
+            digest: layer.digest,
+            size_bytes: layer.size_bytes,
+        },
+        diff_id: layer.diff_id,
+        uncompressed_bytes: layer.spool.len_bytes(),
+    };
+    let annotated = annotated.ok_or(NotReusable::TocDigest)?;
+    let found = check(json, toc, toc_offset_bytes, annotated, &known)?;
+    if !rows_are_the_entries(&found.rows, layer) {
+        return Err(NotReusable::Rows);
+    }
+    let planned = plan.rows.iter().map_while(|row| match row.source {
+        RowSource::Entry(index) => Some(&layer.entries[index as usize]),
+        RowSource::Landmark(_) => None,
+    });
+    let mut planned = planned.peekable();
+    let packs = planned_packs(layer, plan);
+    if planned.peek().is_some() || !packs.is_empty() {
+        let before = found.rows[..found.before].iter().map(|row| &*row.name);
+        let is_same = planned.map(|entry| go_string(&entry.name)).eq(before);
+        if !is_same || packs != found_packs(toc) {
+            return Err(NotReusable::Prefetch);
+        }
+    }
+    Ok(found.reusable)
+}
+
+/// What is known of a layer that was not scanned: what its image says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Unscanned {
+    /// The blob.
+    pub blob: BlobId,
+    /// Digest of its tar.
+    pub diff_id: Digest,
+    /// Length of its tar.
+    pub uncompressed_bytes: u64,
+}
+
+/// What a TOC says of its tar.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Contents {
+    /// Entries, the TOC's own among them.
+    pub entries: u64,
+    /// Regular files among them.
+    pub files: u64,
+    /// The length of those.
+    pub file_bytes: u64,
+}
+
+/// As [`reusable`], for a layer of which nothing is to be prefetched, and whose TOC has been read alone: that
+/// its rows are the tar's entries is taken on trust.
+///
+/// # Errors
+/// [`NotReusable`], the first reason.
+pub fn reusable_unscanned(
+    (json, toc): (&[u8], &Toc<'_>),
+    toc_offset_bytes: u64,
+    annotated: &str,
+    layer: &Unscanned,
+) -> Result<(Reusable, Contents), NotReusable> {
+    let found = check(json, toc, toc_offset_bytes, annotated, layer)?;
+    let files = found.rows.iter().filter(|row| row.kind == "reg");
+    let contents = Contents {
+        entries: found.rows.len() as u64 + 1,
+        files: files.clone().count() as u64 + 1,
+        file_bytes: files.map(|row| row.size).sum::<u64>() + json.len() as u64,
+    };
+    Ok((found.reusable, contents))
+}
+
+/// A TOC that is as it should be.
+struct Checked<'a> {
+    rows: Vec<&'a TocEntry<'a>>,
+    /// How many of them are before the landmark, if that has any meaning.
+    before: usize,
+    reusable: Reusable,
+}
+
+/// What can be said by the TOC alone.
+fn check<'a>(
+    json: &[u8],
+    toc: &'a Toc<'a>,
+    toc_offset_bytes: u64,
+    annotated: &str,
+    layer: &Unscanned,
+) -> Result<Checked<'a>, NotReusable> {
     let toc_digest = Digest::of(json);
-    if annotated != Some(&*toc_digest.to_string()) {
+    if annotated != toc_digest.to_string() {
         return Err(NotReusable::TocDigest);
     }
     let rows: Vec<&TocEntry<'_>> = toc.entries.iter().filter(|r| r.kind != "chunk").collect();
@@ -69,42 +163,69 @@ pub fn reusable(
     if !prefetches && landmark > 0 {
         return Err(NotReusable::Landmark);
     }
-    if !rows_are_the_entries(&rows, layer) {
-        return Err(NotReusable::Rows);
-    }
-    let before = if prefetches { &rows[..landmark] } else { &[] };
-    let planned = plan.rows.iter().map_while(|row| match row.source {
-        RowSource::Entry(index) => Some(&layer.entries[index as usize]),
-        RowSource::Landmark(_) => None,
-    });
-    let mut planned = planned.peekable();
-    if planned.peek().is_some() {
-        let found = before.iter().map(|row| &*row.name);
-        if !planned.map(|entry| go_string(&entry.name)).eq(found) {
-            return Err(NotReusable::Prefetch);
-        }
-    }
-    let files = before.iter().filter(|row| row.kind == "reg");
+    let before = if prefetches { landmark } else { 0 };
+    let files = rows[..before].iter().filter(|row| row.kind == "reg");
     let mut members: Vec<u64> = toc.entries.iter().map(|row| row.offset).collect();
     members.sort_unstable();
     members.dedup();
-    Ok(Reusable {
+    let reusable = Reusable {
         prefetch: Prefetch {
             files: files.clone().count() as u64,
             bytes: files.map(|row| row.size).sum(),
+            packed: packed(toc),
         },
         finished: FinishedLayer {
-            digest: layer.digest,
-            size_bytes: layer.size_bytes,
+            digest: layer.blob.digest,
+            size_bytes: layer.blob.size_bytes,
             diff_id: layer.diff_id,
             toc_digest: Some(toc_digest),
-            uncompressed_bytes: layer.spool.len_bytes(),
+            uncompressed_bytes: layer.uncompressed_bytes,
             toc_offset_bytes,
             prefetch_bytes: if prefetches { rows[landmark].offset } else { 0 },
             members: members.len() as u64,
             copied_bytes: 0,
         },
+    };
+    Ok(Checked {
+        rows,
+        before,
+        reusable,
     })
+}
+
+/// The chunks of files of which some are in packs: where each ends in the file, and whether it is.
+type Packs<'a> = HashMap<Cow<'a, str>, Vec<(u64, bool)>>;
+
+fn found_packs<'t>(toc: &'t Toc<'_>) -> Packs<'t> {
+    let found = giants(toc).into_iter();
+    found
+        .map(|(name, chunks)| {
+            let chunks = chunks
+                .iter()
+                .map(|chunk| (chunk.bytes.end, chunk.is_packed));
+            (Cow::Borrowed(name), chunks.collect())
+        })
+        .collect()
+}
+
+fn planned_packs<'l>(layer: &'l ScannedLayer, plan: &LayerPlan) -> Packs<'l> {
+    let mut packs = Packs::new();
+    for row in &plan.rows {
+        let (RowSource::Entry(entry), RowPlace::Scattered(_)) = (row.source, row.place) else {
+            continue;
+        };
+        let mut end_bytes = 0;
+        let chunks = plan.members_of(row).map(|member| {
+            let member = &plan.members[member];
+            end_bytes += u64::from(member.chunk_bytes);
+            (end_bytes, member.place == ChunkPlace::Copy)
+        });
+        packs.insert(
+            go_string(&layer.entries[entry as usize].name),
+            chunks.collect(),
+        );
+    }
+    packs
 }
 
 /// Whether the rows name the tar's entries in their order, apart from what eStargz adds.
@@ -130,6 +251,7 @@ mod tests {
     use crate::blob::Blob;
     use crate::cancel::Cancel;
     use crate::layer::encode::{Check, Level};
+    use crate::layer::placement::Placement;
     use crate::layer::plan::{PlanOptions, plan_layer};
     use crate::layer::scan::tests::scan_bytes;
     use crate::layer::verify::{parse_toc, read_toc};
@@ -138,7 +260,12 @@ mod tests {
 
     /// The TOC of `layer` converted with `picks`, and the layer that a scan of the result gives.
     fn converted(layer: &ScannedLayer, picks: &[u32]) -> (Vec<u8>, u64, ScannedLayer) {
-        let plan = plan_layer(layer, picks, PlanOptions::default()).unwrap();
+        let plan = plan_layer(
+            layer,
+            &Placement::of_whole(picks.to_vec()),
+            PlanOptions::default(),
+        )
+        .unwrap();
         let options = ConvertOptions {
             check: Check::Inflate,
             parallel: Parallel {
@@ -182,7 +309,8 @@ mod tests {
             let (json, offset, mut layer) = converted(&source, &picks);
             let wanted: Vec<u32> = wanted.iter().map(|name| entry(&layer, name)).collect();
             layer.entries.truncate(layer.entries.len() - cut);
-            let plan = plan_layer(&layer, &wanted, PlanOptions::default()).unwrap();
+            let plan =
+                plan_layer(&layer, &Placement::of_whole(wanted), PlanOptions::default()).unwrap();
             let toc = parse_toc(&json, offset).unwrap();
             let digest = Digest::of(&json).to_string();
             reusable(

@@ -20,7 +20,7 @@ use std::sync::Arc;
 use serde_json::{Map, Value};
 
 use self::containerd::Namespace;
-use crate::blob::Blob;
+use crate::blob::Supply;
 use crate::cancel::Cancel;
 use crate::containerd::{Containerd, ContainerdOptions};
 use crate::image::{BlobId, ImageRef};
@@ -62,12 +62,12 @@ pub struct Source {
 }
 
 impl Source {
-    /// Opens a blob of something that is carried over.
+    /// A blob of something that is carried over, to be passed on as it is.
     ///
     /// # Errors
     /// When it is missing.
-    pub fn open_blob(&self, id: BlobId) -> Result<Blob, SourceError> {
-        self.store.open_blob(BlobKind::Other, id)
+    pub fn supply(&self, id: BlobId) -> Result<Arc<dyn Supply>, SourceError> {
+        self.store.supply(BlobKind::Other, id)
     }
 
     /// Reads a manifest that is carried over.
