@@ -25,12 +25,13 @@ use crate::layer::{ConvertError, Parallel};
 use crate::planner::{Placements, PlannerOptions};
 use crate::progress::{Progress, Silent};
 use crate::scratch::ScratchError;
-use crate::sink::{ImageBlobs, Sink, SinkError};
+use crate::sink::{ImageBlobs, LayerBlob, Sink, SinkError};
 use crate::source::{Source, SourceError, SourceImage, SourceLayer};
 
 use reuse::Before;
 
 pub use crate::layer::choice::Compression;
+pub(crate) use copy::pass_on;
 pub use scan::{Scanner, scan_image};
 
 /// How an image is converted.
@@ -425,7 +426,8 @@ impl<'a> Conversion<'a> {
         };
         let (root, descriptor) = writer.root()?;
         let carried = writer.carried;
-        let blobs: Vec<ImageBlobs> = images.iter().map(image_blobs).collect();
+        let sources = self.source.images.iter().zip(&images);
+        let blobs: Vec<ImageBlobs> = sources.map(|(from, to)| image_blobs(from, to)).collect();
         self.cancel.check()?;
         self.sink.commit(descriptor, &blobs)?;
         Ok(Converted {
@@ -444,11 +446,18 @@ fn blob_id(finished: &FinishedLayer) -> BlobId {
     }
 }
 
-fn image_blobs(image: &ConvertedImage) -> ImageBlobs {
-    let layers = image.layers.iter();
+fn image_blobs(source: &SourceImage, image: &ConvertedImage) -> ImageBlobs {
+    let layers = image.layers.iter().map(|layer| LayerBlob {
+        id: blob_id(&layer.finished),
+        diff_id: layer.finished.diff_id,
+        source: layer.source.digest,
+    });
     ImageBlobs {
+        manifest: image.manifest,
         config: image.config,
-        layers: layers.map(|layer| blob_id(&layer.finished)).collect(),
+        layers: layers.collect(),
+        source_manifest: image.source,
+        source_config: source.config.id.digest,
     }
 }
 

@@ -4,6 +4,7 @@
 use std::cell::OnceCell;
 
 use esgz::cancel::Cancel;
+use esgz::containerd::ContainerdOptions;
 use esgz::image::ImageRef;
 use esgz::registry::RegistryOptions;
 use esgz::sink::{Sink, SinkOptions};
@@ -28,10 +29,12 @@ fuzz_target!(|index: &[u8]| {
             scratch: layout.path().to_owned(),
             max_unpacked_bytes: 1 << 20,
             registry: RegistryOptions::default(),
+            containerd: ContainerdOptions::default(),
         };
         let sink_options = SinkOptions {
             scratch: layout.path().to_owned(),
             registry: RegistryOptions::default(),
+            containerd: ContainerdOptions::default(),
             cancel: Cancel::default(),
         };
         for tag in ["", ":latest"] {

@@ -6,6 +6,7 @@
 pub mod archive;
 pub mod compress;
 pub mod compressors;
+pub mod containerd;
 pub mod conversion;
 pub mod corrupt;
 pub mod drafts;

@@ -253,6 +253,7 @@ fn run_and_panic(conversion: &Conversion, scratch: &Path, steps: u32) {
         scratch: scratch.to_owned(),
         max_unpacked_bytes: 1 << 30,
         registry: esgz::registry::RegistryOptions::default(),
+        containerd: esgz::containerd::ContainerdOptions::default(),
     };
     let source = esgz::source::open(&reference, &Selection::ThisMachine, &open, &cancel);
     let source = source.unwrap().into_image().unwrap();

@@ -23,6 +23,7 @@ const PREREQUISITES: [(&str, &str); 19] = [
     ("umoci", "umoci"),
     ("bsdtar", "libarchive-tools"),
     ("docker-registry", "docker-registry"),
+    ("containerd", "containerd"),
     ("pigz", "pigz"),
     ("zopfli", "zopfli"),
     ("igzip", "isal"),

@@ -46,6 +46,7 @@ fn main() -> Result<()> {
         scratch: scratch.clone(),
         max_unpacked_bytes: u64::MAX,
         registry: esgz::registry::RegistryOptions::default(),
+        containerd: esgz::containerd::ContainerdOptions::default(),
     };
     let cancel = Cancel::default();
     let source = source::open(

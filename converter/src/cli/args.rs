@@ -5,8 +5,10 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::cli::attach::AttachArgs;
+use crate::cli::containerd::ContainerdArgs;
 use crate::cli::created::Created;
 use crate::cli::generate::{CompletionsArgs, ManArgs};
+use crate::cli::image::ImageCommand;
 use crate::cli::page::PageArgs;
 use crate::cli::profile::ProfileCommand;
 use crate::cli::profile_place::{ProfilePlace, place_parser};
@@ -44,6 +46,8 @@ pub(super) struct Cli {
         overrides_with = "progress"
     )]
     pub(super) progress: ProgressArg,
+    #[command(flatten)]
+    pub(super) containerd: ContainerdArgs,
 }
 
 const EXIT_CODES: &str = "Exit codes: 0 ok; 2 usage; 3 the workload failed; 4 the profile is \
@@ -65,6 +69,9 @@ pub(super) enum Command {
     Inspect(InspectArgs),
     /// Check every digest, TOC row and chunk of an eStargz image
     Verify(VerifyArgs),
+    /// What ctr-remote does with images in containerd, under its names and flags
+    #[command(subcommand, visible_aliases = ["images", "i"])]
+    Image(ImageCommand),
     /// Predict how long a container takes to become ready, and what goes through the link until then
     Simulate(SimulateArgs),
     /// Write an HTML page: what an image reads at its start, what is prefetched, how soon it is ready
@@ -77,10 +84,10 @@ pub(super) enum Command {
 
 #[derive(Debug, Args)]
 pub(super) struct OptimizeArgs {
-    /// Image to read, oci:DIR[:TAG], docker://NAME or an archive
+    /// Image to read, oci:DIR[:TAG], docker://NAME, containerd:NAME or an archive
     #[arg(value_name = "SRC")]
     pub(super) source: ImageRef,
-    /// Image to write, oci:DIR[:TAG], docker://NAME or an archive
+    /// Image to write, oci:DIR[:TAG], docker://NAME, containerd:NAME or an archive
     #[arg(value_name = "DST")]
     pub(super) destination: ImageRef,
     /// Prefetch what this profile says instead of running the workload: a file, or docker://NAME of it or of
@@ -111,7 +118,7 @@ pub(super) struct OptimizeArgs {
 
 #[derive(Debug, Args)]
 pub(super) struct RecordArgs {
-    /// Image to run, oci:DIR[:TAG], docker://NAME or an archive
+    /// Image to run, oci:DIR[:TAG], docker://NAME, containerd:NAME or an archive
     #[arg(value_name = "SRC")]
     pub(super) source: ImageRef,
     /// Write the profile there: to a file, or beside its image to docker://NAME
@@ -283,10 +290,10 @@ impl From<HotPackArg> for HotPack {
 
 #[derive(Debug, Args)]
 pub(super) struct ConvertArgs {
-    /// Image to read, oci:DIR[:TAG], docker://NAME or an archive
+    /// Image to read, oci:DIR[:TAG], docker://NAME, containerd:NAME or an archive
     #[arg(value_name = "SRC")]
     pub(super) source: ImageRef,
-    /// Image to write, oci:DIR[:TAG], docker://NAME or an archive
+    /// Image to write, oci:DIR[:TAG], docker://NAME, containerd:NAME or an archive
     #[arg(value_name = "DST")]
     pub(super) destination: ImageRef,
     /// Prefetch what this profile says was touched: a file, or docker://NAME of it or of its image
@@ -297,7 +304,7 @@ pub(super) struct ConvertArgs {
     #[arg(long, value_name = "FILE", conflicts_with = "record_in")]
     pub(super) prefetch_list: Option<PathBuf>,
     /// Prefetch the files of this record of ctr-remote's
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, alias = "estargz-record-in", value_name = "FILE")]
     pub(super) record_in: Option<PathBuf>,
     /// Make plain, uncompressed tar layers instead of eStargz
     #[arg(long, conflicts_with_all = ["profile", "record_in", "prefetch_list", "reuse",
@@ -311,7 +318,7 @@ pub(super) struct ConvertArgs {
 
 #[derive(Debug, Args)]
 pub(super) struct InspectArgs {
-    /// Image to read, oci:DIR[:TAG], docker://NAME or an archive
+    /// Image to read, oci:DIR[:TAG], docker://NAME, containerd:NAME or an archive
     #[arg(value_name = "IMAGE")]
     pub(super) image: ImageRef,
     #[command(flatten)]
@@ -330,7 +337,7 @@ pub(super) struct InspectArgs {
 
 #[derive(Debug, Args)]
 pub(super) struct VerifyArgs {
-    /// Image to check, oci:DIR[:TAG], docker://NAME or an archive
+    /// Image to check, oci:DIR[:TAG], docker://NAME, containerd:NAME or an archive
     #[arg(value_name = "IMAGE")]
     pub(super) image: ImageRef,
     /// Compare the file systems with those of this image, entry by entry

@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use crate::cancel::Cancel;
 use crate::cli::args::{Annotated, ConversionArgs, ConvertArgs, OutputArgs};
+use crate::cli::containerd::Remotes;
 use crate::cli::created::Created;
 use crate::cli::failure::{Failure, USAGE};
 use crate::cli::output;
@@ -12,6 +13,7 @@ use crate::cli::reading;
 use crate::cli::registry;
 use crate::cli::report::Report;
 use crate::cli::wanted::{Wanted, WantedOf, others, warn_missed};
+use crate::containerd::ContainerdOptions;
 use crate::convert::{Compression, Conversion, ImageOptions, LayerFormat, Reuse, Scanner, Verify};
 use crate::image::ImageRef;
 use crate::image::manifest::{DocumentOptions, MediaTypes};
@@ -20,17 +22,27 @@ use crate::layer::index_cache::IndexCache;
 use crate::layer::plan::PlanOptions;
 use crate::planner::PlannerOptions;
 use crate::progress::Progress;
-use crate::registry::RegistryOptions;
 use crate::sink::{Sink, SinkOptions};
 use crate::source::{Node, Source};
 
 pub(super) use crate::cli::reading::{scan_options, threads};
 
+/// What a finished conversion prints.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Said {
+    /// Everything.
+    Report,
+    /// The digest of what was written, as ctr-remote does.
+    Digest,
+}
+
 /// Runs `esgz convert`.
 pub(super) fn convert(
     args: &ConvertArgs,
+    containerd: &ContainerdOptions,
     cancel: &Cancel,
     progress: &dyn Progress,
+    said: Said,
 ) -> Result<(), Failure> {
     let clock = Instant::now();
     let mut options = image_options(&args.conversion)?;
@@ -38,9 +50,12 @@ pub(super) fn convert(
         options.format = LayerFormat::Tar;
     }
     let ends = (&args.source, &args.destination);
-    let registry = registry::options(&args.conversion.registry, Some(&args.registry_user))?;
-    let artifacts = artifact_options(&registry, &options.scan.scratch, cancel);
-    let (source, sink) = open_ends(ends, (&args.conversion, registry), &options, cancel)?;
+    let remotes = Remotes {
+        registry: registry::options(&args.conversion.registry, Some(&args.registry_user))?,
+        containerd: containerd.clone(),
+    };
+    let artifacts = artifact_options(&remotes.registry, &options.scan.scratch, cancel);
+    let (source, sink) = open_ends(ends, (&args.conversion, remotes), &options, cancel)?;
     let wanted = Wanted::read(args, &artifacts)?;
     let threads = options.parallel.threads;
     let mut scanner = Scanner::new(&source, &options.scan, threads, cancel).shown(progress);
@@ -67,10 +82,15 @@ pub(super) fn convert(
         verified: options.verify,
         profile: None,
     };
-    if args.conversion.json {
-        output::json(&report.json())
-    } else {
-        report.print()
+    say(&report, args.conversion.json, said)
+}
+
+/// Prints what a conversion has to say.
+pub(super) fn say(report: &Report<'_>, json: bool, said: Said) -> Result<(), Failure> {
+    match said {
+        _ if json => output::json(&report.json()),
+        Said::Report => report.print(),
+        Said::Digest => output::line(format_args!("{}", report.converted.root.digest)),
     }
 }
 
@@ -84,18 +104,19 @@ pub(super) fn scan_stage(scanner: &Scanner<'_>) -> Vec<(&'static str, Duration)>
 /// Opens source and destination; changes nothing.
 pub(super) fn open_ends(
     (from, to): (&ImageRef, &ImageRef),
-    (args, registry): (&ConversionArgs, RegistryOptions),
+    (args, remotes): (&ConversionArgs, Remotes),
     options: &ImageOptions,
     cancel: &Cancel,
 ) -> Result<(Source, Sink), Failure> {
     let sink_options = SinkOptions {
         scratch: options.scan.scratch.clone(),
-        registry: registry.clone(),
+        registry: remotes.registry.clone(),
+        containerd: remotes.containerd.clone(),
         cancel: cancel.clone(),
     };
     // Cheap, where opening the source may take a while.
     let sink = Sink::open(to, from, &sink_options)?;
-    let source = reading::open(from, &args.platforms, &options.scan, registry, cancel)?;
+    let source = reading::open(from, &args.platforms, &options.scan, remotes, cancel)?;
     warn_of_output(to, &source, &options.documents);
     Ok((source, sink))
 }

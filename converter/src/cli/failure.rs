@@ -3,6 +3,7 @@
 use crate::artifact::ArtifactError;
 use crate::attach::AttachError;
 use crate::cancel::Cancelled;
+use crate::containerd::ContainerdError;
 use crate::convert::ImageError;
 use crate::layer::encode::EncodeError;
 use crate::layer::scan::ScanError;
@@ -129,7 +130,18 @@ impl From<ArtifactError> for Failure {
 impl From<SinkError> for Failure {
     fn from(error: SinkError) -> Self {
         let code = match error {
-            SinkError::Registry(RegistryError::Cancelled(_)) => INTERRUPTED,
+            SinkError::Registry(RegistryError::Cancelled(_))
+            | SinkError::Containerd(ContainerdError::Cancelled(_)) => INTERRUPTED,
+            _ => IMAGE,
+        };
+        Self::coded(code, error)
+    }
+}
+
+impl From<ContainerdError> for Failure {
+    fn from(error: ContainerdError) -> Self {
+        let code = match error {
+            ContainerdError::Cancelled(_) => INTERRUPTED,
             _ => IMAGE,
         };
         Self::coded(code, error)
@@ -225,7 +237,10 @@ impl From<ImageError> for Failure {
         let code = match &error {
             ImageError::Cancelled(_)
             | ImageError::Source(SourceError::Cancelled(_))
-            | ImageError::Sink(SinkError::Registry(RegistryError::Cancelled(_)))
+            | ImageError::Sink(
+                SinkError::Registry(RegistryError::Cancelled(_))
+                | SinkError::Containerd(ContainerdError::Cancelled(_)),
+            )
             | ImageError::Scan(ScanError::Cancelled(_))
             | ImageError::Convert(crate::layer::ConvertError::Cancelled(_))
             | ImageError::Verify {

@@ -4,11 +4,13 @@ use serde_json::{Value, json};
 
 use crate::cancel::Cancel;
 use crate::cli::args::InspectArgs;
+use crate::cli::containerd::Remotes;
 use crate::cli::failure::{Failure, USAGE};
 use crate::cli::output::{self, Size};
 use crate::cli::reading;
 use crate::cli::registry;
 use crate::cli::report::{in_packs, packed_json};
+use crate::containerd::ContainerdOptions;
 use crate::layer::plan::{LANDMARK_NAMES, Packed};
 use crate::layer::toc::Toc;
 use crate::layer::toc_packs::packed;
@@ -16,10 +18,17 @@ use crate::layer::verify::{VerifyError, parse_toc, read_toc};
 use crate::source::{Selection, SourceImage, SourceLayer};
 
 /// Runs `esgz inspect`.
-pub(super) fn inspect(args: &InspectArgs, cancel: &Cancel) -> Result<(), Failure> {
+pub(super) fn inspect(
+    args: &InspectArgs,
+    containerd: &ContainerdOptions,
+    cancel: &Cancel,
+) -> Result<(), Failure> {
     let unless = Selection::ThisMachine;
-    let registry = registry::options(&args.registry, Some(&args.registry_user))?;
-    let source = reading::open_to_look(&args.image, &args.platforms, unless, registry, cancel)?;
+    let remotes = Remotes {
+        registry: registry::options(&args.registry, Some(&args.registry_user))?,
+        containerd: containerd.clone(),
+    };
+    let source = reading::open_to_look(&args.image, &args.platforms, unless, remotes, cancel)?;
     if let Some(number) = args.layer {
         let image = source.into_image()?;
         let layer = image.layers.get(number).ok_or_else(|| {

@@ -9,7 +9,10 @@ use crate::artifact::{ArtifactOptions, Subject};
 use crate::cancel::Cancel;
 use crate::cli::args::{OptimizeArgs, RecordArgs};
 use crate::cli::attach::attach_options;
-use crate::cli::conversion::{image_options, open_ends, scan_options, scan_stage, threads};
+use crate::cli::containerd::Remotes;
+use crate::cli::conversion::{
+    Said, image_options, open_ends, say, scan_options, scan_stage, threads,
+};
 use crate::cli::failure::{Failure, INCOMPLETE, USAGE, WORKLOAD};
 use crate::cli::output;
 use crate::cli::page;
@@ -20,6 +23,7 @@ use crate::cli::report::{Report, print_profile, profile_json};
 use crate::cli::signals::Signals;
 use crate::cli::wanted::{Others, Wanted, WantedOf, others, warn_missed};
 use crate::cli::workload::{WorkloadArgs, record_options};
+use crate::containerd::ContainerdOptions;
 use crate::convert::{Conversion, Scanner};
 use crate::image::Platform;
 use crate::image::manifest::MANIFEST;
@@ -35,14 +39,19 @@ use crate::source::{Node, Source, SourceImage};
 /// Runs `esgz optimize`.
 pub(super) fn optimize(
     args: &OptimizeArgs,
+    containerd: &ContainerdOptions,
     signals: &Signals,
     progress: &dyn Progress,
+    said: Said,
 ) -> Result<(), Failure> {
     let clock = Instant::now();
     let cancel = signals.cancel();
     let mut options = image_options(&args.conversion)?;
-    let registry = registry::options(&args.conversion.registry, None)?;
-    let artifacts = artifact_options(&registry, &options.scan.scratch, cancel);
+    let remotes = Remotes {
+        registry: registry::options(&args.conversion.registry, None)?,
+        containerd: containerd.clone(),
+    };
+    let artifacts = artifact_options(&remotes.registry, &options.scan.scratch, cancel);
     let wanted = Wanted::instead_of_run(args, &artifacts)?;
     if wanted.is_none() {
         options.scan.keep = Keep::Spool;
@@ -51,7 +60,7 @@ pub(super) fn optimize(
     let scratch = options.scan.scratch.clone();
     let record_options = record_options(&args.workload, scratch, streams, signals)?;
     let ends = (&args.source, &args.destination);
-    let (source, sink) = open_ends(ends, (&args.conversion, registry), &options, cancel)?;
+    let (source, sink) = open_ends(ends, (&args.conversion, remotes), &options, cancel)?;
     let threads = options.parallel.threads;
     let mut scanner = Scanner::new(&source, &options.scan, threads, cancel).shown(progress);
     let mut conversion = Conversion::new(&source, &options, sink, cancel)?.shown(progress);
@@ -102,6 +111,7 @@ pub(super) fn optimize(
             &source.images[*profiled],
             &recorded.profile,
             path,
+            containerd,
             cancel,
         )?;
     }
@@ -114,11 +124,7 @@ pub(super) fn optimize(
         verified: options.verify,
         profile: recorded.as_ref().map(|(_, recorded)| &recorded.profile),
     };
-    if args.conversion.json {
-        output::json(&report.json())
-    } else {
-        report.print()
-    }
+    say(&report, args.conversion.json, said)
 }
 
 /// Runs the workload for [`optimize`], and writes what the user wants to keep of it.
@@ -164,6 +170,7 @@ fn image_to_run(source: &Source) -> Result<usize, Failure> {
 /// Runs `esgz record`.
 pub(super) fn record(
     args: &RecordArgs,
+    containerd: &ContainerdOptions,
     signals: &Signals,
     progress: &dyn Progress,
 ) -> Result<(), Failure> {
@@ -176,9 +183,12 @@ pub(super) fn record(
     }
     let (scratch, streams) = (scan.scratch.clone(), streams(args.json));
     let record_options = record_options(&args.workload, scratch, streams, signals)?;
-    let registry = registry::options(&args.registry, None)?;
-    let artifacts = artifact_options(&registry, &scan.scratch, cancel);
-    let source = reading::open(&args.source, &args.platforms, &scan, registry, cancel)?;
+    let remotes = Remotes {
+        registry: registry::options(&args.registry, None)?,
+        containerd: containerd.clone(),
+    };
+    let artifacts = artifact_options(&remotes.registry, &scan.scratch, cancel);
+    let source = reading::open(&args.source, &args.platforms, &scan, remotes, cancel)?;
     let image = &source.images[image_to_run(&source)?];
     let output = open_output(Some(&args.output), image, &artifacts)?;
     let threads = threads(&args.reading);

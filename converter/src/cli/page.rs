@@ -6,11 +6,13 @@ use clap::Args;
 
 use crate::cancel::Cancel;
 use crate::cli::args::{OptimizeArgs, PlatformArgs};
+use crate::cli::containerd::Remotes;
 use crate::cli::failure::{Failure, IMAGE};
 use crate::cli::output::{self, Size};
 use crate::cli::profile_place::{ProfilePlace, artifact_options, place_parser};
 use crate::cli::reading;
 use crate::cli::registry::{self, RegistryArgs, UserArg};
+use crate::containerd::ContainerdOptions;
 use crate::image::ImageRef;
 use crate::profile::Profile;
 use crate::report::{Measured, Report};
@@ -56,18 +58,25 @@ pub(super) struct PageArgs {
 }
 
 /// Runs `esgz report`.
-pub(super) fn report(args: &PageArgs, cancel: &Cancel) -> Result<(), Failure> {
-    let registry = registry::options(&args.registry, Some(&args.registry_user))?;
-    let artifacts = artifact_options(&registry, &reading::default_scratch(), cancel);
+pub(super) fn report(
+    args: &PageArgs,
+    containerd: &ContainerdOptions,
+    cancel: &Cancel,
+) -> Result<(), Failure> {
+    let remotes = Remotes {
+        registry: registry::options(&args.registry, Some(&args.registry_user))?,
+        containerd: containerd.clone(),
+    };
+    let artifacts = artifact_options(&remotes.registry, &reading::default_scratch(), cancel);
     let profile = args.profile.read(&artifacts)?;
     let measured = match &args.measured {
         Some(dir) => read_measured(dir, args.measured_image.as_deref())?,
         None => Vec::new(),
     };
     let open = |reference: &ImageRef| -> Result<ImageModel, Failure> {
-        let (platforms, registry) = (&args.platforms, registry.clone());
+        let (platforms, remotes) = (&args.platforms, remotes.clone());
         let unless = Selection::ThisMachine;
-        let source = reading::open_to_look(reference, platforms, unless, registry, cancel)?;
+        let source = reading::open_to_look(reference, platforms, unless, remotes, cancel)?;
         Ok(ImageModel::read(&source.into_image()?)?)
     };
     let image = open(&args.image)?;
@@ -96,15 +105,19 @@ pub(super) fn report_on(
     source: &SourceImage,
     profile: &Profile,
     output: &Path,
+    containerd: &ContainerdOptions,
     cancel: &Cancel,
 ) -> Result<(), Failure> {
-    let registry = registry::options(&args.conversion.registry, None)?;
+    let remotes = Remotes {
+        registry: registry::options(&args.conversion.registry, None)?,
+        containerd: containerd.clone(),
+    };
     let platforms = PlatformArgs {
         platform: vec![source.platform.clone()],
         all_platforms: false,
     };
     let (of, unless) = (&args.destination, Selection::ThisMachine);
-    let made = reading::open_to_look(of, &platforms, unless, registry, cancel)?;
+    let made = reading::open_to_look(of, &platforms, unless, remotes, cancel)?;
     let image = ImageModel::read(&made.into_image()?)?;
     let source = ImageModel::read(source)?;
     let report = Report {

@@ -5,11 +5,11 @@ use std::thread;
 
 use crate::cancel::Cancel;
 use crate::cli::args::{PlatformArgs, ReadingArgs};
+use crate::cli::containerd::Remotes;
 use crate::cli::failure::Failure;
 use crate::image::ImageRef;
 use crate::layer::Parallel;
 use crate::layer::scan::{DecodeOptions, EntryMemory, Keep, ScanOptions};
-use crate::registry::RegistryOptions;
 use crate::source::{self, OpenOptions, Selection, Source};
 
 /// For commands that have no flag for it.
@@ -60,14 +60,15 @@ pub(super) fn open(
     reference: &ImageRef,
     platforms: &PlatformArgs,
     scan: &ScanOptions,
-    registry: RegistryOptions,
+    remotes: Remotes,
     cancel: &Cancel,
 ) -> Result<Source, Failure> {
     let selection = selection(platforms, Selection::ThisMachine);
     let options = OpenOptions {
         scratch: scan.scratch.clone(),
         max_unpacked_bytes: scan.max_layer_bytes,
-        registry,
+        registry: remotes.registry,
+        containerd: remotes.containerd,
     };
     Ok(source::open(reference, &selection, &options, cancel)?)
 }
@@ -77,13 +78,14 @@ pub(super) fn open_to_look(
     reference: &ImageRef,
     platforms: &PlatformArgs,
     unless: Selection,
-    registry: RegistryOptions,
+    remotes: Remotes,
     cancel: &Cancel,
 ) -> Result<Source, Failure> {
     let options = OpenOptions {
         scratch: default_scratch(),
         max_unpacked_bytes: MAX_UNPACKED_BYTES,
-        registry,
+        registry: remotes.registry,
+        containerd: remotes.containerd,
     };
     let selection = selection(platforms, unless);
     Ok(source::open(reference, &selection, &options, cancel)?)

@@ -15,7 +15,7 @@ pub(super) struct RegistryArgs {
     #[arg(long)]
     pub(super) plain_http: bool,
     /// Take any certificate of a registry
-    #[arg(long)]
+    #[arg(short = 'k', long)]
     pub(super) skip_verify: bool,
     /// Certificates of authorities to trust beside the system's, PEM
     #[arg(long, value_name = "FILE")]

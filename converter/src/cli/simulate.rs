@@ -5,11 +5,13 @@ use serde_json::json;
 
 use crate::cancel::Cancel;
 use crate::cli::args::PlatformArgs;
+use crate::cli::containerd::Remotes;
 use crate::cli::failure::Failure;
 use crate::cli::output::{self, Size, printable};
 use crate::cli::profile_place::{ProfilePlace, artifact_options, place_parser};
 use crate::cli::reading;
 use crate::cli::registry::{self, RegistryArgs, UserArg};
+use crate::containerd::ContainerdOptions;
 use crate::image::ImageRef;
 use crate::profile::Profile;
 use crate::simulate::{Constants, ImageModel, Link, Prediction, Pulling, simulate as predict};
@@ -48,12 +50,19 @@ pub(super) struct SimulateArgs {
 }
 
 /// Runs `esgz simulate`.
-pub(super) fn simulate(args: &SimulateArgs, cancel: &Cancel) -> Result<(), Failure> {
-    let registry = registry::options(&args.registry, Some(&args.registry_user))?;
-    let artifacts = artifact_options(&registry, &reading::default_scratch(), cancel);
+pub(super) fn simulate(
+    args: &SimulateArgs,
+    containerd: &ContainerdOptions,
+    cancel: &Cancel,
+) -> Result<(), Failure> {
+    let remotes = Remotes {
+        registry: registry::options(&args.registry, Some(&args.registry_user))?,
+        containerd: containerd.clone(),
+    };
+    let artifacts = artifact_options(&remotes.registry, &reading::default_scratch(), cancel);
     let profile = args.profile.read(&artifacts)?;
     let unless = Selection::ThisMachine;
-    let source = reading::open_to_look(&args.image, &args.platforms, unless, registry, cancel)?;
+    let source = reading::open_to_look(&args.image, &args.platforms, unless, remotes, cancel)?;
     let image = source.into_image()?;
     let model = ImageModel::read(&image)?;
     let links = match args.link.as_slice() {

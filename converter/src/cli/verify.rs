@@ -4,11 +4,13 @@ use serde_json::{Value, json};
 
 use crate::cancel::Cancel;
 use crate::cli::args::VerifyArgs;
+use crate::cli::containerd::Remotes;
 use crate::cli::failure::{Failure, IMAGE};
 use crate::cli::output::{self, Size};
 use crate::cli::reading::{self, scan_options, threads};
 use crate::cli::registry;
 use crate::cli::report::Usage;
+use crate::containerd::ContainerdOptions;
 use crate::layer::Parallel;
 use crate::layer::verify::{VerifiedLayer, VerifyOptions};
 use crate::progress::Progress;
@@ -18,6 +20,7 @@ use crate::verify::{compare_images, verify_image};
 /// Runs `esgz verify`.
 pub(super) fn verify(
     args: &VerifyArgs,
+    containerd: &ContainerdOptions,
     cancel: &Cancel,
     progress: &dyn Progress,
 ) -> Result<(), Failure> {
@@ -32,10 +35,13 @@ pub(super) fn verify(
         toc_memory_bytes: memory_bytes - buffers_bytes,
         max_layer_bytes: args.reading.max_layer_size,
     };
-    let registry = registry::options(&args.registry, Some(&args.registry_user))?;
+    let remotes = Remotes {
+        registry: registry::options(&args.registry, Some(&args.registry_user))?,
+        containerd: containerd.clone(),
+    };
     let open = |reference| {
-        let (platforms, registry) = (&args.platforms, registry.clone());
-        reading::open_to_look(reference, platforms, Selection::All, registry, cancel)
+        let (platforms, remotes) = (&args.platforms, remotes.clone());
+        reading::open_to_look(reference, platforms, Selection::All, remotes, cancel)
     };
     let source = open(&args.image)?;
     let mut verified = Vec::new();

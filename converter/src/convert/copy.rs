@@ -15,7 +15,7 @@ use crate::source::SourceError;
 ///
 /// # Errors
 /// When one cannot be read or written, or is another.
-pub(super) fn pass_on(
+pub(crate) fn pass_on(
     what: &'static str,
     blobs: Vec<PassedOn>,
     sink: &mut Sink,

@@ -32,6 +32,8 @@ pub enum ImageRef {
     },
     /// `docker://[HOST/]PATH[:TAG][@DIGEST]`, an image in a registry.
     Registry(RegistryName),
+    /// `containerd:NAME`, or NAME alone: an image in containerd, under just this name.
+    Containerd(String),
 }
 
 /// An image of a Docker archive.
@@ -44,8 +46,20 @@ pub enum ArchiveName {
 }
 
 /// The forms that a name may have.
-const FORMS: &str = "oci:DIR[:TAG], oci-archive:FILE[:TAG], docker-archive:FILE[:NAME] or \
-     docker://[HOST/]PATH[:TAG]";
+const FORMS: &str = "oci:DIR[:TAG], oci-archive:FILE[:TAG], docker-archive:FILE[:NAME], \
+     docker://[HOST/]PATH[:TAG], containerd:NAME, or a NAME in containerd alone";
+
+/// Transports of other tools: what begins with one is no name in containerd.
+const FOREIGN: [&str; 8] = [
+    "atomic",
+    "containers-storage",
+    "dir",
+    "docker-daemon",
+    "file",
+    "http",
+    "https",
+    "ostree",
+];
 
 /// A text does not name an image.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -83,7 +97,8 @@ impl FromStr for ImageRef {
         let malformed = || ReferenceError::Malformed {
             reference: reference.to_owned(),
         };
-        let (transport, rest) = reference.split_once(':').ok_or_else(malformed)?;
+        // Without a colon it may be a name in containerd; so may be what no transport stands before.
+        let (transport, rest) = reference.split_once(':').unwrap_or((reference, ""));
         if transport == "docker" {
             let name = rest.strip_prefix("//").ok_or_else(malformed)?;
             let parsed = name.parse().map_err(|_| ReferenceError::Name {
@@ -107,11 +122,15 @@ impl FromStr for ImageRef {
                 file: place,
                 name: name.map(|name| archive_name(reference, name)).transpose()?,
             },
-            "containerd" => {
+            "containerd" if is_stored_name(rest) => return Ok(Self::Containerd(rest.to_owned())),
+            foreign if FOREIGN.contains(&foreign) => {
                 return Err(ReferenceError::UnsupportedTransport {
                     reference: reference.to_owned(),
                     transport: transport.to_owned(),
                 });
+            }
+            transport if transport != "containerd" && is_stored_name(reference) => {
+                return Ok(Self::Containerd(reference.to_owned()));
             }
             _ => return Err(malformed()),
         };
@@ -120,6 +139,13 @@ impl FromStr for ImageRef {
         }
         Ok(parsed)
     }
+}
+
+/// Whether an image in containerd may be called this, which takes almost everything; a path is surely
+/// meant as something else.
+fn is_stored_name(name: &str) -> bool {
+    let is_printable = |c: char| !c.is_whitespace() && !c.is_control();
+    !name.is_empty() && !name.starts_with(['.', '/']) && name.chars().all(is_printable)
 }
 
 fn archive_name(reference: &str, name: &str) -> Result<ArchiveName, ReferenceError> {
@@ -147,6 +173,7 @@ impl fmt::Display for ImageRef {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (transport, place, name) = match self {
             Self::Registry(name) => return write!(f, "docker://{name}"),
+            Self::Containerd(name) => return write!(f, "containerd:{name}"),
             Self::OciLayout { dir, tag } => ("oci", dir, tag.clone()),
             Self::OciArchive { file, tag } => ("oci-archive", file, tag.clone()),
             Self::DockerArchive { file, name } => (
@@ -208,6 +235,19 @@ mod tests {
             &ImageRef::Registry("h:5000/a/b:c".parse().unwrap()),
             text,
         );
+        for (text, name) in [
+            ("containerd:a/b", "a/b"),
+            ("ghcr.io/a/b:c", "ghcr.io/a/b:c"),
+            (
+                "registry2:5000/golang:1.15.3-esgz",
+                "registry2:5000/golang:1.15.3-esgz",
+            ),
+            ("containerd:oci:x", "oci:x"),
+            ("golang", "golang"),
+        ] {
+            let displayed = format!("containerd:{name}");
+            check(text, &ImageRef::Containerd(name.to_owned()), &displayed);
+        }
         let text = "docker-archive:f.tar:@2";
         check(text, &docker(Some(ArchiveName::Index(2))), text);
     }
@@ -228,11 +268,16 @@ mod tests {
             "docker-archive:f:@-1",
             "docker-archive:f:UPPER",
             "docker-archive:f:a@sha256:00",
-            "ghcr.io/a/b:c",
+            "./layout",
+            "/layout:tag",
+            "a b",
+            "dir:a",
+            "https://a/b",
             "docker:a/b",
             "docker://",
             "docker://a/B",
-            "containerd:a/b",
+            "containerd:",
+            "containerd:./a",
         ] {
             assert!(bad.parse::<ImageRef>().is_err(), "{bad}");
         }

@@ -261,7 +261,7 @@ fn blob_name(digest: Digest) -> String {
 
 fn docker_manifest(name: Option<&DockerName>, images: &[ImageBlobs]) -> Vec<u8> {
     let image = |image: &ImageBlobs| {
-        let layers = image.layers.iter().map(|layer| blob_name(layer.digest));
+        let layers = image.layers.iter().map(|layer| blob_name(layer.id.digest));
         json!({
             "Config": blob_name(image.config.digest),
             "RepoTags": name.iter().map(ToString::to_string).collect::<Vec<_>>(),

@@ -5,20 +5,24 @@
 //! way before.
 
 mod archive;
+mod containerd;
 mod index;
 mod oci_layout;
 mod pass_on;
 mod registry;
 mod staged;
 
+use std::collections::HashMap;
 use std::fs::File;
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 
+use self::containerd::ContainerdSink;
 use crate::cancel::Cancel;
-use crate::image::{ArchiveName, BlobId, ImageRef};
+use crate::containerd::{Containerd, ContainerdError, ContainerdOptions};
+use crate::image::{ArchiveName, BlobId, Digest, ImageRef};
 use crate::registry::{Access, Registry, RegistryError, RegistryOptions, Uploads};
 use archive::{ArchiveKind, ArchiveSink};
 use oci_layout::OciLayoutSink;
@@ -36,6 +40,7 @@ enum Kind {
     Layout(OciLayoutSink),
     Archive(ArchiveSink),
     Registry(Box<RegistrySink>),
+    Containerd(Box<ContainerdSink>),
 }
 
 /// How destinations are reached.
@@ -45,17 +50,36 @@ pub struct SinkOptions {
     pub scratch: PathBuf,
     /// How registries are spoken to.
     pub registry: RegistryOptions,
+    /// Which containerd is meant.
+    pub containerd: ContainerdOptions,
     /// Stops uploads.
     pub cancel: Cancel,
 }
 
-/// The blobs of one image.
+/// The blobs of one image, and what they were made of.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ImageBlobs {
+    /// Its manifest.
+    pub manifest: BlobId,
     /// Its configuration.
     pub config: BlobId,
     /// Its layers, base first.
-    pub layers: Vec<BlobId>,
+    pub layers: Vec<LayerBlob>,
+    /// The source's manifest.
+    pub source_manifest: Digest,
+    /// The source's configuration.
+    pub source_config: Digest,
+}
+
+/// A layer of an image.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LayerBlob {
+    /// The blob.
+    pub id: BlobId,
+    /// Digest of its uncompressed tar.
+    pub diff_id: Digest,
+    /// The source's layer.
+    pub source: Digest,
 }
 
 /// Why a destination cannot be written.
@@ -103,6 +127,9 @@ pub enum SinkError {
     /// A registry did not do what was asked.
     #[error(transparent)]
     Registry(#[from] RegistryError),
+    /// containerd did not do what was asked.
+    #[error(transparent)]
+    Containerd(#[from] ContainerdError),
     /// A digest is the result, not the name, of what is written.
     #[error("{reference}: an image is written under a tag, not under a digest")]
     Digest {
@@ -162,6 +189,16 @@ impl Sink {
                 let sink = RegistrySink::new(uploads, name, scratch.clone(), mount_from)?;
                 Kind::Registry(Box::new(sink))
             }
+            ImageRef::Containerd(name) => {
+                let scratch = &options.scratch;
+                let containerd = Containerd::open(&options.containerd, scratch, &options.cancel)?;
+                let origin = match source {
+                    ImageRef::Registry(source) => Some(source.clone()),
+                    _ => None,
+                };
+                let sink = ContainerdSink::new(containerd, name, scratch.clone(), origin);
+                Kind::Containerd(Box::new(sink))
+            }
         };
         Ok(Self(kind))
     }
@@ -172,6 +209,7 @@ impl Sink {
             Kind::Layout(sink) => sink.directory(),
             Kind::Archive(sink) => sink.path(),
             Kind::Registry(sink) => sink.place(),
+            Kind::Containerd(sink) => sink.place(),
         }
     }
 
@@ -181,7 +219,7 @@ impl Sink {
     /// When the destination cannot hold so many images.
     pub fn must_hold(&self, images: usize) -> Result<(), SinkError> {
         match &self.0 {
-            Kind::Layout(_) | Kind::Registry(_) => Ok(()),
+            Kind::Layout(_) | Kind::Registry(_) | Kind::Containerd(_) => Ok(()),
             Kind::Archive(sink) => sink.must_hold(images),
         }
     }
@@ -195,6 +233,7 @@ impl Sink {
             Kind::Layout(sink) => sink.stage(),
             Kind::Archive(sink) => sink.stage(),
             Kind::Registry(sink) => sink.stage(),
+            Kind::Containerd(sink) => sink.stage(),
         }
     }
 
@@ -207,6 +246,7 @@ impl Sink {
             Kind::Layout(sink) => sink.add(id, blob),
             Kind::Archive(sink) => sink.add(id, &blob),
             Kind::Registry(sink) => sink.add(id, blob),
+            Kind::Containerd(sink) => sink.add(id, blob),
         }
     }
 
@@ -238,6 +278,11 @@ impl Sink {
                 sink.add_manifest(id, bytes, media_type);
                 Ok(id)
             }
+            Kind::Containerd(sink) => {
+                let id = BlobId::of(bytes);
+                sink.add_manifest(id, bytes);
+                Ok(id)
+            }
         }
     }
 
@@ -251,10 +296,24 @@ impl Sink {
         descriptor: Map<String, Value>,
         images: &[ImageBlobs],
     ) -> Result<(), SinkError> {
+        self.commit_labelled(descriptor, images, &HashMap::new())
+    }
+
+    /// As [`Sink::commit`], with labels for the image's name; only containerd keeps them.
+    ///
+    /// # Errors
+    /// As [`Sink::commit`].
+    pub fn commit_labelled(
+        self,
+        descriptor: Map<String, Value>,
+        images: &[ImageBlobs],
+        labels: &HashMap<String, String>,
+    ) -> Result<(), SinkError> {
         match self.0 {
             Kind::Layout(sink) => sink.commit(descriptor),
             Kind::Archive(sink) => sink.commit(descriptor, images),
             Kind::Registry(sink) => sink.commit(),
+            Kind::Containerd(sink) => sink.commit(&descriptor, images, labels),
         }
     }
 }

@@ -92,6 +92,17 @@ impl Sink {
                     sink.pass_on(blob.id, Arc::clone(&blob.supply))?;
                 }
             }
+            Kind::Containerd(sink) => {
+                for blob in blobs {
+                    if sink.has(blob.id)? {
+                        tracing::debug!("{} is at its destination already", blob.id.digest);
+                        continue;
+                    }
+                    let mut staged = sink.stage()?;
+                    copy(blob, &mut staged, &[cancel]).map_err(|error| error.at(&place))?;
+                    sink.add(blob.id, staged)?;
+                }
+            }
             Kind::Archive(sink) => {
                 for blob in blobs {
                     let mut staged = sink.stage()?;

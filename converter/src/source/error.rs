@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use crate::blob::NotArrived;
 use crate::cancel::Cancelled;
+use crate::containerd::ContainerdError;
 use crate::image::{BlobId, Digest, DigestError};
 use crate::registry::RegistryError;
 
@@ -167,6 +168,9 @@ pub enum SourceError {
     /// A registry did not do what was asked.
     #[error(transparent)]
     Registry(RegistryError),
+    /// containerd did not do what was asked.
+    #[error(transparent)]
+    Containerd(ContainerdError),
     /// A blob did not come.
     #[error("reading {place}")]
     NotArrived {
@@ -186,6 +190,15 @@ impl From<RegistryError> for SourceError {
         match error {
             RegistryError::Cancelled(cancelled) => Self::Cancelled(cancelled),
             error => Self::Registry(error),
+        }
+    }
+}
+
+impl From<ContainerdError> for SourceError {
+    fn from(error: ContainerdError) -> Self {
+        match error {
+            ContainerdError::Cancelled(cancelled) => Self::Cancelled(cancelled),
+            error => Self::Containerd(error),
         }
     }
 }

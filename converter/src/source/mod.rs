@@ -4,6 +4,7 @@
 //! against their digests, and the layers' blobs, opened. Layers themselves are checked by `scan`.
 
 mod archive;
+mod containerd;
 mod docker_archive;
 mod error;
 mod image;
@@ -18,8 +19,10 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value};
 
+use self::containerd::Namespace;
 use crate::blob::Supply;
 use crate::cancel::Cancel;
+use crate::containerd::{Containerd, ContainerdOptions};
 use crate::image::{BlobId, ImageRef};
 use crate::registry::{Access, Registry, RegistryOptions};
 use archive::Archive;
@@ -40,6 +43,8 @@ pub struct OpenOptions {
     pub max_unpacked_bytes: u64,
     /// How registries are spoken to.
     pub registry: RegistryOptions,
+    /// Which containerd is meant.
+    pub containerd: ContainerdOptions,
 }
 
 /// What was selected of an image.
@@ -51,6 +56,8 @@ pub struct Source {
     pub images: Vec<SourceImage>,
     /// What was selected, in its shape: a single image without its index, unless all platforms were.
     pub root: Node,
+    /// The descriptor of what the name means, whatever was selected of that.
+    pub outermost: Map<String, Value>,
     store: Arc<Store>,
 }
 
@@ -123,13 +130,21 @@ pub fn open(
             let descriptor = repository.find()?;
             (Store::of_registry(repository), descriptor)
         }
+        ImageRef::Containerd(name) => {
+            let containerd = Containerd::open(&options.containerd, &options.scratch, cancel)?;
+            let namespace = Namespace::new(containerd, name);
+            let descriptor = namespace.find()?;
+            (Store::of_containerd(namespace), descriptor)
+        }
     };
     let store = Arc::new(store);
+    let outermost = descriptor.clone();
     let (images, root) = select::open(reference, &store, descriptor, selection)?;
     Ok(Source {
         reference: reference.clone(),
         images,
         root,
+        outermost,
         store,
     })
 }

@@ -14,6 +14,7 @@ use crate::blob::{Blob, ReadAt as _, Supply};
 use crate::image::{BlobId, Digest, Document};
 use crate::source::SourceError;
 use crate::source::archive::Archive;
+use crate::source::containerd::Namespace;
 use crate::source::registry::Repository;
 
 /// Indexes, manifests and configurations larger than this are refused; registries refuse
@@ -94,6 +95,7 @@ impl Files {
 enum Place {
     Files(Files),
     Registry(Repository),
+    Containerd(Namespace),
 }
 
 /// The blobs of a source, by digest.
@@ -119,6 +121,13 @@ impl Store {
         }
     }
 
+    pub(super) fn of_containerd(namespace: Namespace) -> Self {
+        Self {
+            place: Place::Containerd(namespace),
+            apart: HashMap::new(),
+        }
+    }
+
     /// With blobs that are found elsewhere.
     pub(super) fn with(self, apart: HashMap<Digest, Blob>) -> Self {
         Self { apart, ..self }
@@ -128,12 +137,17 @@ impl Store {
         match &self.place {
             Place::Files(files) => files.place(),
             Place::Registry(repository) => repository.place().into(),
+            Place::Containerd(namespace) => namespace.place().into(),
         }
     }
 
     /// Whether blobs have to be kept in the scratch directory.
     pub(super) fn is_remote(&self) -> bool {
-        matches!(self.place, Place::Registry(_))
+        match &self.place {
+            Place::Files(_) => false,
+            Place::Registry(_) => true,
+            Place::Containerd(namespace) => namespace.is_remote(),
+        }
     }
 
     /// Says which blobs will be opened next.
@@ -144,6 +158,7 @@ impl Store {
         match &self.place {
             Place::Files(_) => Ok(()),
             Place::Registry(repository) => repository.announce(ids),
+            Place::Containerd(namespace) => namespace.announce(ids),
         }
     }
 
@@ -152,6 +167,7 @@ impl Store {
         match &self.place {
             Place::Files(files) => files.path(&blob_name(digest)),
             Place::Registry(repository) => repository.place().into(),
+            Place::Containerd(namespace) => namespace.place().into(),
         }
     }
 
@@ -173,6 +189,7 @@ impl Store {
                 }
             },
             Place::Registry(repository) => repository.open_blob(kind, id)?,
+            Place::Containerd(namespace) => namespace.open_blob(id)?,
         };
         found.ok_or_else(|| SourceError::MissingBlob {
             what: kind.name(),

@@ -29,6 +29,7 @@ impl Image {
             scratch: scratch.to_owned(),
             max_unpacked_bytes: u64::MAX,
             registry: esgz::registry::RegistryOptions::default(),
+            containerd: esgz::containerd::ContainerdOptions::default(),
         };
         let reference = reference.parse()?;
         let source = source::open(&reference, &Selection::ThisMachine, &open_options, &cancel)?;

@@ -168,6 +168,7 @@ fn read_model(layout: &Path) -> Result<ImageModel> {
         scratch: std::env::temp_dir(),
         max_unpacked_bytes: u64::MAX,
         registry: RegistryOptions::default(),
+        containerd: esgz::containerd::ContainerdOptions::default(),
     };
     let opened = source::open(
         &reference,
