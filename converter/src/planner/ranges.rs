@@ -38,6 +38,10 @@ pub(super) fn total_bytes(ranges: &[Range<u64>]) -> u64 {
 }
 
 #[cfg(test)]
+#[allow(
+    clippy::single_range_in_vec_init,
+    reason = "lists of one range are meant"
+)]
 mod tests {
     use proptest::prelude::*;
 

@@ -126,6 +126,10 @@ fn first_chunk_bytes(range_bytes: u64) -> u64 {
 }
 
 #[cfg(test)]
+#[allow(
+    clippy::single_range_in_vec_init,
+    reason = "lists of one range are meant"
+)]
 mod tests {
     use proptest::prelude::*;
 

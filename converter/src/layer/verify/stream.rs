@@ -45,7 +45,7 @@ enum State {
     Header,
     Payload {
         /// `None` for the TOC's.
-        open: Option<OpenFile>,
+        open: Option<Box<OpenFile>>,
         left_bytes: u64,
     },
     Padding {
@@ -139,7 +139,7 @@ impl<'a, V: FnMut(VerifiedEntry<'_>)> ReadBack<'a, V> {
                         digest: WholeDigest::Payload(hasher, _),
                         copies,
                         ..
-                    }) = open
+                    }) = open.as_deref_mut()
                     {
                         hasher.update(taken);
                         copies.piece(taken, self.rows)?;
@@ -330,13 +330,17 @@ impl<'a, V: FnMut(VerifiedEntry<'_>)> ReadBack<'a, V> {
             copies,
         };
         self.state = State::Payload {
-            open: Some(open),
+            open: Some(Box::new(open)),
             left_bytes,
         };
         Ok(())
     }
 
-    fn end_of_payload(&mut self, open: Option<OpenFile>, position: u64) -> Result<(), VerifyError> {
+    fn end_of_payload(
+        &mut self,
+        open: Option<Box<OpenFile>>,
+        position: u64,
+    ) -> Result<(), VerifyError> {
         let left_bytes = position.next_multiple_of(BLOCK_BYTES) - position;
         self.state = match left_bytes {
             0 => State::Header,
