@@ -17,13 +17,27 @@ use esgz_tests::{privileged, sets};
 const RESULT: &str = "registry.example/tests/result:1";
 const MIB: usize = 1 << 20;
 
-/// An image with one layer of so much that hardly compresses, and what it becomes in a layout.
+/// An image with one layer of so much that does not compress, and what it becomes in a layout.
 fn image(len: usize) -> (Conversion, Layout) {
-    let entries = [Entry::file("noise", sets::noise(7, len))];
+    let entries = [Entry::file("random", random(len))];
     let image = LayoutBuilder::new().layer(Layer::new(&entries, Compression::Gzip(1)));
     let conversion = Conversion::of(&image);
     let expected = conversion.convert("expected", &[]).unwrap();
     (conversion, expected)
+}
+
+/// Bytes that do not compress: what is ingested is as long as they are.
+fn random(len: usize) -> Vec<u8> {
+    let mut state = 88_172_645_463_325_252_u64;
+    let mut bytes = Vec::with_capacity(len + 8);
+    while bytes.len() < len {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        bytes.extend(state.wrapping_mul(0x2545_f491_4f6c_dd1d).to_le_bytes());
+    }
+    bytes.truncate(len);
+    bytes
 }
 
 fn convert(conversion: &Conversion, containerd: &Containerd) -> Esgz {
@@ -71,7 +85,7 @@ fn nothing_is_left(conversion: &Conversion, containerd: &Containerd) {
 fn a_restart_in_the_middle_is_survived() {
     let name = "containerd_faults::a_restart_in_the_middle_is_survived";
     for programs in versions(name) {
-        let (conversion, expected) = image(32 * MIB);
+        let (conversion, expected) = image(48 * MIB);
         let mut containerd = Containerd::start(&programs);
         let child = begin(&conversion, &containerd);
         containerd.restart();
@@ -94,7 +108,7 @@ fn a_restart_in_the_middle_is_survived() {
 fn a_killed_ingest_goes_on_where_it_was() {
     let name = "containerd_faults::a_killed_ingest_goes_on_where_it_was";
     for programs in versions(name) {
-        let (conversion, expected) = image(32 * MIB);
+        let (conversion, expected) = image(48 * MIB);
         let containerd = Containerd::start(&programs);
         for is_damaged in [false, true] {
             let mut child = begin(&conversion, &containerd);
@@ -147,7 +161,7 @@ fn overwrite(path: &Path) {
 fn an_interruption_leaves_nothing() {
     let name = "containerd_faults::an_interruption_leaves_nothing";
     for programs in versions(name) {
-        let (conversion, _) = image(32 * MIB);
+        let (conversion, _) = image(48 * MIB);
         let containerd = Containerd::start(&programs);
         let child = begin(&conversion, &containerd);
         let pid = nix::unistd::Pid::from_raw(i32::try_from(child.id()).unwrap());

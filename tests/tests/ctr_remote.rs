@@ -576,7 +576,11 @@ fn what_esgz_does_not_do_is_refused() {
             .command(&["snapshots", "info", "nothing"])
             .output()
             .unwrap();
-        assert!(texts(&wrong).1.starts_with("ctr: "), "{}", texts(&wrong).1);
+        assert!(
+            texts(&wrong).1.contains("ctr: snapshot nothing"),
+            "{}",
+            texts(&wrong).1
+        );
     });
 }
 
