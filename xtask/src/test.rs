@@ -11,7 +11,7 @@ use crate::shell::{cargo, has_program};
 use crate::{fuzz, kernels, prerequisites};
 
 /// Programs that tests compare with or run, and their packages.
-const PREREQUISITES: [(&str, &str); 19] = [
+const PREREQUISITES: [(&str, &str); 20] = [
     ("runc", "runc"),
     ("crun", "crun"),
     ("busybox", "busybox-static"),

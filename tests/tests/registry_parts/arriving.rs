@@ -6,12 +6,14 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use esgz::cancel::Cancel;
+use esgz::containerd::ContainerdOptions;
 use esgz::convert::{Compression, Conversion, ImageOptions, LayerFormat, Reuse, Verify};
 use esgz::image::ImageRef;
 use esgz::image::manifest::DocumentOptions;
 use esgz::layer::Parallel;
 use esgz::layer::plan::PlanOptions;
 use esgz::layer::scan::{DecodeOptions, EntryMemory, Keep, ScanOptions};
+use esgz::planner::PlannerOptions;
 use esgz::progress::{Meter, Progress, Stage, Step};
 use esgz::registry::RegistryOptions;
 use esgz::sink::{Sink, SinkOptions};
@@ -82,6 +84,7 @@ fn a_layer_is_scanned_while_it_arrives() {
             },
         },
         plan: PlanOptions::default(),
+        planner: PlannerOptions::default(),
         compression: Compression::Keep { overhead: 0.01 },
         parallel,
         format: LayerFormat::Estargz,
@@ -97,11 +100,13 @@ fn a_layer_is_scanned_while_it_arrives() {
         scratch: scratch.clone(),
         max_unpacked_bytes: 1 << 30,
         registry: registry.clone(),
+        containerd: ContainerdOptions::default(),
     };
     let source = source::open(&from, &Selection::ThisMachine, &open, &cancel).unwrap();
     let sink_options = SinkOptions {
         scratch,
         registry,
+        containerd: ContainerdOptions::default(),
         cancel: cancel.clone(),
     };
     let sink = Sink::open(&to, &from, &sink_options).unwrap();
