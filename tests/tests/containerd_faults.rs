@@ -85,7 +85,7 @@ fn nothing_is_left(conversion: &Conversion, containerd: &Containerd) {
 fn a_restart_in_the_middle_is_survived() {
     let name = "containerd_faults::a_restart_in_the_middle_is_survived";
     for programs in versions(name) {
-        let (conversion, expected) = image(48 * MIB);
+        let (conversion, expected) = image(24 * MIB);
         let mut containerd = Containerd::start(&programs);
         let child = begin(&conversion, &containerd);
         containerd.restart();
@@ -108,7 +108,7 @@ fn a_restart_in_the_middle_is_survived() {
 fn a_killed_ingest_goes_on_where_it_was() {
     let name = "containerd_faults::a_killed_ingest_goes_on_where_it_was";
     for programs in versions(name) {
-        let (conversion, expected) = image(48 * MIB);
+        let (conversion, expected) = image(24 * MIB);
         let containerd = Containerd::start(&programs);
         for is_damaged in [false, true] {
             let mut child = begin(&conversion, &containerd);
@@ -161,7 +161,7 @@ fn overwrite(path: &Path) {
 fn an_interruption_leaves_nothing() {
     let name = "containerd_faults::an_interruption_leaves_nothing";
     for programs in versions(name) {
-        let (conversion, _) = image(48 * MIB);
+        let (conversion, _) = image(24 * MIB);
         let containerd = Containerd::start(&programs);
         let child = begin(&conversion, &containerd);
         let pid = nix::unistd::Pid::from_raw(i32::try_from(child.id()).unwrap());
