@@ -262,4 +262,8 @@ fn exceeds(part: u64, whole: u64, percent: u64) -> bool {
 }
 
 #[cfg(test)]
+#[allow(
+    clippy::single_range_in_vec_init,
+    reason = "lists of one range are meant"
+)]
 mod tests;

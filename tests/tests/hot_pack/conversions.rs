@@ -2,7 +2,7 @@
 //! by extractors and by esgz itself.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use esgz_tests::archive::{Entry, Kind};
@@ -106,7 +106,7 @@ fn profile(conversion: &Conversion, name: &str, touched: &[Touched<'_>]) -> Path
     path
 }
 
-fn with_profile<'a>(path: &'a PathBuf, args: &[&'a str]) -> Vec<&'a str> {
+fn with_profile<'a>(path: &'a Path, args: &[&'a str]) -> Vec<&'a str> {
     [&["--profile", path.to_str().unwrap()], args].concat()
 }
 

@@ -54,7 +54,7 @@ impl Meter for Counter {
 #[test]
 fn a_layer_is_scanned_while_it_arrives() {
     let files: Vec<Entry> = (0..6)
-        .map(|number| Entry::file(&format!("file-{number}"), noise(number, 1 << 20)))
+        .map(|number| Entry::file(format!("file-{number}"), noise(number, 1 << 20)))
         .collect();
     let layer = Layer::new(&files, SourceCompression::Gzip(1));
     let fixture = Fixture::of(&LayoutBuilder::new().layer(layer));

@@ -45,10 +45,10 @@ impl Fixture {
     }
 
     /// Publishes, and gives the artifact's digest.
-    fn published(&self, file: &PathBuf, to: &str, listed_by: Value) -> String {
+    fn published(&self, file: &PathBuf, to: &str, listed_by: &Value) -> String {
         let done = self.publish(file, to).run().success().unwrap();
         let json: Value = serde_json::from_str(&done.stdout).unwrap();
-        assert_eq!(json["artifact"]["listed_by"], listed_by, "{to}");
+        assert_eq!(json["artifact"]["listed_by"], *listed_by, "{to}");
         json["artifact"]["manifest"].as_str().unwrap().to_owned()
     }
 
@@ -95,7 +95,7 @@ fn a_profile_is_found_by_tag_digest_and_image() {
     for (server, listed_by) in both() {
         server.put_layout(&fixture.conversion.source, "an/app", "1");
         let by_tag = server.reference("an/app:1-profile");
-        let digest = fixture.published(&file, &by_tag, json!(listed_by));
+        let digest = fixture.published(&file, &by_tag, &json!(listed_by));
         let bytes = server.manifest_bytes("an/app", "1-profile").unwrap();
         let manifest: Value = serde_json::from_slice(&bytes).unwrap();
         assert_eq!(manifest["artifactType"], TYPE);
@@ -153,7 +153,7 @@ fn the_newest_profile_of_an_image_counts() {
         let mut digests = Vec::new();
         for name in ["first", "second", "third", "fourth"] {
             let file = fixture.of_source(name, "bin/su");
-            digests.push(fixture.published(&file, &image, json!(listed_by)));
+            digests.push(fixture.published(&file, &image, &json!(listed_by)));
             assert_eq!(fixture.shown(&image), name);
         }
         assert_eq!(
@@ -168,7 +168,7 @@ fn the_newest_profile_of_an_image_counts() {
         let tag = server.reference("an/app:profile");
         for name in ["fifth", "sixth"] {
             let file = fixture.of_source(name, "bin/su");
-            fixture.published(&file, &tag, json!(listed_by));
+            fixture.published(&file, &tag, &json!(listed_by));
             assert_eq!(fixture.shown(&tag), name);
         }
         // Others that refer to the image do not matter.
@@ -203,7 +203,7 @@ fn of_two_of_the_same_time_none_is_taken() {
     server.put_layout(&fixture.conversion.source, "an/app", "1");
     let file = fixture.of_source("first", "bin/su");
     let tag = server.reference("an/app:p");
-    fixture.published(&file, &tag, json!("registry"));
+    fixture.published(&file, &tag, &json!("registry"));
     let bytes = server.manifest_bytes("an/app", "p").unwrap();
     let mut copy: Value = serde_json::from_slice(&bytes).unwrap();
     copy["annotations"]["vnd.esgz.profile.workload"] = json!("another\u{1b}[31m one");
@@ -238,7 +238,7 @@ fn each_platform_has_its_own_profile() {
             let text = fs::read_to_string(&file).unwrap();
             let own = format!("linux/{architecture}");
             fs::write(&file, text.replace("linux/amd64", &own)).unwrap();
-            fixture.published(&file, &image, json!(listed_by));
+            fixture.published(&file, &image, &json!(listed_by));
         }
         let here = if cfg!(target_arch = "aarch64") {
             "arm64"
@@ -320,7 +320,7 @@ fn what_is_no_profile_is_refused() {
         ..Behaviour::default()
     });
     let file = fixture.of_source("first", "bin/su");
-    fixture.published(&file, &server.reference("an/app:p"), json!("tag"));
+    fixture.published(&file, &server.reference("an/app:p"), &json!("tag"));
     fixture.refused(&changing.reference("an/app:p"), &["with the digest"]);
 
     // What stands under the tag of the image's digest is left alone if it is no index.
@@ -354,7 +354,7 @@ fn a_profile_replaces_nothing_else() {
 
     // Where the image is not, a tag alone leads to the profile.
     let elsewhere = server.reference("another/place:p");
-    fixture.published(&file, &elsewhere, Value::Null);
+    fixture.published(&file, &elsewhere, &Value::Null);
     assert_eq!(fixture.shown(&elsewhere), "first");
     server.put_layout(&fixture.expected, "another/place", "app");
     let refused = fixture
@@ -391,7 +391,7 @@ fn those_who_write_at_once_are_all_listed() {
                 .map(|name| {
                     let file = fixture.of_source(name, "bin/su");
                     let (fixture, image) = (&fixture, &image);
-                    scope.spawn(move || fixture.published(&file, image, json!("tag")))
+                    scope.spawn(move || fixture.published(&file, image, &json!("tag")))
                 })
                 .collect();
             calls.into_iter().map(|call| call.join().unwrap()).collect()
