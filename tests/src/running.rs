@@ -104,8 +104,10 @@ impl Running {
         fs::write(control.join("file"), "of the host\n").expect("it is writable");
         let mode = Mode::RUSR | Mode::WUSR;
         rustix::fs::mknodat(CWD, control.join("go"), FileType::Fifo, mode, 0).expect("a new pipe");
+        // Whoever has written a line may still hold the pipe when it is opened again: then there is nothing to read.
         let script = format!(
-            "while read line < /ctl/go; do case $line in end) exit 0;; {branches} esac; echo > /ctl/done; done"
+            "while :; do read line < /ctl/go || continue; \
+            case $line in end) exit 0;; {branches} esac; echo > /ctl/done; done"
         );
         let kinds = ["pid", "mount", "ipc", "uts", "network", "cgroup"];
         let namespaces: Vec<_> = kinds.iter().map(|kind| json!({ "type": kind })).collect();

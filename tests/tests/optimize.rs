@@ -385,7 +385,7 @@ fn lost_events_are_an_error() {
             .optimize("output")
             .arg("--profile-out")
             .arg(conversion.path("profile"))
-            .args(["--ring-size", "4096", "--json", "--entrypoint"])
+            .args(["--ring-size", "4096", "--missing", "--json", "--entrypoint"])
             .arg(json!(["/bin/sh", "-c", storm]).to_string())
             .args(more)
             .into_command();

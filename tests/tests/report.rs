@@ -164,7 +164,11 @@ fn what_cannot_be_read_is_named_and_no_page_is_written() {
         6,
         "nowhere/runs.jsonl",
     );
-    check(made.report().arg("--link=1gbit"), 2, "BANDWIDTH,ROUNDTRIP");
+    // clap says more than a line.
+    let refused = made.report().arg("--link=1gbit").run();
+    assert_eq!(refused.code, Some(2), "{}", refused.stderr);
+    assert!(refused.stderr.contains("BANDWIDTH,ROUNDTRIP"));
+    assert!(!made.page.exists());
     fs::write(measured.join("runs.jsonl"), "{}\n").unwrap();
     check(
         made.report().arg("--measured").arg(&measured),

@@ -132,7 +132,8 @@ fn packed_images_are_read_by_the_reference() {
     let profile = profile(&conversion, "profile", TOUCHED);
     let source = conversion.source.reference();
     for (name, args, options) in [
-        ("copied", &[][..], &[][..]),
+        // What repeats is so small compressed that copying it costs more than it may.
+        ("copied", &["--transcode-overhead=100"][..], &[][..]),
         ("compressed", &["--estargz-compression-level=1"], &[]),
         (
             "small",

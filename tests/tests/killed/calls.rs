@@ -15,13 +15,15 @@ use esgz_tests::{machine, privileged, skipped};
 use super::{Existing, INTERRUPTED};
 
 /// Calls, by name and number in their thread, that no program makes which esgz calls before or at that time.
-const MOMENTS: [(&str, &str, &[usize]); 13] = [
+const MOMENTS: [(&str, &str, &[usize]); 15] = [
     ("source, scan", "pread64", &[4, 20]),
     ("names, root, cgroups", "mkdir", &[3, 6, 10, 11]),
     ("root", "mount", &[1, 2]),
     ("root", "fsmount", &[1]),
     ("root", "move_mount", &[1, 2]),
-    ("BPF programs", "perf_event_open", &[1, 7]),
+    ("BPF programs", "bpf", &[4, 20]),
+    ("BPF programs", "perf_event_open", &[1]),
+    ("opens", "fanotify_init", &[1]),
     ("end of the run", "rmdir", &[1, 4]),
     ("end of the run", "umount2", &[3]),
     ("encode", "pwrite64", &[1, 2]),
