@@ -23,9 +23,9 @@ const ONE: usize = 12 * MIB + 777;
 const TWO: usize = 9 * MIB;
 const DENSE: usize = 8 * MIB;
 
-/// Bytes that are soon compressed.
+/// Bytes that are soon made, with a period that no match reaches: another compressor would save nothing.
 fn repeated(seed: u64, len: usize) -> Vec<u8> {
-    noise(seed, 16 << 10)
+    noise(seed, 48 << 10)
         .into_iter()
         .cycle()
         .take(len)
@@ -132,8 +132,7 @@ fn packed_images_are_read_by_the_reference() {
     let profile = profile(&conversion, "profile", TOUCHED);
     let source = conversion.source.reference();
     for (name, args, options) in [
-        // What repeats is so small compressed that copying it costs more than it may.
-        ("copied", &["--transcode-overhead=100"][..], &[][..]),
+        ("copied", &[][..], &[][..]),
         ("compressed", &["--estargz-compression-level=1"], &[]),
         (
             "small",
@@ -165,11 +164,15 @@ fn packed_images_are_read_by_the_reference() {
         let report: Value = serde_json::from_str(report).unwrap();
         let prefetch = &report["prefetch"];
         assert_eq!(prefetch["packed"]["files"], 2, "{name}");
-        assert_eq!(prefetch["packed"]["bytes"], HOT_BYTES, "{name}");
-        assert_eq!(
-            prefetch["packed"]["first_chunks_bytes"], FIRST_BYTES,
-            "{name}"
-        );
+        // What does not fit into a first chunk is in the other pack.
+        let longest = if name == "small" {
+            100 << 10
+        } else {
+            FIRST_BYTES
+        };
+        let packed_bytes = HOT_BYTES + FIRST_BYTES - longest;
+        assert_eq!(prefetch["packed"]["bytes"], packed_bytes, "{name}");
+        assert_eq!(prefetch["packed"]["first_chunks_bytes"], longest, "{name}");
         assert_eq!(prefetch["files"], 2, "{name}");
         assert_eq!(prefetch["bytes"], 3000 + DENSE, "{name}");
         let is_copied = &report["layers"][0]["encoding"]["copied"];
@@ -180,7 +183,7 @@ fn packed_images_are_read_by_the_reference() {
         let verified = &read["manifests"][0]["layers"][0]["verify"];
         let giants = json!(["lib/one.so", "lib/two.so"]);
         assert_eq!(verified["packedFiles"], giants, "{name}");
-        assert_eq!(verified["packedBytes"], HOT_BYTES, "{name}");
+        assert_eq!(verified["packedBytes"], packed_bytes, "{name}");
         let prioritized = json!(["lib", "lib/small", "lib/dense.so"]);
         assert_eq!(verified["prioritized"], prioritized, "{name}");
         let blob = output.blob_path(&output.layer_digest(0));
