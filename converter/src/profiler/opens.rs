@@ -26,19 +26,20 @@ pub(super) struct OpenSign {
 /// Adds `opens`, which are in order, to `log`, and numbers all signs anew.
 pub(super) fn place(log: &mut EventLog, opens: &[OpenSign]) {
     let times = times(log, opens);
-    let mut touched: Vec<(u32, FirstSign)> = log.signs.drain().collect();
-    touched.sort_unstable_by_key(|(_, sign)| sign.sequence);
     let sign = |(open, time_ns): (&OpenSign, u64)| {
         let sign = FirstSign {
             sequence: 0,
             time_ns,
-            phase: open.phase,
+            phase: phase(log, open),
             opened: open.opened,
             executed: open.executed,
         };
         (open.file, sign)
     };
-    let mut opened = opens.iter().zip(times).map(sign).peekable();
+    let opened: Vec<_> = opens.iter().zip(times).map(sign).collect();
+    let mut touched: Vec<(u32, FirstSign)> = log.signs.drain().collect();
+    touched.sort_unstable_by_key(|(_, sign)| sign.sequence);
+    let mut opened = opened.into_iter().peekable();
     let mut all = Vec::with_capacity(touched.len() + opens.len());
     for (file, sign) in touched {
         while let Some(open) = opened.next_if(|(_, open)| open.time_ns <= sign.time_ns) {
@@ -49,6 +50,18 @@ pub(super) fn place(log: &mut EventLog, opens: &[OpenSign]) {
     all.extend(opened);
     for (sequence, (file, sign)) in (0..).zip(all) {
         log.note(file, FirstSign { sequence, ..sign });
+    }
+}
+
+/// In which phase a file was opened: that of the touch that the open was for, which is known exactly. An execution of
+/// a program that is known already tells fanotify nothing.
+fn phase(log: &EventLog, open: &OpenSign) -> Phase {
+    let touch = log.signs.get(&open.file);
+    let began = log.run_time_ns.is_some_and(|began| began <= open.after_ns);
+    match touch {
+        Some(touch) if touch.time_ns >= open.after_ns => touch.phase,
+        _ if began => Phase::Run,
+        _ => open.phase,
     }
 }
 
