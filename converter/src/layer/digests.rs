@@ -82,6 +82,11 @@ impl MemberDigests {
         &self.files
     }
 
+    /// Of all members' bytes so far.
+    pub(super) fn so_far(&self) -> Hasher {
+        self.diff_id.clone()
+    }
+
     /// The digest of all members and the bytes `behind` them.
     pub(super) fn diff_id(mut self, behind: &[u8]) -> Digest {
         self.diff_id.update(behind);

@@ -261,12 +261,16 @@ pub fn plan_layer(
     let mut copies = Copies::of(&giants);
     let entry = |index: u32| &layer.entries[index as usize];
 
-    copies.pack(Home::HotPack, HOT_PACK_NAME, &giants, layer, &mut builder);
-    let is_prefetched = !order.prioritized.is_empty() || builder.plan().prefetch.packed.chunks > 0;
-    for &index in &order.prioritized {
-        builder.entry(index, entry(index));
+    let has_hot_pack = giants.iter().any(|giant| giant.has_chunks_in(Home::HotPack));
+    let is_prefetched = has_hot_pack || !order.prioritized.is_empty();
+    if is_prefetched {
+        builder.prefetch();
+        copies.pack(Home::HotPack, HOT_PACK_NAME, &giants, layer, &mut builder);
+        for &index in &order.prioritized {
+            builder.entry(index, entry(index));
+        }
+        builder.landmark(LANDMARK_NAMES[0]);
     }
-    builder.landmark(LANDMARK_NAMES[usize::from(!is_prefetched)]);
     copies.pack(
         Home::FirstPack,
         FIRST_PACK_NAME,
@@ -285,6 +289,10 @@ pub fn plan_layer(
             ),
             None => builder.entry(index, entry(index)),
         }
+    }
+    if !is_prefetched {
+        // Behind the rest: up to here the stream is the source's, and so is its digest (`ahead`).
+        builder.landmark(LANDMARK_NAMES[1]);
     }
     Ok(builder.finish())
 }

@@ -160,9 +160,6 @@ fn check<'a>(
     };
     let prefetches = clean_path(rows[landmark].name.as_bytes())
         .is_some_and(|path| path == LANDMARK_NAMES[0].as_bytes());
-    if !prefetches && landmark > 0 {
-        return Err(NotReusable::Landmark);
-    }
     let before = if prefetches { landmark } else { 0 };
     let files = rows[..before].iter().filter(|row| row.kind == "reg");
     let mut members: Vec<u64> = toc.entries.iter().map(|row| row.offset).collect();

@@ -90,8 +90,17 @@ struct Waiting {
 /// Of all bytes up to a place.
 #[derive(Debug, Default)]
 struct Hashers {
-    source: Hasher,
+    /// The source's own, once its bytes and the members' are not the same ones.
+    source: Option<Hasher>,
     members: MemberDigests,
+}
+
+impl Hashers {
+    /// From here on the source's bytes are not the members'.
+    fn source(&mut self) -> &mut Hasher {
+        let members = &self.members;
+        self.source.get_or_insert_with(|| members.so_far())
+    }
 }
 
 /// How far the plan's members are filled.
@@ -141,7 +150,9 @@ impl Place {
                         return (done, Filled::Backwards);
                     };
                     let gap = gap.min((bytes.len() - done) as u64);
-                    hashers.source.update(&bytes[done..][..gap as usize]);
+                    if gap > 0 {
+                        hashers.source().update(&bytes[done..][..gap as usize]);
+                    }
                     done += gap as usize;
                     self.at += gap;
                     let left = (len_bytes - self.segment_bytes) as usize;
@@ -152,7 +163,7 @@ impl Place {
                     let taken = &bytes[done..done + len];
                     raw.extend_from_slice(taken);
                     let Hashers { source, members } = hashers;
-                    members.bytes(taken, member, self.member_bytes, Some(source));
+                    members.bytes(taken, member, self.member_bytes, source.as_mut());
                     done += len;
                     self.member_bytes += len;
                     self.at += len as u64;
@@ -170,6 +181,7 @@ impl Place {
                         raw.resize(start + segment.len_bytes() as usize, 0);
                     }
                     let made = &raw[start..];
+                    hashers.source();
                     hashers.members.bytes(made, member, self.member_bytes, None);
                     self.member_bytes += made.len();
                 }
@@ -194,11 +206,9 @@ impl<'a> Gatherer<'a> {
         sampler: Sampler<'a>,
         feed: Feed<'a>,
     ) -> Self {
-        // That all padding is there shows at the end.
-        let mut builder = Builder::new(u64::MAX, options);
-        builder.landmark(LANDMARK_NAMES[1]);
         Self {
-            builder: Some(builder),
+            // That all padding is there shows at the end.
+            builder: Some(Builder::new(u64::MAX, options)),
             plan: LayerPlan::default(),
             entries: 0,
             place: Place::default(),
@@ -256,7 +266,7 @@ impl<'a> Gatherer<'a> {
     /// Bytes that are of no more use are hashed.
     fn skip_passed(&mut self) {
         let passed = std::mem::take(&mut self.passed);
-        self.hashers.source.update(&passed);
+        self.hashers.source().update(&passed);
     }
 
     /// Takes what of `bytes` the members known so far consist of; how much that is. Nothing more is
@@ -416,7 +426,7 @@ impl<'a> Gatherer<'a> {
             passed.drain(..done);
             self.passed = passed;
         } else {
-            self.hashers.source.update(&passed[done..]);
+            self.hashers.source().update(&passed[done..]);
         }
     }
 }
@@ -440,7 +450,7 @@ impl Follow for Gatherer<'_> {
                 self.give_up("no entry follows");
             }
         } else {
-            self.hashers.source.update(rest);
+            self.hashers.source().update(rest);
         }
     }
 
@@ -457,7 +467,8 @@ impl Follow for Gatherer<'_> {
     }
 
     fn end(&mut self) {
-        if let Some(builder) = self.builder.take() {
+        if let Some(mut builder) = self.builder.take() {
+            builder.landmark(LANDMARK_NAMES[1]);
             self.plan = builder.finish();
         }
         if self.feed.is_some() {
@@ -469,6 +480,6 @@ impl Follow for Gatherer<'_> {
 
     fn diff_id(&mut self) -> Digest {
         self.skip_passed();
-        std::mem::take(&mut self.hashers.source).finish()
+        self.hashers.source().clone().finish()
     }
 }

@@ -19,7 +19,8 @@ pub(in crate::layer) struct Builder {
     spool_bytes: u64,
     plan: LayerPlan,
     open: Option<Member>,
-    before_landmark: bool,
+    /// What is appended is prefetched.
+    is_prefetched: bool,
     /// Entries from this index on need a header of their own: they leave the source's order, and a
     /// global header applied to them.
     pub(super) rewrite_from: u32,
@@ -36,7 +37,7 @@ impl Builder {
                 ..LayerPlan::default()
             },
             open: None,
-            before_landmark: true,
+            is_prefetched: false,
             rewrite_from: u32::MAX,
         }
     }
@@ -45,6 +46,11 @@ impl Builder {
     /// last segment settled.
     pub(in crate::layer) fn plan(&self) -> &LayerPlan {
         &self.plan
+    }
+
+    /// What follows is prefetched, up to the landmark.
+    pub(super) fn prefetch(&mut self) {
+        self.is_prefetched = true;
     }
 
     /// Appends the entry of this number.
@@ -62,7 +68,7 @@ impl Builder {
             chunks,
             place: RowPlace::From(first_member),
         });
-        if self.before_landmark && entry.kind == EntryKind::Regular {
+        if self.is_prefetched && entry.kind == EntryKind::Regular {
             self.plan.prefetch.files += 1;
             self.plan.prefetch.bytes += entry.size_bytes;
         }
@@ -181,7 +187,7 @@ impl Builder {
         }
         self.zeros(size_bytes.next_multiple_of(BLOCK_BYTES) - size_bytes);
         let packed = &mut self.plan.prefetch.packed;
-        if self.before_landmark {
+        if self.is_prefetched {
             packed.chunks += pieces.len() as u64;
             packed.bytes += held_bytes;
         } else {
@@ -206,7 +212,7 @@ impl Builder {
             chunks: 1,
             place: RowPlace::From(first_member),
         });
-        self.before_landmark = false;
+        self.is_prefetched = false;
     }
 
     /// Index of the member that would begin next.

@@ -47,6 +47,12 @@ pub(super) struct CutGiant {
     pub(super) chunks: Vec<GiantChunk>,
 }
 
+impl CutGiant {
+    pub(super) fn has_chunks_in(&self, home: Home) -> bool {
+        self.chunks.iter().any(|chunk| chunk.home == home)
+    }
+}
+
 /// The giants of a layer in their order. One that is prefetched whole all the same, as a hardlink to it
 /// is, or that the layer does not keep, is none.
 pub(super) fn giants(

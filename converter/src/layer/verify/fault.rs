@@ -49,8 +49,6 @@ pub enum RowFault {
     NotInTar,
     /// A landmark's contents, or size, are not the specification's.
     LandmarkContents,
-    /// `.no.prefetch.landmark` is not the first row.
-    LandmarkNotFirst,
     /// It is the second landmark.
     LandmarkTwice,
     /// The row is a pack's; readers would show it.
@@ -100,7 +98,6 @@ impl fmt::Display for RowFault {
             }
             Self::NotInTar => f.write_str("the tar has no such entry"),
             Self::LandmarkContents => f.write_str("a landmark is one byte 0x0f"),
-            Self::LandmarkNotFirst => f.write_str("this landmark must be the first entry"),
             Self::LandmarkTwice => f.write_str("a second landmark"),
             Self::PackInToc => f.write_str("a pack has no TOC row"),
             Self::PackedWithoutLead => f.write_str("a chunk in a pack has an innerOffset"),
