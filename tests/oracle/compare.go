@@ -111,13 +111,17 @@ func comparePlaces(d *differences, our, their []place, report *compareReport) {
 		d.add("%d tar entries, the reference has %d", len(our), len(their))
 		return
 	}
+	forbids := len(our) > 0 && clean(our[len(our)-1].header.Name) == estargz.NoPrefetchLandmark
+	if forbids {
+		their = landmarkLast(their)
+	}
 	// Headers are the source's here and encoded anew there: what is longer moves all that follows.
 	shift := int64(0)
 	for i, ours := range our {
 		theirs := their[i]
 		// The reference ends the prefetch before the first entry where no listed path exists.
-		landmark := i == 0 && clean(ours.header.Name) == estargz.NoPrefetchLandmark && clean(theirs.header.Name) == estargz.PrefetchLandmark
-		if !landmark {
+		landmark := forbids && i == len(our)-1
+		if !(landmark && clean(theirs.header.Name) == estargz.PrefetchLandmark) {
 			compareHeaders(d, i, ours.header, theirs.header)
 		}
 		if ours.offset != theirs.offset+shift {
@@ -129,6 +133,26 @@ func comparePlaces(d *differences, our, their []place, report *compareReport) {
 		shift += (ours.payload - ours.offset) - (theirs.payload - theirs.offset)
 	}
 	report.Entries = len(our)
+}
+
+// landmarkLast moves a landmark in front, where the reference has it if nothing is prefetched, behind the rest.
+func landmarkLast(places []place) []place {
+	first, rest := places[0], slices.Clone(places[1:])
+	if len(rest) == 0 || !slices.Contains(landmarks, clean(first.header.Name)) {
+		return places
+	}
+	size := rest[0].offset
+	for i := range rest {
+		rest[i].offset -= size
+		rest[i].payload -= size
+	}
+	last := rest[len(rest)-1]
+	first.offset = last.payload
+	if last.header.Typeflag == tar.TypeReg {
+		first.offset += (last.header.Size + 511) &^ 511
+	}
+	first.payload += first.offset
+	return append(rest, first)
 }
 
 func compareHeaders(d *differences, index int, ours, theirs *tar.Header) {
@@ -171,19 +195,27 @@ func tocOf(blob []byte) (*estargz.JTOC, error) {
 	return toc, err
 }
 
+var landmarks = []string{estargz.NoPrefetchLandmark, estargz.PrefetchLandmark}
+
 func compareRows(d *differences, ours, theirs *estargz.JTOC, sharedMembers bool, report *compareReport) {
 	if len(ours.Entries) != len(theirs.Entries) {
 		d.add("%d TOC rows, the reference has %d", len(ours.Entries), len(theirs.Entries))
 		return
 	}
+	end := len(ours.Entries) - 1
+	forbids := end >= 0 && ours.Entries[end].Name == estargz.NoPrefetchLandmark
+	their := theirs.Entries
+	if forbids && slices.Contains(landmarks, their[0].Name) {
+		their = append(slices.Clone(their[1:]), their[0])
+	}
 	for i, row := range ours.Entries {
-		want := theirs.Entries[i]
+		want := their[i]
 		check := func(what string, got, want any) {
 			if got != want {
 				d.add("TOC row %d (%q): %s %v, the reference has %v", i, row.Name, what, got, want)
 			}
 		}
-		if !(i == 0 && row.Name == estargz.NoPrefetchLandmark && want.Name == estargz.PrefetchLandmark) {
+		if !(forbids && i == end && want.Name == estargz.PrefetchLandmark) {
 			check("name", row.Name, want.Name)
 		}
 		check("type", row.Type, want.Type)

@@ -44,7 +44,6 @@ type node struct {
 type model struct {
 	nodes     map[string]*node
 	landmarks []string // in order, every one that was found
-	first     string   // the first name that is no pack
 	last      string   // the last name
 	packs     []extent // their contents
 	toc       int      // number of TOC entries
@@ -102,9 +101,6 @@ func readModel(stream io.Reader) (*model, error) {
 			m.packs = append(m.packs, extent{counter.n, counter.n + header.Size})
 		default:
 			special = false
-		}
-		if m.first == "" && !strings.HasPrefix(name, packPrefix) {
-			m.first = name
 		}
 		if special {
 			continue

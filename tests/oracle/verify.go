@@ -222,11 +222,7 @@ func checkLandmark(m *model, toc *estargz.JTOC, report *verifyReport) error {
 	switch report.Landmark {
 	case "":
 		return errors.New("no landmark in the TOC")
-	case "no-prefetch":
-		if len(before) > 0 || m.first != estargz.NoPrefetchLandmark {
-			return fmt.Errorf("%q stands before %s", m.first, estargz.NoPrefetchLandmark)
-		}
-	default:
+	case "prefetch":
 		report.Prioritized = append(report.Prioritized, before...)
 	}
 	return nil

@@ -271,7 +271,7 @@ fn packs_stand_where_the_layout_has_them() {
         "start",
         start,
         &[],
-        &[".no.prefetch.landmark", ".wh..wh.esgz.hot0", "lib/"],
+        &[".wh..wh.esgz.hot0", "lib/"],
     );
     // A list knows of no ranges.
     let list = conversion.path("paths");

@@ -71,14 +71,14 @@ fn without_a_profile_the_source_order_is_kept() {
     assert_eq!(
         names(&layer, &plan),
         [
-            ".no.prefetch.landmark",
             "./",
             "usr/",
             "usr/bin/",
             "usr/bin/b",
             "usr/bin/c",
             "empty",
-            "usr/bin/a"
+            "usr/bin/a",
+            ".no.prefetch.landmark"
         ]
     );
     assert_eq!(plan.prefetch, Prefetch::default());
@@ -199,11 +199,11 @@ fn a_link_follows_its_target_even_where_the_target_was_replaced() {
         (
             &[][..],
             [
-                ".no.prefetch.landmark",
                 "target",
                 "link",
                 "other",
                 "between",
+                ".no.prefetch.landmark",
             ],
         ),
         (
@@ -250,22 +250,22 @@ fn every_chunk_starts_a_member() {
         .iter()
         .map(|member| member.chunk_bytes)
         .collect();
-    // Headers, landmark, three chunks of the first file, one of the second.
-    assert_eq!(chunks, [0, 1, 1000, 1000, 500, 1000]);
+    // A header, three chunks of the first file, one of the second, landmark.
+    assert_eq!(chunks, [0, 1000, 1000, 500, 1000, 1]);
     assert_eq!(
-        plan.rows[1],
+        plan.rows[0],
         TocRow {
             source: RowSource::Entry(0),
             chunks: 3,
-            place: RowPlace::From(2),
+            place: RowPlace::From(1),
         }
     );
     assert_eq!(
-        plan.rows[2],
+        plan.rows[1],
         TocRow {
             source: RowSource::Entry(1),
             chunks: 1,
-            place: RowPlace::From(5),
+            place: RowPlace::From(4),
         }
     );
 }
@@ -303,7 +303,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
     /// The members, one after the other, are the plan's tar; without profile it is the source's
-    /// with the landmark in front, and every file's chunks are its contents.
+    /// with the landmark behind, and every file's chunks are its contents.
     #[test]
     fn members_make_up_the_whole_tar(
         sizes in prop::collection::vec(0_usize..5000, 0..12),
@@ -354,7 +354,7 @@ proptest! {
         }
         if picks.is_empty() {
             let end = layer.end_of_entries_bytes as usize;
-            prop_assert_eq!(&tar[1024..], &source[..end]);
+            prop_assert_eq!(&tar[..tar.len() - 1024], &source[..end]);
         }
     }
 }
