@@ -8,6 +8,7 @@ use esgz::layer::assemble::Assembler;
 use esgz::layer::buffers::Buffers;
 use esgz::layer::encode::{Check, Copied, EncodedGroup, Encoder, Gathered, Level};
 use esgz::layer::entry::ScannedLayer;
+use esgz::layer::placement::Placement;
 use esgz::layer::plan::{LayerPlan, PlanOptions, groups, plan_layer};
 use esgz::layer::scan::{scan_layer, tar};
 use esgz_bench::input::{Layer, scan_options};
@@ -28,7 +29,8 @@ fn made() -> Vec<Made> {
         .map(|(name, files, file_bytes)| {
             let layer = Layer::of_files(files, file_bytes).expect("memory can be written");
             let scanned = layer.scan().expect("a made layer is valid");
-            let plan = plan_layer(&scanned, &[], PlanOptions::default()).expect("no links");
+            let plan = plan_layer(&scanned, &Placement::default(), PlanOptions::default())
+                .expect("no links");
             Made {
                 name,
                 layer,
@@ -76,7 +78,9 @@ fn tar_and_plan(criterion: &mut Criterion) {
                 if parse {
                     bench.iter(|| tar::read_entries(&*made.layer.tar));
                 } else {
-                    bench.iter(|| plan_layer(&made.scanned, &[], PlanOptions::default()));
+                    bench.iter(|| {
+                        plan_layer(&made.scanned, &Placement::default(), PlanOptions::default())
+                    });
                 }
             });
         }

@@ -16,11 +16,12 @@ use crate::image::{BlobId, Digest, NewLayer, Platform};
 use crate::layer::assemble::FinishedLayer;
 use crate::layer::choice::Choice;
 use crate::layer::entry::ScannedLayer;
+use crate::layer::placement::Placement;
 use crate::layer::plan::{PlanError, PlanOptions, Prefetch};
 use crate::layer::scan::{ScanError, ScanOptions};
 use crate::layer::verify::VerifyError;
 use crate::layer::{ConvertError, Parallel};
-use crate::profile::Prioritized;
+use crate::planner::{Placements, PlannerOptions};
 use crate::progress::{Progress, Silent};
 use crate::scratch::ScratchError;
 use crate::sink::{ImageBlobs, Sink, SinkError};
@@ -34,7 +35,9 @@ pub use scan::{Scanner, scan_image};
 pub struct ImageOptions {
     /// How layers are read.
     pub scan: ScanOptions,
-    /// How they are cut.
+    /// By what it is decided what is prefetched.
+    pub planner: PlannerOptions,
+    /// How layers are cut.
     pub plan: PlanOptions,
     /// How they are compressed.
     pub compression: Compression,
@@ -183,16 +186,16 @@ struct LayerKey {
     diff_id: Digest,
     /// What the manifest says decides whether a layer is reused.
     annotated_toc: Option<String>,
-    prioritized: Vec<u32>,
+    placement: Placement,
 }
 
 impl LayerKey {
-    fn of(layer: &SourceLayer, prioritized: &[u32]) -> Self {
+    fn of(layer: &SourceLayer, placement: &Placement) -> Self {
         Self {
             source: layer.blob.digest,
             diff_id: layer.diff_id,
             annotated_toc: layer.toc_digest.clone(),
-            prioritized: prioritized.to_vec(),
+            placement: placement.clone(),
         }
     }
 }
@@ -246,19 +249,19 @@ impl<'a> Conversion<'a> {
         &mut self,
         image: usize,
         layers: &[ScannedLayer],
-        prioritized: &Prioritized,
+        placements: &Placements,
     ) -> Result<(), ImageError> {
         let source = &self.source.images[image];
         let started = Instant::now();
         let mut converted = Vec::with_capacity(layers.len());
         let parallel = self.parallel_beside(layers);
         let layers = source.layers.iter().zip(layers);
-        for ((source_layer, layer), prioritized) in layers.zip(&prioritized.layers) {
+        for ((source_layer, layer), placement) in layers.zip(&placements.layers) {
             let job = self.job(source, source_layer, parallel);
-            let key = LayerKey::of(source_layer, prioritized);
+            let key = LayerKey::of(source_layer, placement);
             let done = match self.layers.remove(&key) {
                 Some(done) => done,
-                None => layer::convert(&job, layer, prioritized, &mut self.sink)?,
+                None => layer::convert(&job, layer, placement, &mut self.sink)?,
             };
             converted.push(done.clone());
             self.layers.insert(key, done);
@@ -286,7 +289,7 @@ impl<'a> Conversion<'a> {
         source.announce(&announced)?;
         for source_layer in &source.layers {
             let job = self.job(source, source_layer, parallel);
-            let key = LayerKey::of(source_layer, &[]);
+            let key = LayerKey::of(source_layer, &Placement::default());
             let done = match self.layers.remove(&key) {
                 Some(done) => done,
                 None => layer::scan_and_convert(&job, &mut self.sink)?,

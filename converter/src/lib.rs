@@ -11,6 +11,7 @@ pub mod cli;
 pub mod convert;
 pub mod image;
 pub mod layer;
+pub mod planner;
 pub mod profile;
 pub mod profiler;
 pub mod progress;

@@ -20,6 +20,8 @@ const usage = `usage:
   oracle compare BLOB SOURCE [--prioritized FILE] [--chunk-size N] [--min-chunk-size N]
   oracle extract BLOB DIR
   oracle layer-list BLOB
+  oracle read BLOB --toc-digest DIGEST [--shared-members]
+  oracle prefetch BLOB --toc-digest DIGEST
   oracle batch < REQUESTS      one JSON array of arguments a line; one JSON object a line comes back`
 
 var errUsage = errors.New(usage)
@@ -74,6 +76,8 @@ func run(args []string) (any, error) {
 		"compare":    compareCommand,
 		"extract":    extractCommand,
 		"layer-list": listCommand,
+		"read":       readCommand,
+		"prefetch":   prefetchCommand,
 	}
 	command, ok := commands[args[0]]
 	if !ok {

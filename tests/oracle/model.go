@@ -35,6 +35,7 @@ type node struct {
 	major    int64
 	minor    int64
 	size     int64
+	payload  int64 // where its contents begin in the stream
 	sha256   string
 	xattrs   map[string]string
 }
@@ -45,8 +46,8 @@ type model struct {
 	landmarks []string // in order, every one that was found
 	first     string   // the first name that is no pack
 	last      string   // the last name
-	packs     int
-	toc       int // number of TOC entries
+	packs     []extent // their contents
+	toc       int      // number of TOC entries
 }
 
 func clean(name string) string {
@@ -67,7 +68,9 @@ func kindOf(flag byte) (string, bool) {
 func readModel(stream io.Reader) (*model, error) {
 	m := &model{nodes: map[string]*node{}}
 	global := map[string]string{}
-	reader := tar.NewReader(stream)
+	// archive/tar reads no byte before it is asked for it.
+	counter := &byteCounter{}
+	reader := tar.NewReader(io.TeeReader(stream, counter))
 	buffer := make([]byte, 1<<20)
 	for {
 		header, err := reader.Next()
@@ -96,7 +99,7 @@ func readModel(stream io.Reader) (*model, error) {
 		case name == estargz.PrefetchLandmark, name == estargz.NoPrefetchLandmark:
 			m.landmarks = append(m.landmarks, name)
 		case strings.HasPrefix(name, packPrefix):
-			m.packs++
+			m.packs = append(m.packs, extent{counter.n, counter.n + header.Size})
 		default:
 			special = false
 		}
@@ -107,6 +110,7 @@ func readModel(stream io.Reader) (*model, error) {
 			continue
 		}
 		n := newNode(header, kind, global)
+		n.payload = counter.n
 		if kind == "reg" {
 			hash := sha256.New()
 			written, err := io.CopyBuffer(hash, reader, buffer)

@@ -109,8 +109,9 @@ func readFile(reader *estargz.Reader, verifier estargz.TOCEntryVerifier, name st
 }
 
 // readAsSnapshotter does what the snapshotter does at mount and prefetch: the TOC is verified,
-// then every chunk is read, verified and cached.
-func readAsSnapshotter(blob *io.SectionReader, tocDigest string) error {
+// then every chunk is read, verified and cached. Files with chunks in packs are read once more as the
+// mounted file system does it.
+func readAsSnapshotter(blob *io.SectionReader, toc *estargz.JTOC, tocDigest string, packed []string) error {
 	metadata, err := memory.NewReader(blob)
 	if err != nil {
 		return fmt.Errorf("snapshotter: metadata: %w", err)
@@ -120,11 +121,15 @@ func readAsSnapshotter(blob *io.SectionReader, tocDigest string) error {
 	if err != nil {
 		return fmt.Errorf("snapshotter: %w", err)
 	}
-	if _, err := reader.VerifyTOC(digest.Digest(tocDigest)); err != nil {
+	mounted, err := reader.VerifyTOC(digest.Digest(tocDigest))
+	if err != nil {
 		return fmt.Errorf("snapshotter: VerifyTOC: %w", err)
 	}
 	if err := reader.Cache(fsreader.WithReader(blob)); err != nil {
 		return fmt.Errorf("snapshotter: Cache: %w", err)
+	}
+	if err := readThroughMount(mounted, toc, packed); err != nil {
+		return fmt.Errorf("snapshotter: %w", err)
 	}
 	return nil
 }

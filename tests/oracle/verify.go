@@ -22,6 +22,9 @@ type verifyReport struct {
 	Chunks           int      `json:"chunks"`
 	Members          int      `json:"members"`
 	Packs            int      `json:"packs"`
+	PackedFiles      []string `json:"packedFiles"`  // that have chunks in packs
+	PackedChunks     int      `json:"packedChunks"` // in all packs
+	PackedBytes      int64    `json:"packedBytes"`  // before the landmark
 	Digest           string   `json:"digest"`
 	DiffID           string   `json:"diffID"`
 	Size             int64    `json:"size"`
@@ -63,7 +66,7 @@ func verify(path, tocDigest, source string, sharedMembers bool) (*verifyReport, 
 	}
 	defer file.Close()
 	section := io.NewSectionReader(file, 0, size)
-	report := &verifyReport{TOCDigest: tocDigest, Size: size, Prioritized: []string{}}
+	report := &verifyReport{TOCDigest: tocDigest, Size: size, Prioritized: []string{}, PackedFiles: []string{}}
 	stream, err := readStream(path, report)
 	if err != nil {
 		return nil, err
@@ -76,6 +79,9 @@ func verify(path, tocDigest, source string, sharedMembers bool) (*verifyReport, 
 		return nil, err
 	}
 	if err := checkOffsets(stream.members, toc, report); err != nil {
+		return nil, err
+	}
+	if err := checkPlaces(stream, toc, report); err != nil {
 		return nil, err
 	}
 	if err := compareTOC(stream.model, toc.Entries); err != nil {
@@ -99,7 +105,7 @@ func verify(path, tocDigest, source string, sharedMembers bool) (*verifyReport, 
 	if err := readThroughLibrary(section, toc, tocDigest, sharedMembers, report); err != nil {
 		return nil, err
 	}
-	return report, readAsSnapshotter(section, tocDigest)
+	return report, readAsSnapshotter(section, toc, tocDigest, report.PackedFiles)
 }
 
 type blobStream struct {
@@ -133,7 +139,7 @@ func readStream(path string, report *verifyReport) (*blobStream, error) {
 	report.DiffID = "sha256:" + hex.EncodeToString(diffID.Sum(nil))
 	report.UncompressedSize = size.n
 	report.Members = len(members.members)
-	report.Packs = model.packs
+	report.Packs = len(model.packs)
 	report.Digest, err = fileDigest(path)
 	return &blobStream{model: model, members: members.members}, err
 }
@@ -226,8 +232,8 @@ func checkLandmark(m *model, toc *estargz.JTOC, report *verifyReport) error {
 	return nil
 }
 
-// checkOffsets checks that every offset of the TOC is the start of a gzip member, and that offsets
-// ascend where no pack displaces them.
+// checkOffsets checks that every offset of the TOC is the start of a gzip member, and that the offsets of
+// chunks that start theirs ascend: a reader takes each for the end of what is before it.
 func checkOffsets(members []member, toc *estargz.JTOC, report *verifyReport) error {
 	isStart := func(offset int64) bool {
 		i := sort.Search(len(members), func(i int) bool { return members[i].start >= offset })
@@ -246,8 +252,11 @@ func checkOffsets(members []member, toc *estargz.JTOC, report *verifyReport) err
 		if !isStart(entry.Offset) {
 			return fmt.Errorf("%q: offset %d starts no gzip member", entry.Name, entry.Offset)
 		}
-		if entry.Offset < last && report.Packs == 0 {
-			return fmt.Errorf("%q: offset %d lies before the previous entry's %d", entry.Name, entry.Offset, last)
+		if entry.InnerOffset > 0 {
+			continue
+		}
+		if entry.Offset < last {
+			return fmt.Errorf("%q: offset %d lies before an earlier entry's %d", entry.Name, entry.Offset, last)
 		}
 		last = entry.Offset
 	}

@@ -57,6 +57,33 @@ impl Oracle {
         parse(&self.run("verify", &args)?)
     }
 
+    /// Reads an eStargz blob with the reference's readers, and checks nothing that they do not.
+    ///
+    /// # Errors
+    /// What they say.
+    pub fn read(&self, blob: &Path, toc_digest: &str, options: &[&str]) -> Result<Value, String> {
+        let mut args = vec![
+            blob.as_os_str(),
+            "--toc-digest".as_ref(),
+            toc_digest.as_ref(),
+        ];
+        args.extend(options.iter().map(AsRef::<OsStr>::as_ref));
+        parse(&self.run("read", &args)?)
+    }
+
+    /// What the snapshotter inflates when a layer is mounted.
+    ///
+    /// # Errors
+    /// What it says.
+    pub fn prefetch(&self, blob: &Path, toc_digest: &str) -> Result<Value, String> {
+        let args = [
+            blob.as_os_str(),
+            "--toc-digest".as_ref(),
+            toc_digest.as_ref(),
+        ];
+        parse(&self.run("prefetch", &args)?)
+    }
+
     /// Checks the image in the layout `output`, against the one in `source`.
     ///
     /// # Errors

@@ -8,6 +8,7 @@ use esgz::image::Digest;
 use esgz::layer::assemble::FinishedLayer;
 use esgz::layer::choice::{Choice, Compression, choose};
 use esgz::layer::encode::{Check, Level};
+use esgz::layer::placement::Placement;
 use esgz::layer::plan::{PlanOptions, plan_layer};
 use esgz::layer::scan::{
     DecodeOptions, EntryMemory, Expected, Keep, ScanError, ScanOptions, scan_layer,
@@ -106,7 +107,7 @@ impl How {
         let again = Blob::of_bytes(blob.to_vec());
         let expected = expected(tar, blob);
         let layer = scan_layer(blob, Some(&again), &expected, &scan_options(1), &[]).unwrap();
-        let plan = plan_layer(&layer, &[], self.plan()).ok()?;
+        let plan = plan_layer(&layer, &Placement::default(), self.plan()).ok()?;
         let choice = choose(&layer, &plan, &again, self.compression, 1).unwrap();
         let level = choice.level(self.compression);
         let encoding = match (choice, &layer.deflate) {

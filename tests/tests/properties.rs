@@ -8,6 +8,7 @@ use esgz::cancel::Cancel;
 use esgz::image::Digest;
 use esgz::layer::encode::{Check, Level};
 use esgz::layer::entry::{EntryKind, ScannedLayer};
+use esgz::layer::placement::Placement;
 use esgz::layer::plan::{PlanOptions, plan_layer};
 use esgz::layer::scan::{DecodeOptions, EntryMemory, Expected, Keep, ScanOptions, scan_layer};
 use esgz::layer::verify::{parse_toc, read_toc, verify_layer};
@@ -37,7 +38,8 @@ fn scan(tar: &[u8]) -> ScannedLayer {
 
 /// The blob's uncompressed stream and its TOC's rows as (name, offset known).
 fn convert(layer: &ScannedLayer, picks: &[u32], options: PlanOptions) -> (Vec<u8>, Vec<String>) {
-    let plan = plan_layer(layer, picks, options).expect("every link has a target");
+    let plan = plan_layer(layer, &Placement::of_whole(picks.to_vec()), options)
+        .expect("every link has a target");
     let parallel = Parallel {
         threads: 2,
         memory_bytes: 1 << 20,

@@ -12,6 +12,7 @@ use esgz::cancel::Cancel;
 use esgz::image::Digest;
 use esgz::layer::encode::{Check, Level};
 use esgz::layer::entry::ScannedLayer;
+use esgz::layer::placement::Placement;
 use esgz::layer::plan::{PlanOptions, plan_layer};
 use esgz::layer::scan::{DecodeOptions, EntryMemory, Expected, Keep, ScanOptions, scan_layer};
 use esgz::layer::{ConvertOptions, Encoding, Parallel, convert_layer};
@@ -137,7 +138,12 @@ fn transcode(source: &Source, cut: &Cut, threads: usize) -> (Vec<u8>, String, u6
         chunk_bytes: cut.chunk_bytes,
         min_chunk_bytes: 0,
     };
-    let plan = plan_layer(&source.layer, &cut.picks, options).unwrap();
+    let plan = plan_layer(
+        &source.layer,
+        &Placement::of_whole(cut.picks.clone()),
+        options,
+    )
+    .unwrap();
     let compressed = Blob::of_bytes(source.compressed.blob.clone());
     let index = source.layer.deflate.as_ref().expect("it is gzip");
     let mut blob = Vec::new();

@@ -19,6 +19,7 @@ use esgz::layer::buffers::Buffers;
 use esgz::layer::deflate::{Block, Container, Sink, decode};
 use esgz::layer::encode::{Check, Copied, Encoder, Gathered, Level, read_member};
 use esgz::layer::entry::ScannedLayer;
+use esgz::layer::placement::Placement;
 use esgz::layer::plan::{LayerPlan, Member, PlanOptions, groups, plan_layer};
 use esgz::layer::scan::{DecodeOptions, EntryMemory, Keep, ScanOptions};
 
@@ -64,7 +65,13 @@ fn main() -> Result<()> {
     let layers = scan_image(&source, &options, threads, &cancel)?;
     let plans = layers
         .iter()
-        .map(|layer| Ok(plan_layer(layer, &[], PlanOptions::default())?))
+        .map(|layer| {
+            Ok(plan_layer(
+                layer,
+                &Placement::default(),
+                PlanOptions::default(),
+            )?)
+        })
         .collect::<Result<Vec<_>>>()?;
     let tar_bytes: u64 = layers.iter().map(|layer| layer.spool.len_bytes()).sum();
 

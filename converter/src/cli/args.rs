@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::cli::attach::AttachArgs;
 use crate::cli::created::Created;
@@ -14,6 +14,7 @@ use crate::cli::workload::WorkloadArgs;
 use crate::image::{ImageRef, Platform};
 use crate::layer::encode::Level;
 use crate::layer::plan::PlanOptions;
+use crate::planner::HotPack;
 
 /// Make container images start fast: profile a workload with eBPF and rewrite its image as eStargz.
 #[derive(Debug, Parser)]
@@ -228,6 +229,11 @@ pub(super) struct ConversionArgs {
     /// readers need Stargz Snapshotter 0.13
     #[arg(long, default_value = "0", value_name = "SIZE", value_parser = parse_min_chunk_size)]
     pub(super) estargz_min_chunk_size: u32,
+    /// Prefetch of a big file (8 MiB) only the parts that the profile says were touched. auto: where that
+    /// is less than 60 % of it, and all touched parts are known; on: also elsewhere; off: each touched file
+    /// whole. Layers with such parts need Stargz Snapshotter 0.13 to be pulled lazily
+    #[arg(long, value_enum, default_value_t, value_name = "WHEN")]
+    pub(super) hot_pack: HotPackArg,
     /// Carry a layer over as it is where it is valid eStargz and prefetches nothing else than wanted
     #[arg(long)]
     pub(super) reuse: bool,
@@ -237,6 +243,25 @@ pub(super) struct ConversionArgs {
     /// Print the result as JSON on stdout
     #[arg(long)]
     pub(super) json: bool,
+}
+
+/// See [`HotPack`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(super) enum HotPackArg {
+    #[default]
+    Auto,
+    On,
+    Off,
+}
+
+impl From<HotPackArg> for HotPack {
+    fn from(arg: HotPackArg) -> Self {
+        match arg {
+            HotPackArg::Auto => Self::Auto,
+            HotPackArg::On => Self::On,
+            HotPackArg::Off => Self::Off,
+        }
+    }
 }
 
 #[derive(Debug, Args)]

@@ -18,7 +18,8 @@ use crate::layer::Parallel;
 use crate::layer::entry::ScannedLayer;
 use crate::layer::index_cache::IndexCache;
 use crate::layer::plan::PlanOptions;
-use crate::profile::{self, PrefetchList, Prioritized, Profile};
+use crate::planner::{self, Placements, PlannerOptions};
+use crate::profile::{self, PrefetchList, Profile};
 use crate::progress::Progress;
 use crate::registry::RegistryOptions;
 use crate::sink::{Sink, SinkOptions};
@@ -56,9 +57,9 @@ pub(super) fn convert(
             continue;
         }
         let layers = scanner.scan(image)?;
-        let prioritized = wanted.resolve(&layers);
-        warn_missed(&prioritized);
-        conversion.image(number, &layers, &prioritized)?;
+        let placements = wanted.resolve(&layers, &options.planner);
+        warn_missed(&placements);
+        conversion.image(number, &layers, &placements)?;
     }
     let converted = conversion.finish()?;
     let report = Report {
@@ -193,12 +194,14 @@ impl Wanted {
         }
     }
 
-    pub(super) fn resolve(&self, layers: &[ScannedLayer]) -> Prioritized {
+    pub(super) fn resolve(&self, layers: &[ScannedLayer], options: &PlannerOptions) -> Placements {
         match self {
-            Self::Nothing => profile::from_paths([], layers),
-            Self::Profile(profile) => profile::from_profile(profile, layers),
-            Self::List(list) => profile::from_list(list, layers),
-            Self::Paths(paths) => profile::from_paths(paths.iter().map(String::as_str), layers),
+            Self::Nothing => profile::from_paths([], layers).into(),
+            Self::Profile(profile) => planner::place(profile, layers, options),
+            Self::List(list) => profile::from_list(list, layers).into(),
+            Self::Paths(paths) => {
+                profile::from_paths(paths.iter().map(String::as_str), layers).into()
+            }
         }
     }
 }
@@ -215,11 +218,11 @@ fn bad_input(path: &Path, error: impl Into<anyhow::Error>) -> Failure {
     Failure::new(IMAGE, error).context(format!("reading {}", path.display()))
 }
 
-pub(super) fn warn_missed(prioritized: &Prioritized) {
-    if let Some(first) = prioritized.missed.first() {
+pub(super) fn warn_missed(placements: &Placements) {
+    if let Some(first) = placements.missed.first() {
         tracing::warn!(
             "{} of the paths to prefetch are in no layer, the first is \"{first}\"",
-            prioritized.missed.len()
+            placements.missed.len()
         );
     }
 }
@@ -230,6 +233,10 @@ pub(super) fn image_options(args: &ConversionArgs) -> Result<ImageOptions, Failu
     scan.decode.index_cache = args.index_cache.clone().map(IndexCache::new);
     Ok(ImageOptions {
         scan,
+        planner: PlannerOptions {
+            hot_pack: args.hot_pack.into(),
+            ..PlannerOptions::default()
+        },
         plan: PlanOptions {
             chunk_bytes: args.estargz_chunk_size,
             min_chunk_bytes: args.estargz_min_chunk_size,

@@ -8,8 +8,10 @@ use crate::cli::failure::{Failure, USAGE};
 use crate::cli::output::{self, Size};
 use crate::cli::reading;
 use crate::cli::registry;
-use crate::layer::plan::LANDMARK_NAMES;
+use crate::cli::report::{in_packs, packed_json};
+use crate::layer::plan::{LANDMARK_NAMES, Packed};
 use crate::layer::toc::Toc;
+use crate::layer::toc_packs::packed;
 use crate::layer::verify::{VerifyError, parse_toc, read_toc};
 use crate::source::{Selection, SourceImage, SourceLayer};
 
@@ -101,6 +103,7 @@ struct Summary {
     landmark: Option<&'static str>,
     prefetch_files: u64,
     prefetch_bytes: u64,
+    packed: Packed,
     /// Where a reader stops prefetching.
     prefetch_end_bytes: u64,
 }
@@ -109,9 +112,10 @@ impl Summary {
     fn prefetched(&self) -> String {
         match self.landmark {
             Some(name) if name == LANDMARK_NAMES[0] => format!(
-                "{} files, {} ({} compressed)",
+                "{} files, {}{} ({} compressed)",
                 self.prefetch_files,
                 Size(self.prefetch_bytes),
+                in_packs(self.packed),
                 Size(self.prefetch_end_bytes)
             ),
             Some(_) => "nothing".to_owned(),
@@ -170,6 +174,7 @@ fn summarize(image: &SourceImage, layer: &SourceLayer) -> Result<Option<Summary>
             .filter(prefetched)
             .map(|row| row.size)
             .sum(),
+        packed: packed(&toc),
         prefetch_end_bytes,
     }))
 }
@@ -195,6 +200,7 @@ fn layer_json(layer: &SourceLayer, summary: Option<&Summary>) -> Value {
             "landmark": summary.landmark,
             "files": summary.prefetch_files,
             "bytes": summary.prefetch_bytes,
+            "packed": packed_json(summary.packed),
             "compressed_bytes": summary.prefetch_end_bytes,
         });
     }

@@ -23,6 +23,7 @@ use crate::convert::{Conversion, Scanner};
 use crate::image::Platform;
 use crate::layer::entry::ScannedLayer;
 use crate::layer::scan::Keep;
+use crate::planner;
 use crate::profile::{self, Ended, Profile};
 use crate::progress::{Progress, Step};
 use crate::record::{RecordOptions, Recorded};
@@ -59,9 +60,9 @@ pub(super) fn optimize(
         let run = progress.begin(Step::RUN);
         let found = record_for(args, image, &layers, &record_options, cancel)?;
         run.finish();
-        let prioritized = profile::from_profile(&found.profile, &layers);
-        warn_missed(&prioritized);
-        conversion.image(profiled, &layers, &prioritized)?;
+        let placements = planner::place(&found.profile, &layers, &options.planner);
+        warn_missed(&placements);
+        conversion.image(profiled, &layers, &placements)?;
         recorded = Some((profiled, found));
     }
     let for_others = match (wanted, &recorded, others(&args.conversion.output)) {
@@ -80,9 +81,9 @@ pub(super) fn optimize(
             continue;
         }
         let layers = scanner.scan(image)?;
-        let prioritized = for_others.resolve(&layers);
-        warn_missed(&prioritized);
-        conversion.image(number, &layers, &prioritized)?;
+        let placements = for_others.resolve(&layers, &options.planner);
+        warn_missed(&placements);
+        conversion.image(number, &layers, &placements)?;
     }
     let mut stages = scan_stage(&scanner);
     if let Some((_, recorded)) = &recorded {

@@ -9,6 +9,7 @@ use crate::cli::output::{self, Size};
 use crate::convert::{Converted, ConvertedImage, ConvertedLayer, Verify};
 use crate::image::ImageRef;
 use crate::layer::choice::Choice;
+use crate::layer::plan::Packed;
 use crate::profile::{Profile, ProfiledFile};
 
 /// A finished conversion, for people and for programs.
@@ -31,6 +32,15 @@ impl Report<'_> {
 
     fn sum(&self, value: impl Fn(&ConvertedLayer) -> u64) -> u64 {
         self.layers().map(value).sum()
+    }
+
+    fn packed(&self) -> Packed {
+        Packed {
+            files: self.sum(|layer| layer.prefetch.packed.files),
+            chunks: self.sum(|layer| layer.prefetch.packed.chunks),
+            bytes: self.sum(|layer| layer.prefetch.packed.bytes),
+            first_bytes: self.sum(|layer| layer.prefetch.packed.first_bytes),
+        }
     }
 
     fn time(&self, value: impl Fn(&ConvertedImage) -> Duration) -> Duration {
@@ -80,6 +90,7 @@ impl Report<'_> {
             "prefetch": {
                 "files": self.sum(|layer| layer.prefetch.files),
                 "bytes": self.sum(|layer| layer.prefetch.bytes),
+                "packed": packed_json(self.packed()),
                 "compressed_bytes": self.sum(|layer| layer.finished.prefetch_bytes),
             },
             "layers": self.layers().map(layer_json).collect::<Vec<_>>(),
@@ -117,9 +128,10 @@ impl Report<'_> {
             print_profile(profile)?;
         }
         output::line(format_args!(
-            "prefetch   {} files, {} ({} compressed)",
+            "prefetch   {} files, {}{} ({} compressed)",
             self.sum(|layer| layer.prefetch.files),
             Size(self.sum(|layer| layer.prefetch.bytes)),
+            in_packs(self.packed()),
             Size(self.sum(|layer| layer.finished.prefetch_bytes)),
         ))?;
         output::line(format_args!(
@@ -237,9 +249,28 @@ fn layer_json(layer: &ConvertedLayer) -> Value {
         "prefetch": {
             "files": layer.prefetch.files,
             "bytes": layer.prefetch.bytes,
+            "packed": packed_json(layer.prefetch.packed),
             "compressed_bytes": finished.prefetch_bytes,
         },
     })
+}
+
+/// What is in packs, in figures.
+pub(super) fn packed_json(packed: Packed) -> Value {
+    json!({
+        "files": packed.files,
+        "chunks": packed.chunks,
+        "bytes": packed.bytes,
+        "first_chunks_bytes": packed.first_bytes,
+    })
+}
+
+/// What is prefetched besides whole files, in words.
+pub(super) fn in_packs(packed: Packed) -> String {
+    match packed.files {
+        0 => String::new(),
+        files => format!(", and {} of {files} big files", Size(packed.bytes)),
+    }
 }
 
 /// Megabytes a second.

@@ -11,8 +11,9 @@ use crate::image::BlobId;
 use crate::layer::assemble::FinishedLayer;
 use crate::layer::choice::{Choice, choose};
 use crate::layer::encode::Check;
-use crate::layer::entry::{EntryKind, ScannedLayer};
-use crate::layer::plan::{LayerPlan, Prefetch, plan_layer};
+use crate::layer::entry::{Entry, EntryKind, ScannedLayer};
+use crate::layer::placement::Placement;
+use crate::layer::plan::{LayerPlan, Packed, Prefetch, is_pack, plan_layer};
 use crate::layer::reuse::{Reusable, reusable};
 use crate::layer::scan::{EntryMemory, Keep, ScanOptions};
 use crate::layer::verbatim::{copy_tar, verify_copy};
@@ -21,6 +22,7 @@ use crate::layer::{
     AheadError, AheadOptions, ConvertError, ConvertOptions, Encoding, MadeAhead, Parallel,
     convert_layer, scan_ahead,
 };
+use crate::planner::HotPack;
 use crate::progress::{Metered, Progress, Stage, Step};
 use crate::scratch::{self, Needed};
 use crate::sink::{Sink, StagedBlob};
@@ -126,7 +128,8 @@ pub(super) fn scan_and_convert(
             threads,
             memory_bytes: memory_bytes.saturating_sub(held_bytes),
         };
-        return convert(&Job { parallel, ..*job }, &layer, &[], sink);
+        let job = Job { parallel, ..*job };
+        return convert(&job, &layer, &Placement::default(), sink);
     };
     check(job, &layer, &finished, &mut out, sink)?;
     sink.add(blob_id(&finished), out)?;
@@ -136,12 +139,11 @@ pub(super) fn scan_and_convert(
     })
 }
 
-/// Writes the scanned layer to `sink`, the entries `prioritized` (by index) in front, and checks what was
-/// written.
+/// Writes the scanned layer to `sink`, with what `placement` names in front, and checks what was written.
 pub(super) fn convert(
     job: &Job<'_>,
     layer: &ScannedLayer,
-    prioritized: &[u32],
+    placement: &Placement,
     sink: &mut Sink,
 ) -> Result<ConvertedLayer, ImageError> {
     let Job {
@@ -150,7 +152,7 @@ pub(super) fn convert(
         progress,
         ..
     } = *job;
-    let plan = plan_layer(layer, prioritized, options.plan)?;
+    let plan = plan_layer(layer, placement, options.plan)?;
     if options.reuse == Reuse::WhereValid
         && let Some(reused) = find_reusable(job, layer, &plan)?
     {
@@ -187,6 +189,18 @@ pub(super) fn convert(
         }
     };
     let finished = made.map_err(|error| convert_error(error, sink))?;
+    let Packed {
+        files,
+        chunks,
+        bytes,
+        first_bytes,
+    } = plan.prefetch.packed;
+    if files > 0 && finished.toc_digest.is_some() {
+        tracing::info!(
+            "layer {}: {bytes} bytes in {chunks} chunks of {files} big files are packed in front, {first_bytes} behind the landmark",
+            layer.digest
+        );
+    }
     check(job, layer, &finished, &mut blob, sink)?;
     sink.add(blob_id(&finished), blob)?;
     // A plain tar has no landmark, and so nothing before it.
@@ -266,6 +280,11 @@ fn find_reusable(
         progress,
         ..
     } = *job;
+    let holds_chunks = |entry: &Entry| entry.path().is_some_and(|path| is_pack(&path));
+    if options.planner.hot_pack == HotPack::Off && layer.entries.iter().any(holds_chunks) {
+        tracing::debug!(layer = %layer.digest, "not reused: it has packs");
+        return Ok(None);
+    }
     let blob = job.image.open_layer(source)?;
     let (json, toc_offset_bytes) = match read_toc(&blob) {
         Ok(found) => found,

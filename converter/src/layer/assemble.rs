@@ -41,7 +41,7 @@ pub struct FinishedLayer {
 struct Placed {
     /// Of its gzip member.
     offset_bytes: u64,
-    /// Uncompressed bytes before it in the member.
+    /// Uncompressed bytes before its chunk in that.
     inner_bytes: u64,
     chunk_digest: Option<Digest>,
 }
@@ -88,7 +88,7 @@ impl Assembler {
             };
             self.placed.push(Placed {
                 offset_bytes: self.offset_bytes + part.gzip_offset_bytes,
-                inner_bytes: part.inner_bytes,
+                inner_bytes: part.inner_bytes + u64::from(member.lead_bytes),
                 chunk_digest,
             });
             self.gzip_members += u64::from(part.inner_bytes == 0);
@@ -128,7 +128,7 @@ impl Assembler {
         tail.extend_from_slice(&footer(toc_offset_bytes));
 
         let landmark = plan.rows.iter().find_map(|row| match row.source {
-            RowSource::Landmark(".prefetch.landmark") => Some(row.first_member as usize),
+            RowSource::Landmark(".prefetch.landmark") => plan.members_of(row).next(),
             _ => None,
         });
         let blob = BlobId::of(b"");
@@ -166,35 +166,37 @@ impl Assembler {
                 RowSource::Landmark(_) => true,
             };
             let (name, size) = (first.name.clone(), first.size);
-            let members = row.first_member as usize..(row.first_member + row.chunks) as usize;
+            let mut members = plan.members_of(row);
             if is_regular {
-                first.digest = Some(match members.len() {
-                    0 => Digest::of(b""),
-                    1 => self.placed[members.start]
-                        .chunk_digest
-                        .unwrap_or(Digest::of(b"")),
-                    _ => file_digests
+                let digest = match row.chunks {
+                    0 => None,
+                    1 => members
+                        .clone()
                         .next()
-                        .expect("every last chunk of a file has been taken"),
-                });
+                        .and_then(|member| self.placed[member].chunk_digest),
+                    _ => file_digests.next(),
+                };
+                debug_assert!(row.chunks == 0 || digest.is_some());
+                first.digest = Some(digest.unwrap_or(Digest::of(b"")));
             }
             let mut next = first;
             let mut chunk_offset = 0;
-            if members.is_empty() {
+            if row.chunks == 0 {
                 push_row(json, &next);
                 continue;
             }
-            for member in members.clone() {
+            while let Some(member) = members.next() {
                 let placed = &self.placed[member];
                 let len = u64::from(plan.members[member].chunk_bytes);
                 next.offset = placed.offset_bytes;
                 next.inner_offset = placed.inner_bytes;
                 next.chunk_offset = chunk_offset;
                 // A reader takes a missing size as "to the file's end".
-                next.chunk_size = if len == u64::from(plan.chunk_bytes) {
-                    len
-                } else {
+                let is_last = members.len() == 0;
+                next.chunk_size = if is_last && len < u64::from(plan.chunk_bytes) {
                     0
+                } else {
+                    len
                 };
                 next.chunk_digest = placed.chunk_digest;
                 push_row(json, &next);

@@ -382,6 +382,7 @@ mod tests {
                 first_segment: u32::try_from(number).unwrap(),
                 segments: 1,
                 len_bytes,
+                lead_bytes: 0,
                 chunk_bytes: len_bytes,
                 place: crate::layer::plan::ChunkPlace::Whole,
             });

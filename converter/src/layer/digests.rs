@@ -31,7 +31,12 @@ impl MemberDigests {
         at: usize,
         source: Option<&mut Hasher>,
     ) {
-        let of_chunk = (member.chunk_bytes as usize).saturating_sub(at);
+        let lead = (member.lead_bytes as usize)
+            .saturating_sub(at)
+            .min(bytes.len());
+        let (lead, bytes) = bytes.split_at(lead);
+        let behind_lead = (at + lead.len()).saturating_sub(member.lead_bytes as usize);
+        let of_chunk = (member.chunk_bytes as usize).saturating_sub(behind_lead);
         let (chunk, behind) = bytes.split_at(of_chunk.min(bytes.len()));
         let Self {
             diff_id,
@@ -39,10 +44,11 @@ impl MemberDigests {
             file,
             ..
         } = self;
-        // The digest of a file with one chunk is the chunk's.
-        let is_whole = member.place == ChunkPlace::Whole;
+        // The digest of a file with one chunk is the chunk's; a copy's bytes count where they stand.
+        let is_whole = matches!(member.place, ChunkPlace::Whole | ChunkPlace::Copy);
         match source {
             None => {
+                diff_id.update(lead);
                 if is_whole {
                     Hasher::update_all([diff_id, digest], chunk);
                 } else {
@@ -51,6 +57,7 @@ impl MemberDigests {
                 diff_id.update(behind);
             }
             Some(source) => {
+                Hasher::update_all([diff_id, source], lead);
                 if is_whole {
                     Hasher::update_all([diff_id, digest, source], chunk);
                 } else {
@@ -91,6 +98,7 @@ mod tests {
             first_segment: 0,
             segments: 0,
             len_bytes,
+            lead_bytes: u32::from(place == ChunkPlace::Copy),
             chunk_bytes,
             place,
         }
@@ -104,17 +112,19 @@ mod tests {
             member(1024, 0, ChunkPlace::Whole),
             member(3000, 2500, ChunkPlace::First),
             member(2500, 2500, ChunkPlace::Middle),
+            member(700, 600, ChunkPlace::Copy),
             member(1537, 1, ChunkPlace::Last),
-            member(9000, 8000, ChunkPlace::Whole),
+            member(8000, 7000, ChunkPlace::Whole),
         ];
         let chunks = [
             None,
             Some(1024..3524),
             Some(4024..6524),
-            Some(6524..6525),
-            Some(8061..16061),
+            Some(6525..7125),
+            Some(7224..7225),
+            Some(8761..15761),
         ];
-        let file = [&bytes[1024..3524], &bytes[4024..6525]].concat();
+        let file = [&bytes[1024..3524], &bytes[4024..6524], &bytes[7224..7225]].concat();
         for step in [1, 64, 100, 4096, 20_000] {
             // The source lacks the first member and has something of its own in front.
             let mut source = Hasher::default();

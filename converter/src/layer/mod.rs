@@ -19,12 +19,14 @@ pub mod header;
 mod in_order;
 pub mod index_cache;
 mod inflated;
+pub mod placement;
 pub mod plan;
 pub mod reuse;
 pub mod scan;
 mod shares;
 pub mod spool;
 pub mod toc;
+pub mod toc_packs;
 pub mod verbatim;
 pub mod verify;
 

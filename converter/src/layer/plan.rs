@@ -7,16 +7,23 @@
 mod builder;
 mod groups;
 mod order;
+mod packs;
+
+use std::collections::HashMap;
 
 use crate::blob::ReadAt as _;
 use crate::image::Digest;
 use crate::layer::entry::ScannedLayer;
+use crate::layer::placement::Placement;
 
 pub(in crate::layer) use builder::Builder;
 pub(in crate::layer) use groups::{GROUP_BYTES, is_full};
 pub use groups::{Group, groups};
 pub(in crate::layer) use order::has_reserved_name;
-pub use order::{LANDMARK_NAMES, TOC_NAME, is_reserved};
+pub use order::{LANDMARK_NAMES, TOC_NAME, is_pack, is_reserved};
+pub use packs::{FIRST_PACK_NAME, HOT_PACK_NAME, PACK_LEAD_BYTES, PACK_PREFIX};
+
+use packs::{CutGiant, Home};
 
 /// How a layer is cut.
 #[derive(Clone, Copy, Debug)]
@@ -74,6 +81,8 @@ pub struct LayerPlan {
     pub literals: Vec<u8>,
     /// Rows of the TOC, in its order.
     pub rows: Vec<TocRow>,
+    /// The members of chunks that do not follow each other; a row owns a run of these.
+    pub scattered: Vec<u32>,
     /// Uncompressed size of all members together.
     pub tar_bytes: u64,
     /// [`PlanOptions::chunk_bytes`] as it was used.
@@ -83,7 +92,7 @@ pub struct LayerPlan {
     pub min_chunk_bytes: u32,
     /// The member of the landmark.
     pub landmark_member: u32,
-    /// Entries before the landmark, and the bytes of their contents.
+    /// What lies before the landmark.
     pub prefetch: Prefetch,
 }
 
@@ -92,6 +101,15 @@ impl LayerPlan {
     pub fn segments_of(&self, member: &Member) -> &[Segment] {
         let first = member.first_segment as usize;
         &self.segments[first..first + member.segments as usize]
+    }
+
+    /// The members of a row's chunks, in the file's order.
+    pub fn members_of(&self, row: &TocRow) -> impl ExactSizeIterator<Item = usize> + Clone {
+        let place = row.place;
+        (0..row.chunks).map(move |chunk| match place {
+            RowPlace::From(member) => (member + chunk) as usize,
+            RowPlace::Scattered(first) => self.scattered[(first + chunk) as usize] as usize,
+        })
     }
 
     /// Where in the spool the first spooled byte of `member` lies.
@@ -108,10 +126,25 @@ impl LayerPlan {
 /// What lies before the prefetch landmark.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Prefetch {
-    /// Regular files.
+    /// Regular files that are there as a whole.
     pub files: u64,
     /// Bytes of their contents.
     pub bytes: u64,
+    /// What is there of giants.
+    pub packed: Packed,
+}
+
+/// What lies in packs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Packed {
+    /// Giants.
+    pub files: u64,
+    /// Chunks in the pack before the landmark.
+    pub chunks: u64,
+    /// Bytes of these.
+    pub bytes: u64,
+    /// Bytes of the first chunks in the pack behind the landmark, which are not prefetched.
+    pub first_bytes: u64,
 }
 
 /// One gzip member, or a part of one that several share ([`groups`]).
@@ -123,7 +156,9 @@ pub struct Member {
     pub segments: u32,
     /// Uncompressed bytes, all segments together.
     pub len_bytes: u32,
-    /// How many of them, from the start, are a chunk; 0 for a member of headers alone.
+    /// How many of them, from the start, belong to no file: [`PACK_LEAD_BYTES`] in a pack, else 0.
+    pub lead_bytes: u32,
+    /// How many of them, behind those, are a chunk; 0 for a member of headers alone.
     pub chunk_bytes: u32,
     /// Which chunk of its file that is.
     pub place: ChunkPlace,
@@ -140,6 +175,8 @@ pub enum ChunkPlace {
     Middle,
     /// The last of several.
     Last,
+    /// In a pack: its bytes are in the file's own entry, too.
+    Copy,
 }
 
 /// A run of uncompressed output bytes.
@@ -186,39 +223,110 @@ pub enum RowSource {
     Landmark(&'static str),
 }
 
-/// One file of the TOC. Its chunks are members that follow each other.
+/// One file of the TOC.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TocRow {
     /// Where name, owner and so on come from.
     pub source: RowSource,
-    /// The member of its first chunk; no meaning when `chunks` is 0.
-    pub first_member: u32,
     /// How many chunks the file has; 0 for an empty one and for all that are not regular.
     pub chunks: u32,
+    /// Where they are; no meaning when there are none.
+    pub place: RowPlace,
 }
 
-/// Lays out `layer` with the entries `prioritized` (indices, in this order) in front.
+/// Where the chunks of a file are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RowPlace {
+    /// In members that follow each other, from this one on.
+    From(u32),
+    /// In those of [`LayerPlan::scattered`], from this index on.
+    Scattered(u32),
+}
+
+/// Lays out `layer` with what `placement` names in front.
 ///
 /// # Errors
 /// [`PlanError`] names the entry that cannot be laid out.
 pub fn plan_layer(
     layer: &ScannedLayer,
-    prioritized: &[u32],
+    placement: &Placement,
     options: PlanOptions,
 ) -> Result<LayerPlan, PlanError> {
-    let order = order::order(layer, prioritized)?;
+    let order = order::order(layer, &placement.whole)?;
     let mut builder = Builder::new(layer.spool.len_bytes(), options);
     if !order.prioritized.is_empty() {
         builder.rewrite_from = layer.first_under_global.unwrap_or(u32::MAX);
     }
+    let giants = packs::giants(layer, &placement.giants, &order, builder.plan().chunk_bytes);
+    let mut copies = Copies::of(&giants);
+    let entry = |index: u32| &layer.entries[index as usize];
+
+    copies.pack(Home::HotPack, HOT_PACK_NAME, &giants, layer, &mut builder);
+    let is_prefetched = !order.prioritized.is_empty() || builder.plan().prefetch.packed.chunks > 0;
     for &index in &order.prioritized {
-        builder.entry(index, &layer.entries[index as usize]);
+        builder.entry(index, entry(index));
     }
-    builder.landmark(order.landmark());
+    builder.landmark(LANDMARK_NAMES[usize::from(!is_prefetched)]);
+    copies.pack(
+        Home::FirstPack,
+        FIRST_PACK_NAME,
+        &giants,
+        layer,
+        &mut builder,
+    );
+    let numbers: HashMap<u32, usize> = giants.iter().map(|giant| giant.entry).zip(0..).collect();
     for &index in &order.rest {
-        builder.entry(index, &layer.entries[index as usize]);
+        match numbers.get(&index) {
+            Some(&number) => builder.giant(
+                index,
+                entry(index),
+                &giants[number].chunks,
+                &copies.0[number],
+            ),
+            None => builder.entry(index, entry(index)),
+        }
     }
     Ok(builder.finish())
+}
+
+/// The members in packs, by giant and chunk; of chunks that have none there, what they have has no
+/// meaning.
+struct Copies(Vec<Vec<u32>>);
+
+impl Copies {
+    fn of(giants: &[CutGiant]) -> Self {
+        let none = |giant: &CutGiant| vec![0; giant.chunks.len()];
+        Self(giants.iter().map(none).collect())
+    }
+
+    /// Appends the pack with the chunks that are at `home`, unless there are none.
+    fn pack(
+        &mut self,
+        home: Home,
+        name: &str,
+        giants: &[CutGiant],
+        layer: &ScannedLayer,
+        builder: &mut Builder,
+    ) {
+        let mut pieces = Vec::new();
+        let mut copies = Vec::new();
+        for (giant, members) in giants.iter().zip(&mut self.0) {
+            for (chunk, member) in giant.chunks.iter().zip(members) {
+                if chunk.home == home {
+                    let entry = &layer.entries[giant.entry as usize];
+                    pieces.push((entry, chunk.bytes.clone()));
+                    copies.push(member);
+                }
+            }
+        }
+        if pieces.is_empty() {
+            return;
+        }
+        let first = builder.pack(name, &pieces);
+        for (member, number) in copies.into_iter().zip(first..) {
+            *member = number;
+        }
+    }
 }
 
 /// Whether a layer of which nothing is prioritised keeps the order that its entries have in the source,

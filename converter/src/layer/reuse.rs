@@ -3,12 +3,18 @@
 //! Enters: the TOC that the blob holds, the digest that the manifest gives it, and the plan. That the
 //! blob's members are what its TOC says is not looked at here: `verify` does that.
 
+use std::borrow::Cow;
+use std::collections::HashMap;
+
 use crate::image::Digest;
 use crate::layer::assemble::FinishedLayer;
 use crate::layer::entry::{EntryKind, ScannedLayer, clean_path};
-use crate::layer::plan::{LANDMARK_NAMES, LayerPlan, Prefetch, RowSource, is_reserved};
+use crate::layer::plan::{
+    ChunkPlace, LANDMARK_NAMES, LayerPlan, Prefetch, RowPlace, RowSource, is_reserved,
+};
 use crate::layer::spool::ReadAt as _;
 use crate::layer::toc::{Toc, TocEntry, go_string, type_name};
+use crate::layer::toc_packs::{giants, packed};
 
 /// A layer that can be carried over.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -73,14 +79,16 @@ pub fn reusable(
         return Err(NotReusable::Rows);
     }
     let before = if prefetches { &rows[..landmark] } else { &[] };
+    let packs = planned_packs(layer, plan);
     let planned = plan.rows.iter().map_while(|row| match row.source {
         RowSource::Entry(index) => Some(&layer.entries[index as usize]),
         RowSource::Landmark(_) => None,
     });
     let mut planned = planned.peekable();
-    if planned.peek().is_some() {
+    if planned.peek().is_some() || !packs.is_empty() {
         let found = before.iter().map(|row| &*row.name);
-        if !planned.map(|entry| go_string(&entry.name)).eq(found) {
+        let is_same = planned.map(|entry| go_string(&entry.name)).eq(found);
+        if !is_same || packs != found_packs(toc) {
             return Err(NotReusable::Prefetch);
         }
     }
@@ -92,6 +100,7 @@ pub fn reusable(
         prefetch: Prefetch {
             files: files.clone().count() as u64,
             bytes: files.map(|row| row.size).sum(),
+            packed: packed(toc),
         },
         finished: FinishedLayer {
             digest: layer.digest,
@@ -105,6 +114,41 @@ pub fn reusable(
             copied_bytes: 0,
         },
     })
+}
+
+/// The chunks of files of which some are in packs: where each ends in the file, and whether it is.
+type Packs<'a> = HashMap<Cow<'a, str>, Vec<(u64, bool)>>;
+
+fn found_packs<'t>(toc: &'t Toc<'_>) -> Packs<'t> {
+    let found = giants(toc).into_iter();
+    found
+        .map(|(name, chunks)| {
+            let chunks = chunks
+                .iter()
+                .map(|chunk| (chunk.bytes.end, chunk.is_packed));
+            (Cow::Borrowed(name), chunks.collect())
+        })
+        .collect()
+}
+
+fn planned_packs<'l>(layer: &'l ScannedLayer, plan: &LayerPlan) -> Packs<'l> {
+    let mut packs = Packs::new();
+    for row in &plan.rows {
+        let (RowSource::Entry(entry), RowPlace::Scattered(_)) = (row.source, row.place) else {
+            continue;
+        };
+        let mut end_bytes = 0;
+        let chunks = plan.members_of(row).map(|member| {
+            let member = &plan.members[member];
+            end_bytes += u64::from(member.chunk_bytes);
+            (end_bytes, member.place == ChunkPlace::Copy)
+        });
+        packs.insert(
+            go_string(&layer.entries[entry as usize].name),
+            chunks.collect(),
+        );
+    }
+    packs
 }
 
 /// Whether the rows name the tar's entries in their order, apart from what eStargz adds.
@@ -130,6 +174,7 @@ mod tests {
     use crate::blob::Blob;
     use crate::cancel::Cancel;
     use crate::layer::encode::{Check, Level};
+    use crate::layer::placement::Placement;
     use crate::layer::plan::{PlanOptions, plan_layer};
     use crate::layer::scan::tests::scan_bytes;
     use crate::layer::verify::{parse_toc, read_toc};
@@ -138,7 +183,12 @@ mod tests {
 
     /// The TOC of `layer` converted with `picks`, and the layer that a scan of the result gives.
     fn converted(layer: &ScannedLayer, picks: &[u32]) -> (Vec<u8>, u64, ScannedLayer) {
-        let plan = plan_layer(layer, picks, PlanOptions::default()).unwrap();
+        let plan = plan_layer(
+            layer,
+            &Placement::of_whole(picks.to_vec()),
+            PlanOptions::default(),
+        )
+        .unwrap();
         let options = ConvertOptions {
             check: Check::Inflate,
             parallel: Parallel {
@@ -182,7 +232,8 @@ mod tests {
             let (json, offset, mut layer) = converted(&source, &picks);
             let wanted: Vec<u32> = wanted.iter().map(|name| entry(&layer, name)).collect();
             layer.entries.truncate(layer.entries.len() - cut);
-            let plan = plan_layer(&layer, &wanted, PlanOptions::default()).unwrap();
+            let plan =
+                plan_layer(&layer, &Placement::of_whole(wanted), PlanOptions::default()).unwrap();
             let toc = parse_toc(&json, offset).unwrap();
             let digest = Digest::of(&json).to_string();
             reusable(

@@ -7,6 +7,7 @@
 //! for any blob: the TOC's by a limit, the runs' by the budget; a run that is larger is inflated
 //! piece by piece.
 
+mod copies;
 mod fault;
 mod inflate;
 mod rows;

@@ -1,7 +1,7 @@
 //! The profile: what a workload touched, in order.
 //!
 //! Enters: observations of a run, a document that an earlier run wrote, or a list of paths. Leaves: the profile
-//! document, and for each layer the entries to prefetch. Pure.
+//! document, for a list the entries to prefetch, and for a profile the entries that it means. Pure.
 
 mod build;
 mod diff;
@@ -22,4 +22,4 @@ pub use export::{to_nydus, to_paths, to_soci};
 pub use merge::{MergeError, SameFile, merge};
 pub use prefetch_list::PrefetchList;
 pub use record::{RecordError, RecordLine, parse_record, to_record};
-pub use select::{Prioritized, from_list, from_paths, from_profile};
+pub use select::{Located, Prioritized, from_list, from_paths, locate};

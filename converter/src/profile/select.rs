@@ -5,7 +5,7 @@ use std::collections::{HashMap, HashSet};
 use crate::image::Digest;
 use crate::layer::entry::{Entry, FileId, ScannedLayer, clean_path};
 use crate::layer::plan::is_reserved;
-use crate::profile::{PrefetchList, Profile};
+use crate::profile::{PrefetchList, Profile, ProfiledFile};
 
 /// Entries to prefetch.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -16,28 +16,41 @@ pub struct Prioritized {
     pub missed: Vec<String>,
 }
 
-/// The files that the profile says were touched, in that order. A file that was opened but not
-/// read is left out: its metadata, which the TOC carries, was all that was needed.
+/// Where the files of a profile are in an image.
+#[derive(Clone, Debug)]
+pub struct Located<'a> {
+    /// In the profile's order, each with its entry: the last of its path.
+    pub files: Vec<(&'a ProfiledFile, FileId)>,
+    /// Paths of touched files that no layer has, in order.
+    pub missed: Vec<String>,
+}
+
+/// Finds the files of `profile`.
 ///
 /// A profile of the same layers is followed layer by layer; one of another image by its paths.
-pub fn from_profile(profile: &Profile, layers: &[ScannedLayer]) -> Prioritized {
-    let touched = profile.files.iter().filter(|file| !file.ranges.is_empty());
+pub fn locate<'a>(profile: &'a Profile, layers: &[ScannedLayer]) -> Located<'a> {
     let digests: Vec<Digest> = layers.iter().map(|layer| layer.digest).collect();
-    if profile.image.by_path || digests != profile.image.layers {
-        return from_paths(touched.map(|file| file.path.as_str()), layers);
-    }
+    let by_path = profile.image.by_path || digests != profile.image.layers;
     let index = Index::new(layers);
-    let mut found = Prioritized {
-        layers: vec![Vec::new(); layers.len()],
+    let mut located = Located {
+        files: Vec::with_capacity(profile.files.len()),
         missed: Vec::new(),
     };
-    for file in touched {
-        match index.in_layer(file.layer, file.path.as_bytes()) {
-            Some(id) => found.layers[id.layer as usize].push(id.entry),
-            None => found.missed.push(file.path.clone()),
+    for file in &profile.files {
+        let path = file.path.as_bytes();
+        let id = if by_path {
+            index.uppermost(&clean_path(path).unwrap_or_default())
+        } else {
+            index.in_layer(file.layer, path)
+        };
+        match id {
+            Some(id) => located.files.push((file, id)),
+            // What was only opened would not have been prefetched.
+            None if file.ranges.is_empty() => {}
+            None => located.missed.push(file.path.clone()),
         }
     }
-    found
+    located
 }
 
 /// Each path's entry in the uppermost layer that has it.
@@ -222,14 +235,25 @@ mod tests {
         let ranges: &[(u64, u64)] = &[(0, 1)];
         let mut profile = merge::tests::profile(&[("c", ranges), ("a", ranges)]);
         profile.image.layers = layers.iter().map(|layer| layer.digest).collect();
+        let found = |profile: &Profile| {
+            let Located { files, missed } = locate(profile, &layers);
+            let ids = files
+                .iter()
+                .map(|(file, id)| (file.path.clone(), id.layer, id.entry));
+            (ids.collect::<Vec<_>>(), missed)
+        };
         // It stands in layer 1.
-        let found = from_profile(&profile, &layers);
         assert_eq!(
-            (&*found.missed, &*found.layers[0]),
-            (&["c".to_owned()][..], &[0][..])
+            found(&profile),
+            (vec![("a".to_owned(), 0, 0)], vec!["c".to_owned()])
         );
         profile.image.by_path = true;
-        let found = from_profile(&profile, &layers);
-        assert_eq!((found.missed.len(), &*found.layers[1]), (0, &[0][..]));
+        assert_eq!(
+            found(&profile),
+            (
+                vec![("c".to_owned(), 1, 0), ("a".to_owned(), 0, 0)],
+                Vec::new()
+            )
+        );
     }
 }

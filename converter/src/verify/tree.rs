@@ -5,7 +5,7 @@ use std::ops::Bound;
 
 use crate::image::Digest;
 use crate::layer::entry::{Entry, EntryKind, Timestamp, Xattr};
-use crate::layer::plan::{LANDMARK_NAMES, TOC_NAME};
+use crate::layer::plan::is_reserved;
 
 /// What all names of one file have in common.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -55,12 +55,11 @@ const WHITEOUT: &[u8] = b".wh.";
 const OPAQUE: &[u8] = b".wh..wh..opq";
 
 impl Tree {
-    /// Extracts the next entry of a layer's archive. Landmarks and TOC are no part of a file system.
+    /// Extracts the next entry of a layer's archive. Landmarks, packs and TOC are no part of a file system.
     pub(super) fn extract(&mut self, entry: &Entry, digest: Option<Digest>) {
         // A name that leads out of the layer was refused by the tar reader.
         let Some(path) = entry.path() else { return };
-        let is_reserved = |name: &str| path == name.as_bytes();
-        if is_reserved(TOC_NAME) || LANDMARK_NAMES.into_iter().any(is_reserved) {
+        if is_reserved(&path) {
             return;
         }
         let target = match entry.kind {
@@ -223,6 +222,10 @@ pub(super) mod tests {
         check(
             &[&[".prefetch.landmark", "./stargz.index.json", "x"]],
             "x:3:x",
+        );
+        check(
+            &[&["a"], &[".wh..wh.esgz.hot", "./.wh..wh.esgz.hot0", "x"]],
+            "a:1:a x:3:x",
         );
     }
 

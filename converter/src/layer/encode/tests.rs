@@ -1,6 +1,7 @@
 use crate::blob::Blob;
 use crate::cancel::Cancel;
 use crate::layer::encode::{Check, Level};
+use crate::layer::placement::Placement;
 use crate::layer::plan::{PlanOptions, plan_layer};
 use crate::layer::scan::tests::scan_bytes;
 use crate::layer::verify::{parse_toc, read_toc, verify_layer};
@@ -30,7 +31,7 @@ fn small_chunks_share_members_whatever_the_threads() {
             chunk_bytes: 10_000,
             min_chunk_bytes,
         };
-        let plan = plan_layer(&layer, &[7, 300, 5], options).unwrap();
+        let plan = plan_layer(&layer, &Placement::of_whole(vec![7, 300, 5]), options).unwrap();
         let parallel = Parallel {
             threads,
             memory_bytes: 1 << 20,

@@ -1,8 +1,14 @@
 //! Appends entries to a plan: cuts chunks, joins segments, opens and closes members.
 
-use crate::layer::entry::{Entry, EntryKind};
+use std::ops::Range;
+
+use crate::layer::entry::{DataSegment, Entry, EntryKind};
 use crate::layer::header;
-use crate::layer::plan::{ChunkPlace, LayerPlan, Member, PlanOptions, RowSource, Segment, TocRow};
+use crate::layer::plan::packs::{GiantChunk, Home};
+use crate::layer::plan::{
+    ChunkPlace, LayerPlan, Member, PACK_LEAD_BYTES, PlanOptions, RowPlace, RowSource, Segment,
+    TocRow,
+};
 use crate::layer::scan::tar::BLOCK_BYTES;
 
 /// Appends to the plan; the last member stays open for what follows its chunk.
@@ -43,22 +49,18 @@ impl Builder {
 
     /// Appends the entry of this number.
     pub(in crate::layer) fn entry(&mut self, index: u32, entry: &Entry) {
-        if entry.sparse.is_some() || self.rewrite_from <= index {
-            let bytes = header::rewritten(entry);
-            self.literal(&bytes);
-        } else {
-            self.spool(entry.header.offset_bytes, entry.header.len_bytes);
-        }
+        self.header(index, entry);
         let first_member = self.next_member();
         let chunks = if entry.kind == EntryKind::Regular {
-            self.contents(entry)
+            let chunk_bytes = u64::from(self.plan.chunk_bytes);
+            self.contents(entry, |at| at + chunk_bytes)
         } else {
             0
         };
         self.row(TocRow {
             source: RowSource::Entry(index),
-            first_member,
             chunks,
+            place: RowPlace::From(first_member),
         });
         if self.before_landmark && entry.kind == EntryKind::Regular {
             self.plan.prefetch.files += 1;
@@ -66,41 +68,56 @@ impl Builder {
         }
     }
 
-    /// The chunks of a regular file, and the padding behind them.
-    fn contents(&mut self, entry: &Entry) -> u32 {
-        let mut data = entry.data().into_iter().peekable();
+    /// Appends the entry of this number, whose `chunks` are elsewhere, too: for each that has a copy in
+    /// a pack, `copies` has its member.
+    pub(super) fn giant(
+        &mut self,
+        index: u32,
+        entry: &Entry,
+        chunks: &[GiantChunk],
+        copies: &[u32],
+    ) {
+        self.header(index, entry);
+        let first_member = self.next_member();
+        let mut ends = chunks.iter().map(|chunk| chunk.bytes.end);
+        self.contents(entry, |at| ends.next().unwrap_or(at));
+        let first = count(self.plan.scattered.len());
+        for ((chunk, &copy), own) in chunks.iter().zip(copies).zip(first_member..) {
+            let is_copied = chunk.home != Home::Natural;
+            self.plan.scattered.push(if is_copied { copy } else { own });
+        }
+        self.row(TocRow {
+            source: RowSource::Entry(index),
+            chunks: count(chunks.len()),
+            place: RowPlace::Scattered(first),
+        });
+        self.plan.prefetch.packed.files += 1;
+    }
+
+    fn header(&mut self, index: u32, entry: &Entry) {
+        if entry.sparse.is_some() || self.rewrite_from <= index {
+            let bytes = header::rewritten(entry);
+            self.literal(&bytes);
+        } else {
+            self.spool(entry.header.offset_bytes, entry.header.len_bytes);
+        }
+    }
+
+    /// The chunks of a regular file, and the padding behind them. `chunk_end` gives where the chunk
+    /// ends that begins at an offset of the file.
+    fn contents(&mut self, entry: &Entry, mut chunk_end: impl FnMut(u64) -> u64) -> u32 {
+        let data = entry.data();
         let (mut at, mut chunks) = (0, 0);
         while at < entry.size_bytes {
-            let end = (at + u64::from(self.plan.chunk_bytes)).min(entry.size_bytes);
-            self.begin_member();
-            while at < end {
-                match data.peek().copied() {
-                    Some(segment) if segment.file_offset_bytes <= at => {
-                        let skipped = at - segment.file_offset_bytes;
-                        let left = segment.stored.len_bytes - skipped;
-                        let len = left.min(end - at);
-                        self.spool(segment.stored.offset_bytes + skipped, len);
-                        at += len;
-                        if len == left {
-                            data.next();
-                        }
-                    }
-                    next => {
-                        let hole_end = next.map_or(end, |s| s.file_offset_bytes.min(end));
-                        self.zeros(hole_end - at);
-                        at = hole_end;
-                    }
-                }
-            }
-            if let Some(member) = &mut self.open {
-                member.chunk_bytes = member.len_bytes;
-                member.place = match (chunks, at == entry.size_bytes) {
-                    (0, true) => ChunkPlace::Whole,
-                    (0, false) => ChunkPlace::First,
-                    (_, true) => ChunkPlace::Last,
-                    (_, false) => ChunkPlace::Middle,
-                };
-            }
+            let end = chunk_end(at).clamp(at + 1, entry.size_bytes);
+            let place = match (chunks, end == entry.size_bytes) {
+                (0, true) => ChunkPlace::Whole,
+                (0, false) => ChunkPlace::First,
+                (_, true) => ChunkPlace::Last,
+                (_, false) => ChunkPlace::Middle,
+            };
+            self.chunk(&data, at..end, 0, place);
+            at = end;
             chunks += 1;
         }
         let padding = entry.size_bytes.next_multiple_of(BLOCK_BYTES) - entry.size_bytes;
@@ -112,6 +129,65 @@ impl Builder {
             self.zeros(padding);
         }
         chunks
+    }
+
+    /// A member with these bytes of a file, and `lead_bytes` of none before them.
+    fn chunk(
+        &mut self,
+        data: &[DataSegment],
+        bytes: Range<u64>,
+        lead_bytes: u32,
+        place: ChunkPlace,
+    ) {
+        self.begin_member();
+        if let Some(member) = &mut self.open {
+            member.lead_bytes = lead_bytes;
+            member.place = place;
+        }
+        self.zeros(u64::from(lead_bytes));
+        let mut at = bytes.start;
+        let ends_before = |segment: &DataSegment| {
+            segment.file_offset_bytes + segment.stored.len_bytes <= bytes.start
+        };
+        for segment in &data[data.partition_point(ends_before)..] {
+            if segment.file_offset_bytes >= bytes.end {
+                break;
+            }
+            if segment.file_offset_bytes > at {
+                self.zeros(segment.file_offset_bytes - at);
+                at = segment.file_offset_bytes;
+            }
+            let skipped = at - segment.file_offset_bytes;
+            let len = (segment.stored.len_bytes - skipped).min(bytes.end - at);
+            self.spool(segment.stored.offset_bytes + skipped, len);
+            at += len;
+        }
+        self.zeros(bytes.end - at);
+        if let Some(member) = &mut self.open {
+            member.chunk_bytes = member.len_bytes - lead_bytes;
+        }
+    }
+
+    /// Appends a pack with these bytes of files, each in a member of its own. Gives the first one's.
+    pub(super) fn pack(&mut self, name: &str, pieces: &[(&Entry, Range<u64>)]) -> u32 {
+        let len = |(_, bytes): &(&Entry, Range<u64>)| bytes.end - bytes.start;
+        let held_bytes: u64 = pieces.iter().map(len).sum();
+        let size_bytes = held_bytes + pieces.len() as u64 * u64::from(PACK_LEAD_BYTES);
+        self.literal(&header::plain_file(name, size_bytes));
+        let first_member = self.next_member();
+        for (entry, bytes) in pieces {
+            let lead_bytes = PACK_LEAD_BYTES;
+            self.chunk(&entry.data(), bytes.clone(), lead_bytes, ChunkPlace::Copy);
+        }
+        self.zeros(size_bytes.next_multiple_of(BLOCK_BYTES) - size_bytes);
+        let packed = &mut self.plan.prefetch.packed;
+        if self.before_landmark {
+            packed.chunks += pieces.len() as u64;
+            packed.bytes += held_bytes;
+        } else {
+            packed.first_bytes += held_bytes;
+        }
+        first_member
     }
 
     /// Appends a landmark file.
@@ -127,8 +203,8 @@ impl Builder {
         self.zeros(BLOCK_BYTES - 1);
         self.row(TocRow {
             source: RowSource::Landmark(name),
-            first_member,
             chunks: 1,
+            place: RowPlace::From(first_member),
         });
         self.before_landmark = false;
     }
@@ -147,6 +223,7 @@ impl Builder {
             first_segment,
             segments: 0,
             len_bytes: 0,
+            lead_bytes: 0,
             chunk_bytes: 0,
             place: ChunkPlace::Whole,
         });
@@ -184,13 +261,13 @@ impl Builder {
         while len_bytes > 0 {
             if self
                 .open
-                .is_none_or(|m| m.len_bytes - m.chunk_bytes >= self.tail_limit())
+                .is_none_or(|m| tail_bytes(&m) >= self.tail_limit())
             {
                 self.begin_member();
             }
             let limit = self.tail_limit();
             let Some(member) = &mut self.open else { return };
-            let room = limit - (member.len_bytes - member.chunk_bytes);
+            let room = limit - tail_bytes(member);
             let len = count_u64(len_bytes.min(u64::from(room)));
             let next = segment(skipped, len);
             let joined = member.segments > 0
@@ -256,6 +333,14 @@ fn join(last: &mut Segment, next: Segment) -> bool {
         }
         _ => false,
     }
+}
+
+/// What stands in a member besides its chunk and what is before that.
+fn tail_bytes(member: &Member) -> u32 {
+    // While the lead is being written it is not there yet.
+    member
+        .len_bytes
+        .saturating_sub(member.lead_bytes + member.chunk_bytes)
 }
 
 /// Entries, members and literals of one layer are counted in 32 bits; `scan` bounds their number.

@@ -8,7 +8,7 @@
 
 use std::ops::Range;
 
-use crate::layer::plan::LayerPlan;
+use crate::layer::plan::{LayerPlan, Member};
 
 /// Members of a plan that one worker compresses together.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,20 +32,23 @@ pub(in crate::layer) fn is_full(len_bytes: u64) -> bool {
 }
 
 /// The plan's members in groups, in order; every member is in exactly one. Where gzip members are
-/// shared, a landmark begins a group, and so does what follows a member of headers alone.
+/// shared, a landmark begins a group, and so does what follows a member of headers alone; a member of a
+/// pack is one.
 pub fn groups(plan: &LayerPlan) -> Vec<Group> {
     let full_bytes = match u64::from(plan.min_chunk_bytes) {
         0 => GROUP_BYTES,
         min_bytes => SHARING_GROUP_BYTES.max(min_bytes * MINIMA_IN_GROUP),
     };
     let mut groups: Vec<Group> = Vec::new();
+    // What may share a gzip member with others.
+    let shares = |member: &Member| member.chunk_bytes > 0 && member.lead_bytes == 0;
     for (index, member) in plan.members.iter().enumerate() {
         let len_bytes = u64::from(member.len_bytes);
         let joins = plan.min_chunk_bytes == 0
             || index > 0
                 && index != plan.landmark_member as usize
-                && member.chunk_bytes > 0
-                && plan.members[index - 1].chunk_bytes > 0;
+                && shares(member)
+                && shares(&plan.members[index - 1]);
         match groups.last_mut() {
             Some(group) if joins && group.len_bytes < full_bytes => {
                 group.members.end = index + 1;

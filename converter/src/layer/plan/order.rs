@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use crate::layer::entry::{Entry, EntryKind, ScannedLayer, clean_path};
-use crate::layer::plan::PlanError;
+use crate::layer::plan::{PACK_PREFIX, PlanError};
 
 /// Names of the landmark files; those found in a source are dropped.
 pub const LANDMARK_NAMES: [&str; 2] = [".prefetch.landmark", ".no.prefetch.landmark"];
@@ -14,12 +14,6 @@ pub const TOC_NAME: &str = "stargz.index.json";
 pub(super) struct Order {
     pub(super) prioritized: Vec<u32>,
     pub(super) rest: Vec<u32>,
-}
-
-impl Order {
-    pub(super) fn landmark(&self) -> &'static str {
-        LANDMARK_NAMES[usize::from(self.prioritized.is_empty())]
-    }
 }
 
 /// Orders the entries. Of a path that occurs more than once only the last entry is kept, as an
@@ -70,9 +64,16 @@ fn path_key(name: &[u8]) -> Vec<u8> {
     clean_path(name).unwrap_or_else(|| name.to_vec())
 }
 
-/// Whether `path` names what eStargz adds to a layer: a landmark or the TOC.
+/// Whether `path` names what eStargz adds to a layer: a landmark, the TOC, or a pack.
 pub fn is_reserved(path: &[u8]) -> bool {
-    path == TOC_NAME.as_bytes() || LANDMARK_NAMES.iter().any(|name| path == name.as_bytes())
+    path == TOC_NAME.as_bytes()
+        || LANDMARK_NAMES.iter().any(|name| path == name.as_bytes())
+        || is_pack(path)
+}
+
+/// Whether `path` names a pack.
+pub fn is_pack(path: &[u8]) -> bool {
+    path.starts_with(PACK_PREFIX.as_bytes()) && !path.contains(&b'/')
 }
 
 /// Whether the entry is one of those.

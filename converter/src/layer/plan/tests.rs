@@ -26,6 +26,10 @@ fn special(builder: &mut tar::Builder<Vec<u8>>, kind: tar::EntryType, name: &str
     }
 }
 
+fn whole(picks: &[u32]) -> Placement {
+    Placement::of_whole(picks.to_vec())
+}
+
 /// Names of the rows, in order.
 fn names(layer: &ScannedLayer, plan: &LayerPlan) -> Vec<String> {
     let name = |row: &TocRow| match row.source {
@@ -63,7 +67,7 @@ fn sample() -> ScannedLayer {
 #[test]
 fn without_a_profile_the_source_order_is_kept() {
     let layer = sample();
-    let plan = plan_layer(&layer, &[], PlanOptions::default()).unwrap();
+    let plan = plan_layer(&layer, &Placement::default(), PlanOptions::default()).unwrap();
     assert_eq!(
         names(&layer, &plan),
         [
@@ -84,7 +88,7 @@ fn without_a_profile_the_source_order_is_kept() {
 fn parents_and_link_targets_come_before_prioritised_entries() {
     let layer = sample();
     let wanted = [index(&layer, "usr/bin/c"), index(&layer, "usr/bin/a")];
-    let plan = plan_layer(&layer, &wanted, PlanOptions::default()).unwrap();
+    let plan = plan_layer(&layer, &whole(&wanted), PlanOptions::default()).unwrap();
     assert_eq!(
         names(&layer, &plan),
         [
@@ -102,7 +106,8 @@ fn parents_and_link_targets_come_before_prioritised_entries() {
         plan.prefetch,
         Prefetch {
             files: 2,
-            bytes: 3003
+            bytes: 3003,
+            packed: Packed::default(),
         }
     );
 }
@@ -114,7 +119,7 @@ fn parents_of_a_link_come_before_its_target() {
     special(&mut builder, tar::EntryType::Directory, "dir/", "");
     special(&mut builder, tar::EntryType::Link, "dir/link", "target");
     let layer = scan_bytes(&builder.into_inner().unwrap()).unwrap();
-    let plan = plan_layer(&layer, &[2], PlanOptions::default()).unwrap();
+    let plan = plan_layer(&layer, &whole(&[2]), PlanOptions::default()).unwrap();
     assert_eq!(names(&layer, &plan)[..3], ["dir/", "target", "dir/link"]);
 }
 
@@ -136,7 +141,7 @@ fn what_a_global_header_says_moves_with_its_entries() {
     let layer = scan_bytes(&source).unwrap();
     assert_eq!(layer.first_under_global, Some(1));
     let written = |picks: &[u32]| {
-        let plan = plan_layer(&layer, picks, PlanOptions::default()).unwrap();
+        let plan = plan_layer(&layer, &whole(picks), PlanOptions::default()).unwrap();
         let mut tar = Vec::new();
         for member in &plan.members {
             let mut raw = vec![0; member.len_bytes as usize];
@@ -175,7 +180,7 @@ fn links_in_a_circle_or_to_nothing_are_named() {
         special(&mut builder, tar::EntryType::Link, "b", other);
         let layer = scan_bytes(&builder.into_inner().unwrap()).unwrap();
         for picks in [&[0][..], &[]] {
-            let error = plan_layer(&layer, picks, PlanOptions::default()).unwrap_err();
+            let error = plan_layer(&layer, &whole(picks), PlanOptions::default()).unwrap_err();
             assert!(error.to_string().contains("hardlink \""), "{error}");
         }
     }
@@ -206,7 +211,7 @@ fn a_link_follows_its_target_even_where_the_target_was_replaced() {
             ["target", "link", "other", ".prefetch.landmark", "between"],
         ),
     ] {
-        let plan = plan_layer(&layer, picks, PlanOptions::default()).unwrap();
+        let plan = plan_layer(&layer, &whole(picks), PlanOptions::default()).unwrap();
         assert_eq!(names(&layer, &plan), expected);
     }
 }
@@ -218,7 +223,7 @@ fn a_parent_that_is_a_link_follows_its_target() {
     special(&mut builder, tar::EntryType::Link, "lib", "to-dir");
     file(&mut builder, "lib/file", b"x");
     let layer = scan_bytes(&builder.into_inner().unwrap()).unwrap();
-    let plan = plan_layer(&layer, &[2], PlanOptions::default()).unwrap();
+    let plan = plan_layer(&layer, &whole(&[2]), PlanOptions::default()).unwrap();
     assert_eq!(
         names(&layer, &plan),
         ["to-dir", "lib", "lib/file", ".prefetch.landmark"]
@@ -233,7 +238,7 @@ fn every_chunk_starts_a_member() {
     let layer = scan_bytes(&builder.into_inner().unwrap()).unwrap();
     let plan = plan_layer(
         &layer,
-        &[],
+        &Placement::default(),
         PlanOptions {
             chunk_bytes: 1000,
             ..PlanOptions::default()
@@ -251,16 +256,16 @@ fn every_chunk_starts_a_member() {
         plan.rows[1],
         TocRow {
             source: RowSource::Entry(0),
-            first_member: 2,
-            chunks: 3
+            chunks: 3,
+            place: RowPlace::From(2),
         }
     );
     assert_eq!(
         plan.rows[2],
         TocRow {
             source: RowSource::Entry(1),
-            first_member: 5,
-            chunks: 1
+            chunks: 1,
+            place: RowPlace::From(5),
         }
     );
 }
@@ -279,7 +284,7 @@ fn many_headers_are_spread_over_members() {
     let layer = scan_bytes(&builder.into_inner().unwrap()).unwrap();
     let plan = plan_layer(
         &layer,
-        &[],
+        &Placement::default(),
         PlanOptions {
             chunk_bytes: 10,
             ..PlanOptions::default()
@@ -316,7 +321,7 @@ proptest! {
         let picks: Vec<u32> = if sizes.is_empty() { Vec::new() } else {
             picks.iter().map(|pick| pick.index(sizes.len()) as u32).collect()
         };
-        let plan = plan_layer(&layer, &picks, PlanOptions { chunk_bytes, min_chunk_bytes }).unwrap();
+        let plan = plan_layer(&layer, &whole(&picks), PlanOptions { chunk_bytes, min_chunk_bytes }).unwrap();
 
         let mut tar = Vec::new();
         let mut starts = Vec::new();
@@ -338,9 +343,9 @@ proptest! {
         for row in &plan.rows {
             let RowSource::Entry(entry) = row.source else { continue };
             let mut contents = Vec::new();
-            for member in row.first_member..row.first_member + row.chunks {
-                let start = starts[member as usize];
-                let len = plan.members[member as usize].chunk_bytes as usize;
+            for member in plan.members_of(row) {
+                let start = starts[member];
+                let len = plan.members[member].chunk_bytes as usize;
                 contents.extend_from_slice(&tar[start..start + len]);
             }
             let payload = layer.entries[entry as usize].payload;

@@ -53,6 +53,15 @@ pub enum RowFault {
     LandmarkNotFirst,
     /// It is the second landmark.
     LandmarkTwice,
+    /// The row is a pack's; readers would show it.
+    PackInToc,
+    /// The row leads to a pack's first byte of a member; readers would take that for the end of the file
+    /// before it.
+    PackedWithoutLead,
+    /// What the pack holds is not what the file's own entry does.
+    PackedDiffers,
+    /// The row stands behind the landmark and leads before it: readers would prefetch the whole file.
+    FirstChunkPrefetched,
 }
 
 impl fmt::Display for RowFault {
@@ -93,6 +102,14 @@ impl fmt::Display for RowFault {
             Self::LandmarkContents => f.write_str("a landmark is one byte 0x0f"),
             Self::LandmarkNotFirst => f.write_str("this landmark must be the first entry"),
             Self::LandmarkTwice => f.write_str("a second landmark"),
+            Self::PackInToc => f.write_str("a pack has no TOC row"),
+            Self::PackedWithoutLead => f.write_str("a chunk in a pack has an innerOffset"),
+            Self::PackedDiffers => {
+                f.write_str("the pack holds other bytes than the file's own tar entry")
+            }
+            Self::FirstChunkPrefetched => {
+                f.write_str("the first chunk of a file behind the landmark lies before it")
+            }
         }
     }
 }

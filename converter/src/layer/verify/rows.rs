@@ -11,7 +11,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use crate::image::Digest;
-use crate::layer::plan::LANDMARK_NAMES;
+use crate::layer::plan::{LANDMARK_NAMES, PACK_LEAD_BYTES, is_pack};
 use crate::layer::toc::TocEntry;
 use crate::layer::verify::{RowFault, VerifyError};
 
@@ -28,6 +28,8 @@ pub(super) struct Chunk {
     pub(super) len_bytes: u64,
     /// Offset in the file.
     pub(super) file_offset_bytes: u64,
+    /// Bytes that are likely to stand between it and the next chunk: those of chunks that are in packs.
+    hidden_bytes: u64,
     pub(super) digest: Digest,
     /// Index into [`Rows::files`].
     pub(super) file: u32,
@@ -44,6 +46,8 @@ impl Chunk {
 #[derive(Clone, Debug)]
 pub(super) struct File {
     pub(super) row: u32,
+    /// Where its first chunk's member starts in the blob.
+    offset_bytes: u64,
     pub(super) chunks: u32,
     /// Digest of the whole contents.
     pub(super) digest: Option<Digest>,
@@ -137,6 +141,8 @@ impl<'a> Rows<'a> {
         let mut names: HashSet<Cow<'a, str>> = HashSet::with_capacity(self.json.len());
         // The file whose chunks are being collected: (size, reached).
         let mut open: Option<(u64, u64)> = None;
+        // The last chunk that is in no pack.
+        let mut last_natural = None;
         for row in 0..self.json.len() {
             let entry = self.row(row)?;
             let index = u32::try_from(row).unwrap_or(u32::MAX);
@@ -152,6 +158,7 @@ impl<'a> Rows<'a> {
                 "reg" if entry.size > 0 => {
                     self.files.push(File {
                         row: index,
+                        offset_bytes: entry.offset,
                         chunks: 0,
                         digest: entry.digest,
                     });
@@ -174,7 +181,17 @@ impl<'a> Rows<'a> {
                 let file = self.files.len() - 1;
                 self.files[file].chunks += 1;
                 let file = u32::try_from(file).unwrap_or(u32::MAX);
+                match last_natural {
+                    Some(natural) if chunk.inner_bytes == u64::from(PACK_LEAD_BYTES) => {
+                        let natural: &mut Chunk = &mut self.chunks[natural];
+                        natural.hidden_bytes = natural.hidden_bytes.saturating_add(chunk.len_bytes);
+                    }
+                    _ => last_natural = Some(self.chunks.len()),
+                }
                 self.chunks.push(Chunk { file, ..chunk });
+            }
+            if entry.kind != "chunk" && is_pack(clean(&entry.name).as_bytes()) {
+                return Err(fault(RowFault::PackInToc));
             }
             if entry.kind != "chunk" {
                 names.insert(match entry.name {
@@ -248,6 +265,11 @@ impl<'a> Rows<'a> {
             if which == 1 && row != 0 {
                 return fault(RowFault::LandmarkNotFirst);
             }
+            let behind = self.files.partition_point(|file| file.row as usize <= row);
+            let mut behind = self.files[behind..].iter();
+            if let Some(file) = behind.find(|file| file.offset_bytes < entry.offset) {
+                return Err(self.fault(file.row, RowFault::FirstChunkPrefetched));
+            }
         }
         if found {
             Ok(())
@@ -284,9 +306,10 @@ impl<'a> Rows<'a> {
             let same = |other: &&Chunk| other.offset_bytes == chunk.offset_bytes;
             let end = first + self.chunks[first..].iter().take_while(same).count();
             let chunks = std::mem::replace(&mut first, end)..end;
+            let last = &self.chunks[end - 1];
             Some(Run {
                 blob: chunk.offset_bytes..self.run_end(end),
-                expected_bytes: self.chunks[end - 1].end_bytes(),
+                expected_bytes: last.end_bytes().saturating_add(last.hidden_bytes),
                 chunks,
             })
         })
@@ -325,6 +348,7 @@ fn chunk(
         inner_bytes: entry.inner_offset,
         len_bytes,
         file_offset_bytes: reached,
+        hidden_bytes: 0,
         digest: entry.chunk_digest.ok_or(RowFault::NoChunkDigest)?,
         file: 0,
         row,

@@ -2,13 +2,15 @@
 //! against chunks and files. Takes the bytes in order, in pieces of any size.
 
 use std::collections::HashMap;
+use std::ops::Range;
 use std::sync::Arc;
 
 use crate::image::{Digest, Hasher};
 use crate::layer::entry::{Entry, EntryKind};
-use crate::layer::plan::TOC_NAME;
+use crate::layer::plan::{TOC_NAME, is_pack};
 use crate::layer::scan::tar::{BLOCK_BYTES, HeaderStream, Parsed, TarError};
 use crate::layer::toc::{OwnerNames, TocEntry, entry_row};
+use crate::layer::verify::copies::Copies;
 use crate::layer::verify::rows::{Rows, Run, clean};
 use crate::layer::verify::{RowFault, VerifiedEntry, VerifyError};
 
@@ -27,6 +29,10 @@ pub(super) struct ReadBack<'a, V> {
     row: usize,
     /// Where the payloads of the files lie whose headers have been read.
     payloads: Vec<u64>,
+    /// Where those of packs do.
+    packs: Vec<Range<u64>>,
+    /// Chunks in packs whose file has not come yet, by file; indices into [`Rows::chunks`].
+    copies: HashMap<u32, Vec<usize>>,
     owners: Owners,
     /// Where the TOC's member starts, and where its tar entry does.
     toc_member: Option<u64>,
@@ -50,6 +56,8 @@ struct OpenFile {
     entry: Box<Entry>,
     row: usize,
     digest: WholeDigest,
+    /// Its chunks that are in packs.
+    copies: Copies,
 }
 
 /// Where a file's digest comes from.
@@ -79,6 +87,8 @@ impl<'a, V: FnMut(VerifiedEntry<'_>)> ReadBack<'a, V> {
             block: Vec::with_capacity(BLOCK_BYTES as usize),
             row: 0,
             payloads: Vec::with_capacity(rows.files.len()),
+            packs: Vec::new(),
+            copies: HashMap::new(),
             owners: Owners::default(),
             toc_member: None,
             toc_entry: None,
@@ -108,10 +118,12 @@ impl<'a, V: FnMut(VerifiedEntry<'_>)> ReadBack<'a, V> {
                     let taken = prefix(bytes, *left_bytes);
                     if let Some(OpenFile {
                         digest: WholeDigest::Payload(hasher, _),
+                        copies,
                         ..
                     }) = open
                     {
                         hasher.update(taken);
+                        copies.piece(taken, self.rows)?;
                     }
                     *left_bytes -= taken.len() as u64;
                     let (len, is_whole, open) = (taken.len(), *left_bytes == 0, open);
@@ -145,16 +157,23 @@ impl<'a, V: FnMut(VerifiedEntry<'_>)> ReadBack<'a, V> {
     }
 
     /// All bytes of a run that began at `start_bytes` of the stream have been taken: its chunks must
-    /// lie where the tar has the files' data.
-    pub(super) fn end(&self, run: &Run, start_bytes: u64) -> Result<(), VerifyError> {
-        for chunk in &self.rows.chunks[run.chunks.clone()] {
-            let found_bytes = start_bytes + chunk.inner_bytes;
+    /// lie where the tar has the files' data, or in a pack that stands before that.
+    pub(super) fn end(&mut self, run: &Run, start_bytes: u64) -> Result<(), VerifyError> {
+        let rows = self.rows;
+        for index in run.chunks.clone() {
+            let chunk = &rows.chunks[index];
+            let found_bytes = start_bytes.saturating_add(chunk.inner_bytes);
             let expected_bytes = self
                 .payloads
                 .get(chunk.file as usize)
                 .map(|payload| payload + chunk.file_offset_bytes);
-            if expected_bytes != Some(found_bytes) {
-                return Err(self.rows.fault(
+            if expected_bytes.is_none() && self.is_in_pack(found_bytes, chunk.len_bytes) {
+                if chunk.inner_bytes == 0 {
+                    return Err(rows.fault(chunk.row, RowFault::PackedWithoutLead));
+                }
+                self.copies.entry(chunk.file).or_default().push(index);
+            } else if expected_bytes != Some(found_bytes) {
+                return Err(rows.fault(
                     chunk.row,
                     RowFault::Position {
                         found_bytes,
@@ -162,12 +181,18 @@ impl<'a, V: FnMut(VerifiedEntry<'_>)> ReadBack<'a, V> {
                     },
                 ));
             }
-            let file = &self.rows.files[chunk.file as usize];
+            let file = &rows.files[chunk.file as usize];
             if file.chunks == 1 && file.digest.is_some_and(|digest| digest != chunk.digest) {
-                return Err(self.rows.fault(chunk.row, RowFault::FileDigest));
+                return Err(rows.fault(chunk.row, RowFault::FileDigest));
             }
         }
         Ok(())
+    }
+
+    fn is_in_pack(&self, start_bytes: u64, len_bytes: u64) -> bool {
+        let end_bytes = start_bytes.saturating_add(len_bytes);
+        let holds = |pack: &Range<u64>| pack.start <= start_bytes && end_bytes <= pack.end;
+        self.packs.iter().any(holds)
     }
 
     /// Nothing follows.
@@ -235,6 +260,18 @@ impl<'a, V: FnMut(VerifiedEntry<'_>)> ReadBack<'a, V> {
             };
             return Ok(());
         }
+        if entry.path().is_some_and(|path| is_pack(&path)) {
+            let start_bytes = entry.payload.offset_bytes;
+            self.packs
+                .push(start_bytes..start_bytes.saturating_add(left_bytes));
+            if left_bytes > 0 {
+                self.state = State::Payload {
+                    open: None,
+                    left_bytes,
+                };
+            }
+            return Ok(());
+        }
         self.skip_chunk_rows()?;
         let row = self.row;
         if row >= self.rows.len() {
@@ -261,14 +298,25 @@ impl<'a, V: FnMut(VerifiedEntry<'_>)> ReadBack<'a, V> {
             return Ok(());
         }
         // Files are in the order of the rows, and this row is a file's, as its size is the tar's.
-        let file = &self.rows.files[self.payloads.len()];
+        let number = self.payloads.len();
+        let file = &self.rows.files[number];
         self.payloads.push(entry.payload.offset_bytes);
+        let copies = u32::try_from(number)
+            .ok()
+            .and_then(|n| self.copies.remove(&n));
+        let copies = Copies::of(copies.unwrap_or_default(), self.rows);
         let digest = match file.digest {
-            Some(digest) if file.chunks == 1 => WholeDigest::Chunk(digest),
+            Some(digest) if file.chunks == 1 && copies.is_empty() => WholeDigest::Chunk(digest),
             digest => WholeDigest::Payload(Hasher::default(), digest),
         };
+        let open = OpenFile {
+            entry,
+            row,
+            digest,
+            copies,
+        };
         self.state = State::Payload {
-            open: Some(OpenFile { entry, row, digest }),
+            open: Some(open),
             left_bytes,
         };
         Ok(())

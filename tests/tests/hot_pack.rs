@@ -1,0 +1,7 @@
+//! Hot packs (docs/hot-pack.md): what the reference's readers ask of them, and what conversions make.
+
+mod hot_pack {
+    mod conversions;
+    mod properties;
+    mod rules;
+}
