@@ -11,17 +11,20 @@ use crate::cli::output;
 use crate::cli::reading;
 use crate::cli::registry;
 use crate::cli::report::Report;
-use crate::convert::{Compression, Conversion, ImageOptions, LayerFormat, Reuse, Scanner, Verify};
+use crate::convert::{
+    Compression, Conversion, ImageError, ImageOptions, LayerFormat, Reuse, Scanner, Verify,
+};
 use crate::image::manifest::{DocumentOptions, MediaTypes};
 use crate::image::{ImageRef, Platform};
 use crate::layer::Parallel;
 use crate::layer::entry::ScannedLayer;
 use crate::layer::index_cache::IndexCache;
 use crate::layer::plan::PlanOptions;
-use crate::planner::{self, Placements, PlannerOptions};
+use crate::planner::{self, Costs, Placements, PlannerOptions};
 use crate::profile::{self, PrefetchList, Profile};
 use crate::progress::Progress;
 use crate::registry::RegistryOptions;
+use crate::simulate::Constants;
 use crate::sink::{Sink, SinkOptions};
 use crate::source::{Node, Source, SourceImage};
 
@@ -57,7 +60,7 @@ pub(super) fn convert(
             continue;
         }
         let layers = scanner.scan(image)?;
-        let placements = wanted.resolve(&layers, &options.planner);
+        let placements = wanted.resolve(&layers, &options)?;
         warn_missed(&placements);
         conversion.image(number, &layers, &placements)?;
     }
@@ -194,16 +197,33 @@ impl Wanted {
         }
     }
 
-    pub(super) fn resolve(&self, layers: &[ScannedLayer], options: &PlannerOptions) -> Placements {
-        match self {
+    pub(super) fn resolve(
+        &self,
+        layers: &[ScannedLayer],
+        options: &ImageOptions,
+    ) -> Result<Placements, Failure> {
+        Ok(match self {
             Self::Nothing => profile::from_paths([], layers).into(),
-            Self::Profile(profile) => planner::place(profile, layers, options),
+            Self::Profile(profile) => place(profile, layers, options)?,
             Self::List(list) => profile::from_list(list, layers).into(),
             Self::Paths(paths) => {
                 profile::from_paths(paths.iter().map(String::as_str), layers).into()
             }
-        }
+        })
     }
+}
+
+/// Decides by sizes, or where a link is assumed by what each plan would cost over it.
+pub(super) fn place(
+    profile: &Profile,
+    layers: &[ScannedLayer],
+    options: &ImageOptions,
+) -> Result<Placements, Failure> {
+    let Some(costs) = &options.planner.costs else {
+        return Ok(planner::place(profile, layers, &options.planner));
+    };
+    let choice = planner::choose(profile, layers, &options.planner, costs, options.plan);
+    Ok(choice.map_err(ImageError::from)?.into_placements())
 }
 
 pub(super) fn read_profile(path: &Path) -> Result<Profile, Failure> {
@@ -231,16 +251,19 @@ pub(super) fn warn_missed(placements: &Placements) {
 pub(super) fn image_options(args: &ConversionArgs) -> Result<ImageOptions, Failure> {
     let mut scan = scan_options(&args.reading);
     scan.decode.index_cache = args.index_cache.clone().map(IndexCache::new);
+    let plan = PlanOptions {
+        chunk_bytes: args.estargz_chunk_size,
+        min_chunk_bytes: args.estargz_min_chunk_size,
+    };
+    let costs = |link| Costs::new(link, Constants::measured(), plan);
     Ok(ImageOptions {
         scan,
         planner: PlannerOptions {
             hot_pack: args.hot_pack.into(),
+            costs: args.assume_link.map(costs),
             ..PlannerOptions::default()
         },
-        plan: PlanOptions {
-            chunk_bytes: args.estargz_chunk_size,
-            min_chunk_bytes: args.estargz_min_chunk_size,
-        },
+        plan,
         compression: match args.estargz_compression_level {
             Some(level) => Compression::Level(level),
             None => Compression::Keep {

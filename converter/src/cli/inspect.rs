@@ -6,6 +6,7 @@ use crate::cancel::Cancel;
 use crate::cli::args::InspectArgs;
 use crate::cli::failure::{Failure, USAGE};
 use crate::cli::output::{self, Size};
+use crate::cli::plan;
 use crate::cli::reading;
 use crate::cli::registry;
 use crate::cli::report::{in_packs, packed_json};
@@ -20,6 +21,9 @@ pub(super) fn inspect(args: &InspectArgs, cancel: &Cancel) -> Result<(), Failure
     let unless = Selection::ThisMachine;
     let registry = registry::options(&args.registry, Some(&args.registry_user))?;
     let source = reading::open_to_look(&args.image, &args.platforms, unless, registry, cancel)?;
+    if args.plan.plan {
+        return plan::print(&source.into_image()?, args, cancel);
+    }
     if let Some(number) = args.layer {
         let image = source.into_image()?;
         let layer = image.layers.get(number).ok_or_else(|| {

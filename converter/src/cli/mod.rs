@@ -10,6 +10,7 @@ mod failure;
 mod inspect;
 mod optimize;
 mod output;
+mod plan;
 mod profile;
 mod progress;
 mod reading;

@@ -9,7 +9,7 @@ use crate::cancel::Cancel;
 use crate::cli::args::{OptimizeArgs, RecordArgs};
 use crate::cli::attach::attach_options;
 use crate::cli::conversion::{
-    Others, Wanted, image_options, open_ends, others, scan_options, scan_stage, threads,
+    Others, Wanted, image_options, open_ends, others, place, scan_options, scan_stage, threads,
     warn_missed,
 };
 use crate::cli::failure::{Failure, INCOMPLETE, USAGE, WORKLOAD};
@@ -23,7 +23,6 @@ use crate::convert::{Conversion, Scanner};
 use crate::image::Platform;
 use crate::layer::entry::ScannedLayer;
 use crate::layer::scan::Keep;
-use crate::planner;
 use crate::profile::{self, Ended, Profile};
 use crate::progress::{Progress, Step};
 use crate::record::{RecordOptions, Recorded};
@@ -60,7 +59,7 @@ pub(super) fn optimize(
         let run = progress.begin(Step::RUN);
         let found = record_for(args, image, &layers, &record_options, cancel)?;
         run.finish();
-        let placements = planner::place(&found.profile, &layers, &options.planner);
+        let placements = place(&found.profile, &layers, &options)?;
         warn_missed(&placements);
         conversion.image(profiled, &layers, &placements)?;
         recorded = Some((profiled, found));
@@ -81,7 +80,7 @@ pub(super) fn optimize(
             continue;
         }
         let layers = scanner.scan(image)?;
-        let placements = for_others.resolve(&layers, &options.planner);
+        let placements = for_others.resolve(&layers, &options)?;
         warn_missed(&placements);
         conversion.image(number, &layers, &placements)?;
     }
