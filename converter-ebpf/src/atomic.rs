@@ -37,6 +37,13 @@ impl<T: Copy> Word<T> {
         unsafe { intrinsics::atomic_or::<T, T, { SEQ_CST }>(self.0, value) }
     }
 
+    /// Clears the bits that `value` lacks; the result is the word before.
+    #[inline(always)]
+    pub(crate) fn fetch_and(self, value: T) -> T {
+        // SAFETY: see `new`.
+        unsafe { intrinsics::atomic_and::<T, T, { SEQ_CST }>(self.0, value) }
+    }
+
     /// Adds `value`; the result is the word before.
     #[inline(always)]
     pub(crate) fn fetch_add(self, value: T) -> T {

@@ -1,20 +1,24 @@
 //! The `filemap` tracepoints: every look-up of a page in the page cache (Linux 6.12), and every page that
 //! enters it (all kernels; with a cold cache and no read-ahead, these are the touched ones).
+//!
+//! The first run for every cached read and every fault of the machine, so they get their arguments as the kernel passes
+//! them, without a record that somebody has to fill and copy; and they ask first what excludes most: the device.
 
 use aya_ebpf::Global;
 use aya_ebpf::helpers::bpf_get_current_comm;
-use aya_ebpf::macros::{map, tracepoint};
+use aya_ebpf::macros::{btf_tracepoint, map, tracepoint};
 use aya_ebpf::maps::Array;
-use aya_ebpf::programs::TracePointContext;
+use aya_ebpf::programs::{BtfTracePointContext, TracePointContext};
 use esgz_ebpf_abi::{
     ChunkBitmap, Event, FILE_EXECUTED, FILE_MAPPED, LOADER_COMM, PAGES_PER_CHUNK, PAGES_PER_WINDOW,
     RECORD_BYTES, WORDS_PER_CHUNK, counter, kind,
 };
 
 use crate::atomic::Word;
-use crate::kernel;
+use crate::kernel::{self, Mapping};
 use crate::record::{
-    CACHED, CACHED_LARGE, PAGES, Watched, count, emit, event, recording, watching,
+    CACHED, CACHED_LARGE, PAGES, Watched, count, emit, event, is_of_watched_device, recording,
+    watching,
 };
 
 /// Where each tracepoint keeps its fields.
@@ -25,17 +29,6 @@ macro_rules! offsets {
     )* };
 }
 offsets!(
-    GET_PAGES_DEVICE,
-    GET_PAGES_INODE,
-    GET_PAGES_FIRST,
-    GET_PAGES_LAST,
-    MAP_PAGES_DEVICE,
-    MAP_PAGES_INODE,
-    MAP_PAGES_FIRST,
-    MAP_PAGES_LAST,
-    FAULT_DEVICE,
-    FAULT_INODE,
-    FAULT_PAGE,
     FILL_DEVICE,
     FILL_INODE,
     FILL_PAGE,
@@ -57,17 +50,12 @@ const MAX_CHUNKS: u64 = 32;
 const AHEAD_PAGES: u64 = (MAX_CHUNKS - 1) * PAGES_PER_CHUNK;
 
 /// Read, readv, pread, splice, sendfile, io_uring, and the kernel's own reads.
-#[tracepoint]
-pub fn get_pages(ctx: TracePointContext) -> Result<(), i32> {
-    let Some(phase) = watching() else {
-        return Ok(());
+#[btf_tracepoint(function = "mm_filemap_get_pages")]
+pub fn get_pages(ctx: BtfTracePointContext) -> i32 {
+    let Some((file, phase)) = touched(&ctx) else {
+        return 0;
     };
-    let record = Record::read(&ctx)?;
-    let Some(file) = find(&record, &GET_PAGES_DEVICE, &GET_PAGES_INODE) else {
-        return Ok(());
-    };
-    let first: u64 = record.field(&GET_PAGES_FIRST);
-    let last: u64 = record.field(&GET_PAGES_LAST);
+    let (first, last): (u64, u64) = (ctx.arg(1), ctx.arg(2));
     let last = last.saturating_sub(u64::from(GET_PAGES_EXCLUSIVE.load()));
     if COLD_CACHE.load() != 0 && first > 0 && first < u64::from(file.size_pages()) {
         mark_silent(&file, first, phase);
@@ -76,41 +64,32 @@ pub fn get_pages(ctx: TracePointContext) -> Result<(), i32> {
         executed(&file, phase);
     }
     mark::<MAX_CHUNKS>(&file, first, last, phase);
-    Ok(())
+    0
 }
 
 /// A fault that maps the cached pages around it: at least one, else there is no event.
-#[tracepoint]
-pub fn map_pages(ctx: TracePointContext) -> Result<(), i32> {
-    let Some(phase) = watching() else {
-        return Ok(());
+#[btf_tracepoint(function = "mm_filemap_map_pages")]
+pub fn map_pages(ctx: BtfTracePointContext) -> i32 {
+    let Some((file, phase)) = touched(&ctx) else {
+        return 0;
     };
-    let record = Record::read(&ctx)?;
-    let Some(file) = find(&record, &MAP_PAGES_DEVICE, &MAP_PAGES_INODE) else {
-        return Ok(());
-    };
-    let first: u64 = record.field(&MAP_PAGES_FIRST);
-    let last: u64 = record.field(&MAP_PAGES_LAST);
+    let (first, last) = (ctx.arg(1), ctx.arg(2));
     file.set(FILE_MAPPED);
     if COLD_CACHE.load() == 0 {
         mark::<2>(&file, first, last, phase);
     } else {
         mark_cached(&file, first, last, phase);
     }
-    Ok(())
+    0
 }
 
 /// A fault that no cached page could satisfy without the file system's help.
-#[tracepoint]
-pub fn fault(ctx: TracePointContext) -> Result<(), i32> {
-    let Some(phase) = watching() else {
-        return Ok(());
+#[btf_tracepoint(function = "mm_filemap_fault")]
+pub fn fault(ctx: BtfTracePointContext) -> i32 {
+    let Some((file, phase)) = touched(&ctx) else {
+        return 0;
     };
-    let record = Record::read(&ctx)?;
-    let Some(file) = find(&record, &FAULT_DEVICE, &FAULT_INODE) else {
-        return Ok(());
-    };
-    let page: u64 = record.field(&FAULT_PAGE);
+    let page: u64 = ctx.arg(1);
     file.set(FILE_MAPPED);
     if page < u64::from(file.size_pages()) {
         let mut pages = 1 << (page & 63);
@@ -121,7 +100,20 @@ pub fn fault(ctx: TracePointContext) -> Result<(), i32> {
     } else {
         count(counter::TOUCHES_BEHIND_END);
     }
-    Ok(())
+    0
+}
+
+/// The file whose mapping is the tracepoint's first argument, and the phase, if the current task is watched.
+#[inline(always)]
+fn touched(ctx: &BtfTracePointContext) -> Option<(Watched, u32)> {
+    // SAFETY: the first argument of these tracepoints is a `struct address_space`.
+    let host = unsafe { Mapping::new(ctx.arg(0)) }.host();
+    let device = host.device();
+    if !is_of_watched_device(device) {
+        return None;
+    }
+    let phase = watching()?;
+    Some((find(device, host.inode())?, phase))
 }
 
 /// A folio enters the page cache. Large ones are touched without any further event once mapped.
@@ -132,11 +124,15 @@ pub fn fill(ctx: TracePointContext) -> Result<(), i32> {
     if u32::from(order) < FILL_MIN_ORDER.load() {
         return Ok(());
     }
+    let record = Record::read(&ctx)?;
+    let device = record.field(&FILL_DEVICE);
+    if !is_of_watched_device(device) {
+        return Ok(());
+    }
     let Some(phase) = watching() else {
         return Ok(());
     };
-    let record = Record::read(&ctx)?;
-    let Some(file) = find(&record, &FILL_DEVICE, &FILL_INODE) else {
+    let Some(file) = find(device, record.field(&FILL_INODE)) else {
         return Ok(());
     };
     let needed = FILL_NEEDS_FLAGS.load();
@@ -175,12 +171,12 @@ const MAX_FOLIO_WORDS: u64 = (1 << 11) / 64;
 /// run; so at the mapping its bit is set.
 #[tracepoint]
 pub fn cached(ctx: TracePointContext) -> Result<(), i32> {
-    if recording().is_none() {
+    let record = Record::read(&ctx)?;
+    let device = record.field(&FILL_DEVICE);
+    if !is_of_watched_device(device) || recording().is_none() {
         return Ok(());
     }
-    let record = Record::read(&ctx)?;
-    let (device, inode) = (record.field(&FILL_DEVICE), record.field(&FILL_INODE));
-    let Some(file) = Watched::find(device, inode) else {
+    let Some(file) = Watched::find(device, record.field(&FILL_INODE)) else {
         return Ok(());
     };
     let order: u8 = record.field(&FILL_ORDER);
@@ -214,15 +210,15 @@ static PROBE: Array<u64> = Array::with_max_entries(1, 0);
 
 /// Attached for a moment before all else, while the loader reads a single page: before it was
 /// corrected, `last_index` of mm_filemap_get_pages was the page behind the last one.
-#[tracepoint]
-pub fn probe(ctx: TracePointContext) -> Result<(), i32> {
-    if bpf_get_current_comm()? == LOADER_COMM {
-        let record = Record::read(&ctx)?;
-        let first: u64 = record.field(&GET_PAGES_FIRST);
-        let last: u64 = record.field(&GET_PAGES_LAST);
-        PROBE.set(0, last.wrapping_sub(first).wrapping_add(1), 0)?;
+#[btf_tracepoint(function = "mm_filemap_get_pages")]
+pub fn probe(ctx: BtfTracePointContext) -> i32 {
+    if bpf_get_current_comm().is_ok_and(|name| name == LOADER_COMM) {
+        let (first, last): (u64, u64) = (ctx.arg(1), ctx.arg(2));
+        let pages = last.wrapping_sub(first).wrapping_add(1);
+        // The array has this element.
+        let _ = PROBE.set(0, pages, 0);
     }
-    Ok(())
+    0
 }
 
 /// A tracepoint's record, copied at once: every call of the helper that copies costs as much as the
@@ -253,8 +249,8 @@ impl Record {
 }
 
 #[inline(always)]
-fn find(record: &Record, device: &Global<u32>, inode: &Global<u32>) -> Option<Watched> {
-    let found = Watched::find(record.field(device), record.field(inode));
+fn find(device: u32, inode: u64) -> Option<Watched> {
+    let found = Watched::find(device, inode);
     if found.is_none() {
         count(counter::OTHER_TOUCHES);
     }

@@ -19,6 +19,7 @@ offsets!(
     FILES_TABLE,
     TABLE_FILES,
     FILE_INODE,
+    MAPPING_HOST,
     INODE_SUPER,
     INODE_NUMBER,
     SUPER_DEVICE,
@@ -54,6 +55,60 @@ impl Address {
     fn current_task() -> Self {
         // SAFETY: the helper takes no pointer.
         Self(unsafe { bpf_get_current_task_btf() } as u64)
+    }
+}
+
+/// A `struct address_space`, of which the verifier knows that it is one: members are read by plain loads, where a helper
+/// for each would cost as much as all the rest for a task that is not watched.
+#[derive(Clone, Copy)]
+pub(crate) struct Mapping(*const u8);
+
+/// A `struct inode`, likewise.
+#[derive(Clone, Copy)]
+pub(crate) struct Host(*const u8);
+
+impl Mapping {
+    /// # Safety
+    /// `mapping` is one, as an argument of a tracepoint with types gives it.
+    #[inline(always)]
+    pub(crate) unsafe fn new(mapping: *const u8) -> Self {
+        Self(mapping)
+    }
+
+    #[inline(always)]
+    pub(crate) fn host(self) -> Host {
+        // SAFETY: see `new`; the loader looked the offset up, and the verifier compares it with the member.
+        Host(unsafe { member(self.0, &MAPPING_HOST) })
+    }
+}
+
+impl Host {
+    /// The `s_dev` of its super block.
+    #[inline(always)]
+    pub(crate) fn device(self) -> u32 {
+        // SAFETY: as `Mapping::host`.
+        unsafe { member(member(self.0, &INODE_SUPER), &SUPER_DEVICE) }
+    }
+
+    #[inline(always)]
+    pub(crate) fn inode(self) -> u64 {
+        // SAFETY: as `Mapping::host`.
+        unsafe { member(self.0, &INODE_NUMBER) }
+    }
+}
+
+/// The member at `offset` of a structure whose type the verifier knows.
+///
+/// # Safety
+/// There is such a member, and it is a `T`.
+#[inline(always)]
+unsafe fn member<T: Copy>(structure: *const u8, offset: &Global<u32>) -> T {
+    // SAFETY: the caller's. Where nothing is mapped the kernel makes the load give 0.
+    unsafe {
+        structure
+            .add(offset.load() as usize)
+            .cast::<T>()
+            .read_volatile()
     }
 }
 

@@ -13,6 +13,7 @@
 #![allow(internal_features)]
 
 mod atomic;
+mod ended;
 mod filemap;
 mod kernel;
 mod opens;

@@ -6,7 +6,8 @@ use aya_ebpf::helpers::{bpf_get_current_ancestor_cgroup_id, bpf_ktime_get_ns};
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap, PerCpuArray, RingBuf};
 use esgz_ebpf_abi::{
-    ChunkBitmap, Event, FILE_EXECUTED, FILE_OPENED, FileKey, WatchedFile, counter, phase,
+    ChunkBitmap, DEVICE_WORDS, Event, FILE_EXECUTED, FILE_OPENED, FileKey, PID_WORDS, WatchedFile,
+    counter, device_bit, phase,
 };
 
 use crate::atomic::Word;
@@ -17,6 +18,9 @@ use crate::kernel;
 static CGROUP_ID: Global<u64> = Global::new(0);
 #[unsafe(no_mangle)]
 static CGROUP_LEVEL: Global<u32> = Global::new(0);
+/// One bit for each device that has watched files; others may share it.
+#[unsafe(no_mangle)]
+static DEVICES: Global<[u64; DEVICE_WORDS]> = Global::new([0; DEVICE_WORDS]);
 /// Bytes waiting in the ring from which on its reader is woken.
 #[unsafe(no_mangle)]
 static WAKE_BYTES: Global<u32> = Global::new(0);
@@ -39,6 +43,9 @@ pub(crate) static EVENTS: RingBuf = RingBuf::with_byte_size(4096, 0);
 static PHASE: Array<u32> = Array::with_max_entries(1, 0);
 #[map]
 static SEQUENCE: Array<u64> = Array::with_max_entries(1, 0);
+/// One bit for each process id: the last process that had it and ended was of the watched cgroup.
+#[map]
+pub(crate) static ENDED: Array<u64> = Array::with_max_entries(PID_WORDS, 0);
 #[map]
 static COUNTERS: PerCpuArray<u64> = PerCpuArray::with_max_entries(counter::COUNT, 0);
 
@@ -56,12 +63,29 @@ pub(crate) fn watching() -> Option<u32> {
 /// As `watching`, but the phase is what the phase word says.
 #[inline(always)]
 pub(crate) fn watching_as_told() -> Option<u32> {
+    if is_in_cgroup() { recording() } else { None }
+}
+
+/// Whether the current task is in the watched cgroup.
+#[inline(always)]
+pub(crate) fn is_in_cgroup() -> bool {
     // SAFETY: the helper takes no pointer.
     let id = unsafe { bpf_get_current_ancestor_cgroup_id(CGROUP_LEVEL.load() as i32) };
-    if id != CGROUP_ID.load() {
-        return None;
-    }
-    recording()
+    id == CGROUP_ID.load()
+}
+
+/// Whether a device may have watched files. Nearly all that others do ends here, after three loads.
+#[inline(always)]
+pub(crate) fn is_of_watched_device(device: u32) -> bool {
+    let bit = device_bit(device);
+    // SAFETY: the word's index is below the array's length; the loader alone writes it, before the start.
+    let word = unsafe {
+        (&raw const DEVICES)
+            .cast::<u64>()
+            .add((bit / 64) as usize)
+            .read_volatile()
+    };
+    word >> (bit % 64) & 1 != 0
 }
 
 /// The phase, if recording is on.

@@ -4,6 +4,7 @@
 //! read from them.
 
 mod arriving;
+mod supply;
 
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
@@ -11,6 +12,7 @@ use std::os::unix::fs::FileExt as _;
 use std::sync::Arc;
 
 pub use arriving::{Arrival, Arriving, NotArrived};
+pub use supply::Supply;
 
 /// Bytes that can be read at any offset: a blob, a spool, or a buffer in tests.
 pub trait ReadAt {

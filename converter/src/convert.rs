@@ -4,9 +4,10 @@
 mod copy;
 mod layer;
 mod nodes;
+mod reuse;
 mod scan;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -26,6 +27,8 @@ use crate::progress::{Progress, Silent};
 use crate::scratch::ScratchError;
 use crate::sink::{ImageBlobs, Sink, SinkError};
 use crate::source::{Source, SourceError, SourceImage, SourceLayer};
+
+use reuse::Before;
 
 pub use crate::layer::choice::Compression;
 pub use scan::{Scanner, scan_image};
@@ -285,19 +288,57 @@ impl<'a> Conversion<'a> {
         let started = Instant::now();
         let mut converted = Vec::with_capacity(source.layers.len());
         let parallel = self.parallel_beside(&[]);
-        let announced: Vec<&SourceLayer> = source.layers.iter().collect();
+        let unknown = self.pass_layers_on(source, parallel)?;
+        let is_left = |layer: &&SourceLayer| {
+            !self
+                .layers
+                .contains_key(&LayerKey::of(layer, &Placement::default()))
+        };
+        let announced: Vec<&SourceLayer> = source.layers.iter().filter(is_left).collect();
         source.announce(&announced)?;
         for source_layer in &source.layers {
             let job = self.job(source, source_layer, parallel);
             let key = LayerKey::of(source_layer, &Placement::default());
             let done = match self.layers.remove(&key) {
                 Some(done) => done,
+                None if unknown.contains(&key) => {
+                    let layer = scan::scan_one(&job)?;
+                    layer::convert(&job, &layer, &Placement::default(), &mut self.sink)?
+                }
                 None => layer::scan_and_convert(&job, &mut self.sink)?,
             };
             converted.push(done.clone());
             self.layers.insert(key, done);
         }
         self.documents(image, converted, started)
+    }
+
+    /// Passes on those layers that can stay as they are, as far as that is known before they are scanned.
+    /// Gives those of which it is not known.
+    fn pass_layers_on(
+        &mut self,
+        source: &'a SourceImage,
+        parallel: Parallel,
+    ) -> Result<HashSet<LayerKey>, ImageError> {
+        let mut unknown = HashSet::new();
+        let mut blobs = Vec::new();
+        for source_layer in &source.layers {
+            let key = LayerKey::of(source_layer, &Placement::default());
+            if self.layers.contains_key(&key) {
+                continue;
+            }
+            self.cancel.check()?;
+            match reuse::before_scan(&self.job(source, source_layer, parallel))? {
+                Before::Reused(converted, blob) => {
+                    self.layers.insert(key, *converted);
+                    blobs.push(blob);
+                }
+                Before::Unknown => drop(unknown.insert(key)),
+                Before::Converted => {}
+            }
+        }
+        copy::pass_on("layer", blobs, &mut self.sink, self.cancel, self.progress)?;
+        Ok(unknown)
     }
 
     fn job(

@@ -4,6 +4,7 @@
 //! A folder is a stage and imports only the output types of earlier stages; see `ARCHITECTURE.md`.
 //! Nothing below `cli` reads arguments, environment variables or the current directory.
 
+pub mod artifact;
 pub mod attach;
 pub mod blob;
 pub mod cancel;

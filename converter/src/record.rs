@@ -12,7 +12,8 @@ use crate::cancel::Cancel;
 use crate::layer::entry::ScannedLayer;
 use crate::profile::{self, Ended, Image, MergeError, Origin, Profile, Run, SameFile, Workload};
 use crate::profiler::{
-    self, CacheAtStart, CgroupFilter, Exactness, Profiler, ProfilerConfig, ProfilerError, Tier,
+    self, CacheAtStart, CgroupFilter, Exactness, OpenSource, Profiler, ProfilerConfig,
+    ProfilerError, Tier,
 };
 use crate::rootfs::{self, Backend, BindMount, Bound, LocateError, RootfsError, RootfsOptions};
 use crate::runtime::{self, Cgroup, Claim, FailedCommand, RuntimeError, WorkloadOptions};
@@ -33,6 +34,8 @@ pub struct RecordOptions {
     pub exactness: Exactness,
     /// How to watch; None: with the collector that knows most of those that work.
     pub collector: Option<Tier>,
+    /// How opens become known.
+    pub opens: OpenSource,
     /// Size of the ring buffer in bytes.
     pub ring_bytes: u32,
 }
@@ -46,6 +49,8 @@ pub struct AttachOptions {
     pub until: Until,
     /// How to watch; None: with the collector that knows most of those that work. Not [`Tier::PageCache`].
     pub collector: Option<Tier>,
+    /// How opens become known.
+    pub opens: OpenSource,
     /// Size of the ring buffer in bytes.
     pub ring_bytes: u32,
 }
@@ -186,9 +191,11 @@ fn record_once(
     let opened_as = [rootfs.opened_as(), &bound.rows].concat();
     let mut profiler = Profiler::start(&ProfilerConfig {
         tier,
-        cgroup: CgroupFilter::from_directory(cgroup.directory())?,
+        cgroup: &CgroupFilter::from_directory(cgroup.directory())?,
         files: rootfs.files(),
         opened_as: &opened_as,
+        opens: options.opens,
+        also_opened: &bound.places,
         root: rootfs.path(),
         cwd: plan.cwd().as_bytes(),
         ring_bytes: options.ring_bytes,

@@ -107,7 +107,8 @@ fn a_running_container_is_watched_and_runs_on() {
     let container = start(&conversion, Naming::Absolute);
     container.tell("before");
     let pid = container.pid.to_string();
-    let watching = Watching::start(&conversion, &["--attach", &pid, "--wait-on-signal"]);
+    let args = ["--attach", &pid, "--wait-on-signal"];
+    let watching = Watching::start(&conversion, &args);
     container.tell("work");
     watching.signal(Signal::SIGINT);
     watching.succeed();
@@ -168,11 +169,7 @@ fn a_running_container_is_watched_and_runs_on() {
             "{untouched} in {profile:#}"
         );
     }
-    let missing = strings(&profile["missing"]);
-    assert!(
-        missing.contains(&"opt/data/gone") && missing.contains(&"opt/data/none"),
-        "{missing:?}"
-    );
+    assert_eq!(collector["not_known"], json!(["missing"]));
 
     // The host's file stands apart.
     let mounted = profile["mounted"].as_array().unwrap();
@@ -187,9 +184,20 @@ fn a_running_container_is_watched_and_runs_on() {
     );
     assert!(file(&profile, "ctl/file").is_none());
 
-    // It still works, and nothing was left behind.
+    // It still works, and may be watched once more.
     assert!(container.is_running());
+    let args = [&args[..], &["--missing"]].concat();
+    let watching = Watching::start(&conversion, &args);
     container.tell("work");
+    watching.signal(Signal::SIGINT);
+    watching.succeed();
+    let profile = conversion.json("profile");
+    assert_eq!(profile["collector"].get("not_known"), None);
+    let missing = strings(&profile["missing"]);
+    assert!(
+        missing.contains(&"opt/data/gone") && missing.contains(&"opt/data/none"),
+        "{missing:?}"
+    );
     container.tell("end");
     let left = esgz_tests::conversion::names(&conversion.path("scratch"));
     assert!(left.is_empty(), "{left:?}");

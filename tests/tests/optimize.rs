@@ -100,11 +100,35 @@ fn assert_well_formed(profile: &Value, source: &Layout) {
 
 #[test]
 fn the_profile_is_what_the_workload_did() {
-    let Some(_turn) = privileged::workload("optimize::the_profile_is_what_the_workload_did") else {
+    let name = "optimize::the_profile_is_what_the_workload_did";
+    let Some(profile) = profile_of_the_workload(name, &[]) else {
         return;
     };
+    assert_eq!(profile["collector"]["not_known"], json!(["missing"]));
+    assert_eq!(profile["missing"], json!([]));
+}
+
+#[test]
+fn names_that_are_missing_are_known_on_request() {
+    let name = "optimize::names_that_are_missing_are_known_on_request";
+    let Some(profile) = profile_of_the_workload(name, &["--missing"]) else {
+        return;
+    };
+    assert_eq!(profile["collector"].get("not_known"), None);
+    let missing = profile["missing"].as_array().unwrap();
+    assert!(missing.contains(&json!("opt/data/gone")), "{missing:?}");
+    let unread = [&json!(UNREAD), &json!("opt/data/hard")];
+    assert!(
+        !missing.iter().any(|path| unread.contains(&path)),
+        "{missing:?}"
+    );
+}
+
+/// The profile, in which all is right but what is missing, which the caller looks at. None where it cannot be made.
+fn profile_of_the_workload(name: &str, args: &[&str]) -> Option<Value> {
+    let _turn = privileged::workload(name)?;
     let conversion = Conversion::of(&machine::image());
-    let command = conversion.record_run("profile").arg("--json");
+    let command = conversion.record_run("profile").arg("--json").args(args);
     let finished = conversion.finish(command.run().success().unwrap()).unwrap();
     assert_eq!(finished.stderr, MAIN_PRINTS);
     let profile = conversion.json("profile");
@@ -168,13 +192,6 @@ fn the_profile_is_what_the_workload_did() {
     }
     let made = ["tmp/out", "tmp/gone"];
     assert!(!paths.iter().any(|path| made.contains(path)), "{paths:?}");
-    let missing = profile["missing"].as_array().unwrap();
-    assert!(missing.contains(&json!("opt/data/gone")), "{missing:?}");
-    let unread = [&json!(UNREAD), &json!("opt/data/hard")];
-    assert!(
-        !missing.iter().any(|path| unread.contains(&path)),
-        "{missing:?}"
-    );
 
     let order = [
         "opt/main",
@@ -192,6 +209,7 @@ fn the_profile_is_what_the_workload_did() {
         .filter(|path| order.contains(path))
         .collect();
     assert_eq!(known, order);
+    Some(profile)
 }
 
 #[test]
@@ -297,7 +315,9 @@ fn every_collector_finds_the_same_files() {
         profile
     };
     let filemap = record("filemap", &[]);
-    assert_eq!(filemap["collector"].get("not_known"), None);
+    assert_eq!(filemap["collector"]["not_known"], json!(["missing"]));
+    let missing = record("filemap", &["--missing"]);
+    assert_eq!(missing["collector"].get("not_known"), None);
     let of = |profile: &Value| -> BTreeMap<String, Value> {
         let row = |file: &Value| {
             let keys = ["layer", "size_bytes", "executed"].map(|key| &file[key]);
@@ -309,6 +329,7 @@ fn every_collector_finds_the_same_files() {
             .filter(|(path, _)| !path.starts_with("etc/"))
             .collect()
     };
+    assert_eq!(of(&missing), of(&filemap));
     let page_cache = record("page-cache", &["--collector=page-cache"]);
     assert_eq!(of(&page_cache), of(&filemap));
     let ranges: Vec<_> = BIG_RANGES

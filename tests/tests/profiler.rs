@@ -9,7 +9,7 @@ mod profiler {
     mod truth;
 }
 
-use esgz::profiler::{Exactness, Phase, Profiler};
+use esgz::profiler::{Exactness, OpenSource, Opens, Phase, Profiler};
 use esgz::rootfs::{MountedFile, MountedRootfs};
 use profiler::bench::{Bench, PAGE, ranges_of};
 
@@ -226,11 +226,23 @@ fn opens_executions_and_misses_are_told_apart() {
         let [a, b, c] = ["a", "b", "c"].map(|name| bench.file(name, PAGE));
         let program = bench.copy_of("/bin/true", "program");
         let script = "open b\npread a 0 1\nmissing gone/x\nmissing ./gone/../gone\nexec program";
-        let seen = bench.observe(&[&a, &b, &c, &program], Exactness::FaultAround, script);
-        let entries: Vec<_> = seen.files.iter().map(|f| f.file.entry).collect();
-        assert_eq!(entries, [b.file.entry, a.file.entry, program.file.entry]);
-        assert!(seen.files[0].opened && seen.files[0].ranges.is_empty());
-        assert!(seen.files[2].executed && !seen.files[2].ranges.is_empty());
+        let observe = |source| {
+            bench.set_opens(source);
+            let seen = bench.observe(&[&a, &b, &c, &program], Exactness::FaultAround, script);
+            let entries: Vec<_> = seen.files.iter().map(|f| f.file.entry).collect();
+            assert_eq!(entries, [b.file.entry, a.file.entry, program.file.entry]);
+            assert!(seen.files[0].opened && seen.files[0].ranges.is_empty());
+            assert!(seen.files[2].executed && !seen.files[2].ranges.is_empty());
+            let order: Vec<_> = seen.files.iter().map(|f| f.first_touch_seq).collect();
+            assert!(order.is_sorted());
+            assert!(seen.files.is_sorted_by_key(|f| f.first_touch));
+            seen
+        };
+        let seen = observe(OpenSource::Fanotify);
+        assert_eq!(seen.opens, Opens::WithoutMissing);
+        assert_eq!(seen.missing, Vec::<Box<[u8]>>::new());
+        let seen = observe(OpenSource::SystemCalls);
+        assert_eq!(seen.opens, Opens::Tracked);
         let missing: Vec<_> = seen
             .missing
             .iter()
@@ -239,9 +251,6 @@ fn opens_executions_and_misses_are_told_apart() {
         let under = |name: &str| format!("{}/{name}", bench.path().trim_start_matches('/'));
         assert!(missing.contains(&under("gone/x").into()), "{missing:?}");
         assert!(missing.contains(&under("gone").into()), "{missing:?}");
-        let order: Vec<_> = seen.files.iter().map(|f| f.first_touch_seq).collect();
-        assert!(order.is_sorted());
-        assert!(seen.files.is_sorted_by_key(|f| f.first_touch));
     });
 }
 
@@ -255,10 +264,12 @@ fn an_open_is_found_under_its_other_device_and_inode() {
                 device: 0xfff_ffff,
                 ..merged
             };
-            let seen = bench.observe_as(&[&lower], &[&merged], "pread a 0 1");
-            assert!(seen.files[0].opened);
-            assert_eq!(seen.files[0].ranges, []);
-            assert!(seen.unattributed.touches_behind_end > 0);
+            for source in [OpenSource::Fanotify, OpenSource::SystemCalls] {
+                bench.set_opens(source);
+                let seen = bench.observe_as(&[lower], &[merged], "", "pread a 0 1");
+                assert!(seen.files[0].opened);
+                assert_eq!(seen.files[0].ranges, []);
+            }
         },
     );
 }
@@ -291,11 +302,7 @@ fn files_are_known_through_overlayfs() {
                 assert_ne!(merged[0].device, lower[0].device);
                 let script =
                     "pread merged/a 8192 1\nopen merged/b\nexec merged/program\nappend merged/c";
-                bench.observe_as(
-                    &lower.each_ref(),
-                    &merged.iter().collect::<Vec<_>>(),
-                    script,
-                )
+                bench.observe_as(&lower, &merged, "merged", script)
             });
             thread.join().unwrap()
         });
@@ -334,13 +341,32 @@ fn the_first_execution_after_the_call_begins_the_run() {
 fn nothing_outside_the_cgroup_is_seen() {
     on_bench("nothing_outside_the_cgroup_is_seen", |bench| {
         let file = bench.file("a", 10 * PAGE);
+        for source in [OpenSource::Fanotify, OpenSource::SystemCalls] {
+            bench.set_opens(source);
+            let profiler = bench.start(&[&file], &[], Exactness::FaultAround, 1 << 20);
+            bench.work_outside("pread a 0 100\nmmap a normal 5\nmissing gone");
+            let seen = profiler.finish().unwrap();
+            assert_eq!(seen.files, []);
+            assert_eq!(seen.missing, Vec::<Box<[u8]>>::new());
+            assert_eq!(seen.unattributed, esgz::profiler::Unattributed::default());
+            assert_eq!(seen.lost_events, 0);
+        }
+    });
+}
+
+/// What somebody else opens first is not taken for known.
+#[test]
+fn an_open_after_that_of_a_bystander_is_seen() {
+    on_bench("an_open_after_that_of_a_bystander_is_seen", |bench| {
+        let file = bench.file("a", PAGE);
         let profiler = bench.start(&[&file], &[], Exactness::FaultAround, 1 << 20);
-        bench.work_outside("pread a 0 100\nmmap a normal 5\nmissing gone");
+        bench.work_outside("open a");
+        // Longer than events are gathered.
+        std::thread::sleep(std::time::Duration::from_millis(50));
+        bench.work("open a");
         let seen = profiler.finish().unwrap();
-        assert_eq!(seen.files, []);
-        assert_eq!(seen.missing, Vec::<Box<[u8]>>::new());
-        assert_eq!(seen.unattributed, esgz::profiler::Unattributed::default());
-        assert_eq!(seen.lost_events, 0);
+        assert_eq!(seen.files.len(), 1, "{:?}", seen.files);
+        assert!(seen.files[0].opened);
     });
 }
 
@@ -373,6 +399,7 @@ fn a_ring_that_is_too_small_is_reported() {
             .map(|i| bench.file(&format!("f{i}"), PAGE))
             .collect();
         let files: Vec<_> = files.iter().collect();
+        bench.set_opens(OpenSource::SystemCalls);
         let profiler = bench.start(&files, &[], Exactness::FaultAround, 4096);
         bench.work("misses 20000\nstorm 8 500 4000");
         let seen = profiler.finish().unwrap();

@@ -2,11 +2,13 @@
 
 mod contender;
 mod convert;
+mod distribution;
 mod limits;
 mod measure;
 mod optimize;
 mod peer;
 mod profiler;
+mod readiness;
 mod registry;
 mod simulate;
 mod table;
@@ -26,9 +28,12 @@ pub(crate) fn run(args: &[String]) -> Result<ExitCode> {
         Some((task, rest)) if task == "convert" => convert::run(rest),
         Some((task, rest)) if task == "limits" => limits::run(rest),
         Some((task, rest)) if task == "profiler" => profiler::run(rest),
+        Some((task, rest)) if task == "readiness" => readiness::run(rest),
         Some((task, rest)) if task == "registry" => registry::run(rest),
         Some((task, rest)) if task == "simulate" => simulate::run(rest),
-        _ => bail!("usage: cargo xtask bench optimize|convert|limits|profiler|registry|simulate …"),
+        _ => bail!(
+            "usage: cargo xtask bench optimize|convert|limits|profiler|readiness|registry|simulate …"
+        ),
     }
 }
 

@@ -40,6 +40,10 @@ const USAGE: &str = "usage: cargo xtask TASK
   bench profiler NAME [ROUNDS] [--subjects NAME,…] [--workloads NAME,…] [--image oci:DIR]
                  [--subject NAME=COMMAND]… [--append] [--only-table]
                    esgz's collectors, fanotify and strace on the same workloads: what they see and what they cost
+  bench readiness NAME [ROUNDS] --peer-ctr-remote PATH --peer-containerd PATH --peer-snapshotter PATH
+                  --peer-registry PATH [--images NAME,…] [--link MB/s:MS]… [--background-fetch] …
+                   from an empty node through a narrow link to a container that is ready: esgz, ctr-remote,
+                   eStargz that nobody optimised and a plain pull, in turns
   bench registry oci:DIR[:TAG] NAME [RUNS] [--scratch DIR] [--only copy|convert]
                    an image to and from a registry on this machine, beside skopeo
   bench simulate NAME [--images DIR] [--fit]

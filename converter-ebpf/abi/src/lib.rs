@@ -23,6 +23,20 @@ pub const RECORD_BYTES: usize = 48;
 /// Name of the loader's thread, as the kernel stores it. The probe looks at this thread only.
 pub const LOADER_COMM: [u8; 16] = *b"esgz-bpf-load\0\0\0";
 
+/// Words of the table of devices: one bit for each of 1024 values of [`device_bit`].
+pub const DEVICE_WORDS: usize = 16;
+
+/// Where the table of devices has the bit of a device (`s_dev`). Different devices may share it.
+#[inline(always)]
+#[must_use]
+pub const fn device_bit(device: u32) -> u32 {
+    // Fibonacci hashing: minor numbers follow one another, and the major ones lie in the upper half.
+    device.wrapping_mul(0x9e37_79b9) >> 22
+}
+
+/// Words of the table of ended processes, a bit for each id: the kernel has none above 2^22 (`PID_MAX_LIMIT`).
+pub const PID_WORDS: u32 = (1 << 22) / 64;
+
 /// One chunk's bitmap: bit `p % 64` of word `p / 64` is page `p` of the chunk.
 pub type ChunkBitmap = [u64; WORDS_PER_CHUNK];
 
@@ -160,6 +174,7 @@ pub mod counter {
     pub const COUNT: u32 = 11;
 }
 
+const _: () = assert!(DEVICE_WORDS * 64 == 1 << 10);
 const _: () = assert!(size_of::<FileKey>() == 16);
 const _: () = assert!(size_of::<WatchedFile>() == 24);
 const _: () = assert!(size_of::<Event>() == 32);

@@ -72,6 +72,14 @@ impl Arriving {
         }
     }
 
+    /// Why it did not arrive, if that is known already.
+    pub fn failure(&self) -> Option<NotArrived> {
+        match &self.state().ended {
+            Some(Err(failure)) => Some(failure.clone()),
+            _ => None,
+        }
+    }
+
     /// Waits for at least one byte behind `offset_bytes`, and reads what is there. The last byte is given
     /// out when the whole has been checked.
     pub(super) fn read_at(&self, buffer: &mut [u8], offset_bytes: u64) -> io::Result<usize> {
@@ -135,7 +143,7 @@ impl Arrival {
 
     /// Everything has arrived and is what it should be, or will not arrive.
     pub fn finish(self, outcome: Result<(), impl Error + Send + Sync + 'static>) {
-        self.end(outcome.map_err(|failure| NotArrived(Arc::new(failure))));
+        self.end(outcome.map_err(NotArrived::new));
     }
 
     fn end(&self, outcome: Result<(), NotArrived>) {
@@ -147,11 +155,16 @@ impl Arrival {
 impl Drop for Arrival {
     fn drop(&mut self) {
         let stopped = io::Error::other("the transfer was stopped");
-        self.end(Err(NotArrived(Arc::new(stopped))));
+        self.end(Err(NotArrived::new(stopped)));
     }
 }
 
 impl NotArrived {
+    /// Because of `failure`.
+    pub fn new(failure: impl Error + Send + Sync + 'static) -> Self {
+        Self(Arc::new(failure))
+    }
+
     /// The failure itself, for whoever knows what it is.
     pub fn get(&self) -> &(dyn Error + Send + Sync + 'static) {
         &*self.0

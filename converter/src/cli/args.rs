@@ -6,7 +6,9 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::cli::attach::AttachArgs;
 use crate::cli::created::Created;
+use crate::cli::generate::{CompletionsArgs, ManArgs};
 use crate::cli::profile::ProfileCommand;
+use crate::cli::profile_place::{ProfilePlace, place_parser};
 use crate::cli::progress::ProgressArg;
 use crate::cli::registry::{RegistryArgs, UserArg};
 use crate::cli::simulate::SimulateArgs;
@@ -65,6 +67,10 @@ pub(super) enum Command {
     Verify(VerifyArgs),
     /// Predict how long a container takes to become ready, and what goes through the link until then
     Simulate(SimulateArgs),
+    /// Print a script that completes esgz's commands and flags in a shell
+    Completions(CompletionsArgs),
+    /// Print or write manual pages
+    Man(ManArgs),
 }
 
 #[derive(Debug, Args)]
@@ -75,15 +81,20 @@ pub(super) struct OptimizeArgs {
     /// Image to write, oci:DIR[:TAG], docker://NAME or an archive
     #[arg(value_name = "DST")]
     pub(super) destination: ImageRef,
+    /// Prefetch what this profile says instead of running the workload: a file, or docker://NAME of it or of
+    /// its image
+    #[arg(long, value_name = "PROFILE", value_parser = place_parser(),
+        conflicts_with_all = ["prefetch_list", "no_optimize", "profile_out", "record_out"])]
+    pub(super) profile: Option<ProfilePlace>,
     /// Prefetch what this list names instead of running the workload: paths and patterns, one a line
     #[arg(long, value_name = "FILE", conflicts_with_all = ["no_optimize", "profile_out", "record_out"])]
     pub(super) prefetch_list: Option<PathBuf>,
     /// Neither run the workload nor prefetch anything: convert only
     #[arg(long, conflicts_with_all = ["profile_out", "record_out"])]
     pub(super) no_optimize: bool,
-    /// Write the profile there, too
-    #[arg(long, value_name = "FILE")]
-    pub(super) profile_out: Option<PathBuf>,
+    /// Write the profile there, too: to a file, or to docker://NAME
+    #[arg(long, value_name = "PROFILE", value_parser = place_parser())]
+    pub(super) profile_out: Option<ProfilePlace>,
     /// Write a record there, as ctr-remote does
     #[arg(long, value_name = "FILE")]
     pub(super) record_out: Option<PathBuf>,
@@ -98,9 +109,9 @@ pub(super) struct RecordArgs {
     /// Image to run, oci:DIR[:TAG], docker://NAME or an archive
     #[arg(value_name = "SRC")]
     pub(super) source: ImageRef,
-    /// Write the profile there
-    #[arg(short, long, value_name = "FILE")]
-    pub(super) output: PathBuf,
+    /// Write the profile there: to a file, or beside its image to docker://NAME
+    #[arg(short, long, value_name = "PROFILE", value_parser = place_parser())]
+    pub(super) output: ProfilePlace,
     /// Write a record there, as ctr-remote does
     #[arg(long, value_name = "FILE")]
     pub(super) record_out: Option<PathBuf>,
@@ -277,9 +288,10 @@ pub(super) struct ConvertArgs {
     /// Image to write, oci:DIR[:TAG], docker://NAME or an archive
     #[arg(value_name = "DST")]
     pub(super) destination: ImageRef,
-    /// Prefetch what this profile says was touched
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["record_in", "prefetch_list"])]
-    pub(super) profile: Option<PathBuf>,
+    /// Prefetch what this profile says was touched: a file, or docker://NAME of it or of its image
+    #[arg(long, value_name = "PROFILE", value_parser = place_parser(),
+        conflicts_with_all = ["record_in", "prefetch_list"])]
+    pub(super) profile: Option<ProfilePlace>,
     /// Prefetch what this list names: paths and patterns, one a line
     #[arg(long, value_name = "FILE", conflicts_with = "record_in")]
     pub(super) prefetch_list: Option<PathBuf>,
@@ -303,9 +315,9 @@ pub(super) struct PlanArgs {
     /// Show what a conversion with this profile would prefetch, why, and what that costs and saves
     #[arg(long, requires = "profile", conflicts_with = "layer")]
     pub(super) plan: bool,
-    /// What the workload touches
-    #[arg(long, value_name = "FILE", requires = "plan")]
-    pub(super) profile: Option<PathBuf>,
+    /// What the workload touches: a file, or docker://NAME of the profile or of its image
+    #[arg(long, value_name = "PROFILE", requires = "plan", value_parser = place_parser())]
+    pub(super) profile: Option<ProfilePlace>,
     /// Bandwidth and round trip to the registry [default: 1gbit,10ms]
     #[arg(long, value_name = "BANDWIDTH,RTT", requires = "plan")]
     pub(super) assume_link: Option<Link>,

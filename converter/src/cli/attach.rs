@@ -88,6 +88,7 @@ pub(super) fn attach_options(
             signal: Some(signals.end_of_run()),
         },
         collector,
+        opens: watching.opens()?,
         ring_bytes: watching.ring_size,
     }))
 }

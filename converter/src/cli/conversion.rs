@@ -1,32 +1,29 @@
 //! `esgz convert`, and what `esgz optimize` shares with it.
 
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 use crate::cancel::Cancel;
-use crate::cli::args::{Annotated, ConversionArgs, ConvertArgs, OptimizeArgs, OutputArgs};
+use crate::cli::args::{Annotated, ConversionArgs, ConvertArgs, OutputArgs};
 use crate::cli::created::Created;
-use crate::cli::failure::{Failure, IMAGE, USAGE};
+use crate::cli::failure::{Failure, USAGE};
 use crate::cli::output;
+use crate::cli::profile_place::artifact_options;
 use crate::cli::reading;
 use crate::cli::registry;
 use crate::cli::report::Report;
-use crate::convert::{
-    Compression, Conversion, ImageError, ImageOptions, LayerFormat, Reuse, Scanner, Verify,
-};
+use crate::cli::wanted::{Wanted, WantedOf, others, warn_missed};
+use crate::convert::{Compression, Conversion, ImageOptions, LayerFormat, Reuse, Scanner, Verify};
+use crate::image::ImageRef;
 use crate::image::manifest::{DocumentOptions, MediaTypes};
-use crate::image::{ImageRef, Platform};
 use crate::layer::Parallel;
-use crate::layer::entry::ScannedLayer;
 use crate::layer::index_cache::IndexCache;
 use crate::layer::plan::PlanOptions;
-use crate::planner::{self, Costs, Placements, PlannerOptions};
-use crate::profile::{self, PrefetchList, Profile};
+use crate::planner::{Costs, PlannerOptions};
 use crate::progress::Progress;
 use crate::registry::RegistryOptions;
 use crate::simulate::Constants;
 use crate::sink::{Sink, SinkOptions};
-use crate::source::{Node, Source, SourceImage};
+use crate::source::{Node, Source};
 
 pub(super) use crate::cli::reading::{scan_options, threads};
 
@@ -43,19 +40,16 @@ pub(super) fn convert(
     }
     let ends = (&args.source, &args.destination);
     let registry = registry::options(&args.conversion.registry, Some(&args.registry_user))?;
+    let artifacts = artifact_options(&registry, &options.scan.scratch, cancel);
     let (source, sink) = open_ends(ends, (&args.conversion, registry), &options, cancel)?;
-    let wanted = Wanted::read(args)?;
+    let wanted = Wanted::read(args, &artifacts)?;
     let threads = options.parallel.threads;
     let mut scanner = Scanner::new(&source, &options.scan, threads, cancel).shown(progress);
     let mut conversion = Conversion::new(&source, &options, sink, cancel)?.shown(progress);
     let others = others(&args.conversion.output);
     for (number, image) in source.images.iter().enumerate() {
-        let wanted = if wanted.is_for(image, &source, others) {
-            &wanted
-        } else {
-            &Wanted::Nothing
-        };
-        if matches!(wanted, Wanted::Nothing) && conversion.can_go_in_one_pass() {
+        let wanted = wanted.of(image, &source, others);
+        if matches!(wanted, WantedOf::Nothing) && conversion.can_go_in_one_pass() {
             conversion.image_in_one_pass(number)?;
             continue;
         }
@@ -86,23 +80,6 @@ pub(super) fn scan_stage(scanner: &Scanner<'_>) -> Vec<(&'static str, Duration)>
     let elapsed = scanner.elapsed();
     let is_apart = elapsed > Duration::ZERO;
     is_apart.then_some(("scan", elapsed)).into_iter().collect()
-}
-
-/// Which platforms get a profile's paths.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Others {
-    /// The one that it was recorded on.
-    Unprofiled,
-    /// All.
-    Profiled,
-}
-
-pub(super) fn others(args: &OutputArgs) -> Others {
-    if args.profile_other_platforms {
-        Others::Profiled
-    } else {
-        Others::Unprofiled
-    }
 }
 
 /// Opens source and destination; changes nothing.
@@ -138,112 +115,6 @@ fn warn_of_output(destination: &ImageRef, source: &Source, documents: &DocumentO
     }
     if !documents.index_annotations.is_empty() && !matches!(source.root, Node::Index(_)) {
         tracing::warn!("one image alone has no index: its annotations are not written");
-    }
-}
-
-/// What the user wants to be prefetched.
-pub(super) enum Wanted {
-    Nothing,
-    Profile(Box<Profile>),
-    Paths(Vec<String>),
-    List(PrefetchList),
-}
-
-impl Wanted {
-    /// What `esgz optimize` takes instead of a run's profile, if that is what the user wants.
-    pub(super) fn instead_of_run(args: &OptimizeArgs) -> Result<Option<Self>, Failure> {
-        match &args.prefetch_list {
-            Some(path) => Self::read_list(path).map(Some),
-            None => Ok(args.no_optimize.then_some(Self::Nothing)),
-        }
-    }
-
-    fn read_list(path: &Path) -> Result<Self, Failure> {
-        let list = PrefetchList::parse(&read_input(path)?);
-        if list.is_empty() {
-            tracing::warn!("{} names nothing to prefetch", path.display());
-        }
-        Ok(Self::List(list))
-    }
-
-    fn read(args: &ConvertArgs) -> Result<Self, Failure> {
-        if let Some(path) = &args.profile {
-            return Ok(Self::Profile(Box::new(read_profile(path)?)));
-        }
-        if let Some(path) = &args.record_in {
-            let bytes = read_input(path)?;
-            let lines = profile::parse_record(&bytes).map_err(|error| bad_input(path, error))?;
-            return Ok(Self::Paths(
-                lines.into_iter().map(|line| line.path).collect(),
-            ));
-        }
-        match &args.prefetch_list {
-            Some(path) => Self::read_list(path),
-            None => Ok(Self::Nothing),
-        }
-    }
-
-    /// A profile is for its own platform; paths that the user lists are for every image.
-    fn is_for(&self, image: &SourceImage, source: &Source, others: Others) -> bool {
-        match self {
-            Self::Nothing | Self::Paths(_) | Self::List(_) => true,
-            Self::Profile(profile) => {
-                let is_alone = source.images.len() == 1;
-                let recorded: Option<Platform> = profile.image.platform.parse().ok();
-                others == Others::Profiled
-                    || is_alone
-                    || recorded.is_some_and(|recorded| recorded.has_machine_of(&image.platform))
-            }
-        }
-    }
-
-    pub(super) fn resolve(
-        &self,
-        layers: &[ScannedLayer],
-        options: &ImageOptions,
-    ) -> Result<Placements, Failure> {
-        Ok(match self {
-            Self::Nothing => profile::from_paths([], layers).into(),
-            Self::Profile(profile) => place(profile, layers, options)?,
-            Self::List(list) => profile::from_list(list, layers).into(),
-            Self::Paths(paths) => {
-                profile::from_paths(paths.iter().map(String::as_str), layers).into()
-            }
-        })
-    }
-}
-
-/// Decides by sizes, or where a link is assumed by what each plan would cost over it.
-pub(super) fn place(
-    profile: &Profile,
-    layers: &[ScannedLayer],
-    options: &ImageOptions,
-) -> Result<Placements, Failure> {
-    let Some(costs) = &options.planner.costs else {
-        return Ok(planner::place(profile, layers, &options.planner));
-    };
-    let choice = planner::choose(profile, layers, &options.planner, costs, options.plan);
-    Ok(choice.map_err(ImageError::from)?.into_placements())
-}
-
-pub(super) fn read_profile(path: &Path) -> Result<Profile, Failure> {
-    Profile::parse(&read_input(path)?).map_err(|error| bad_input(path, error))
-}
-
-fn read_input(path: &Path) -> Result<Vec<u8>, Failure> {
-    std::fs::read(path).map_err(|error| bad_input(path, error))
-}
-
-fn bad_input(path: &Path, error: impl Into<anyhow::Error>) -> Failure {
-    Failure::new(IMAGE, error).context(format!("reading {}", path.display()))
-}
-
-pub(super) fn warn_missed(placements: &Placements) {
-    if let Some(first) = placements.missed.first() {
-        tracing::warn!(
-            "{} of the paths to prefetch are in no layer, the first is \"{first}\"",
-            placements.missed.len()
-        );
     }
 }
 

@@ -1,6 +1,7 @@
 //! The time that an image says it was created at.
 
 use std::str::FromStr;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::layer::entry::Timestamp;
 use crate::layer::toc::rfc3339;
@@ -12,6 +13,18 @@ pub(super) struct Created(pub(super) String);
 
 /// The last second of the year 9999, the last that RFC 3339 can write.
 const MAX_SECONDS: i64 = 253_402_300_799;
+
+impl Created {
+    /// Now, to the millisecond.
+    pub(super) fn now() -> Self {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH);
+        let now = now.unwrap_or_default();
+        let secs = i64::try_from(now.as_secs()).unwrap_or(MAX_SECONDS);
+        let second = rfc3339(Timestamp { secs, nanos: 0 });
+        let millis = now.subsec_millis();
+        Self(format!("{}.{millis:03}Z", second.trim_end_matches('Z')))
+    }
+}
 
 impl FromStr for Created {
     type Err = String;

@@ -1,5 +1,6 @@
 //! What a failed command says and exits with.
 
+use crate::artifact::ArtifactError;
 use crate::attach::AttachError;
 use crate::cancel::Cancelled;
 use crate::convert::ImageError;
@@ -112,6 +113,16 @@ impl From<ReadError> for Failure {
                 Self::from(source).context(format!("layer {layer}"))
             }
         }
+    }
+}
+
+impl From<ArtifactError> for Failure {
+    fn from(error: ArtifactError) -> Self {
+        let code = match error {
+            ArtifactError::Cancelled(_) => INTERRUPTED,
+            _ => IMAGE,
+        };
+        Self::coded(code, error)
     }
 }
 

@@ -7,11 +7,13 @@ mod attach;
 mod conversion;
 mod created;
 mod failure;
+mod generate;
 mod inspect;
 mod optimize;
 mod output;
 mod plan;
 mod profile;
+mod profile_place;
 mod progress;
 mod reading;
 mod registry;
@@ -19,6 +21,7 @@ mod report;
 mod signals;
 mod simulate;
 mod verify;
+mod wanted;
 mod workload;
 
 use std::process::ExitCode;
@@ -64,9 +67,11 @@ fn run(cli: &Cli, signals: &Signals, progress: &Shown) -> Result<(), Failure> {
         Command::Optimize(args) => optimize::optimize(args, signals, progress),
         Command::Record(args) => optimize::record(args, signals, progress),
         Command::Convert(args) => conversion::convert(args, cancel, progress),
-        Command::Profile(args) => profile::run(args),
+        Command::Profile(args) => profile::run(args, cancel),
         Command::Inspect(args) => inspect::inspect(args, cancel),
         Command::Verify(args) => verify::verify(args, cancel, progress),
         Command::Simulate(args) => simulate::simulate(args, cancel),
+        Command::Completions(args) => generate::completions(args),
+        Command::Man(args) => generate::man(args),
     }
 }

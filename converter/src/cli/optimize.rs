@@ -3,24 +3,25 @@
 use std::path::Path;
 use std::time::Instant;
 
-use serde_json::json;
+use serde_json::{Value, json};
 
+use crate::artifact::{ArtifactOptions, Subject};
 use crate::cancel::Cancel;
 use crate::cli::args::{OptimizeArgs, RecordArgs};
 use crate::cli::attach::attach_options;
-use crate::cli::conversion::{
-    Others, Wanted, image_options, open_ends, others, place, scan_options, scan_stage, threads,
-    warn_missed,
-};
+use crate::cli::conversion::{image_options, open_ends, scan_options, scan_stage, threads};
 use crate::cli::failure::{Failure, INCOMPLETE, USAGE, WORKLOAD};
-use crate::cli::output::{self, Size};
+use crate::cli::output;
+use crate::cli::profile_place::{ProfileOutput, ProfilePlace, Written, artifact_options};
 use crate::cli::reading;
 use crate::cli::registry;
 use crate::cli::report::{Report, print_profile, profile_json};
 use crate::cli::signals::Signals;
+use crate::cli::wanted::{Others, Wanted, WantedOf, others, place, warn_missed};
 use crate::cli::workload::{WorkloadArgs, record_options};
 use crate::convert::{Conversion, Scanner};
 use crate::image::Platform;
+use crate::image::manifest::MANIFEST;
 use crate::layer::entry::ScannedLayer;
 use crate::layer::scan::Keep;
 use crate::profile::{self, Ended, Profile};
@@ -38,7 +39,9 @@ pub(super) fn optimize(
     let clock = Instant::now();
     let cancel = signals.cancel();
     let mut options = image_options(&args.conversion)?;
-    let wanted = Wanted::instead_of_run(args)?;
+    let registry = registry::options(&args.conversion.registry, None)?;
+    let artifacts = artifact_options(&registry, &options.scan.scratch, cancel);
+    let wanted = Wanted::instead_of_run(args, &artifacts)?;
     if wanted.is_none() {
         options.scan.keep = Keep::Spool;
     }
@@ -46,7 +49,6 @@ pub(super) fn optimize(
     let scratch = options.scan.scratch.clone();
     let record_options = record_options(&args.workload, scratch, streams, signals)?;
     let ends = (&args.source, &args.destination);
-    let registry = registry::options(&args.conversion.registry, None)?;
     let (source, sink) = open_ends(ends, (&args.conversion, registry), &options, cancel)?;
     let threads = options.parallel.threads;
     let mut scanner = Scanner::new(&source, &options.scan, threads, cancel).shown(progress);
@@ -55,19 +57,21 @@ pub(super) fn optimize(
     if wanted.is_none() {
         let profiled = image_to_run(&source)?;
         let image = &source.images[profiled];
+        let output = open_output(args.profile_out.as_ref(), image, &artifacts)?;
         let layers = scanner.scan(image)?;
         let run = progress.begin(Step::RUN);
-        let found = record_for(args, image, &layers, &record_options, cancel)?;
+        let found = record_for((args, output), image, &layers, &record_options, cancel)?;
         run.finish();
         let placements = place(&found.profile, &layers, &options)?;
         warn_missed(&placements);
         conversion.image(profiled, &layers, &placements)?;
         recorded = Some((profiled, found));
     }
-    let for_others = match (wanted, &recorded, others(&args.conversion.output)) {
+    let others = others(&args.conversion.output);
+    let for_others = match (wanted, &recorded, others) {
         (Some(wanted), _, _) => wanted,
         (None, Some((_, recorded)), Others::Profiled) => {
-            Wanted::Profile(Box::new(recorded.profile.clone()))
+            Wanted::Profiles(vec![recorded.profile.clone()])
         }
         _ => Wanted::Nothing,
     };
@@ -75,12 +79,13 @@ pub(super) fn optimize(
         if recorded.as_ref().is_some_and(|(done, _)| *done == number) {
             continue;
         }
-        if matches!(for_others, Wanted::Nothing) && conversion.can_go_in_one_pass() {
+        let wanted = for_others.of(image, &source, others);
+        if matches!(wanted, WantedOf::Nothing) && conversion.can_go_in_one_pass() {
             conversion.image_in_one_pass(number)?;
             continue;
         }
         let layers = scanner.scan(image)?;
-        let placements = for_others.resolve(&layers, &options)?;
+        let placements = wanted.resolve(&layers, &options)?;
         warn_missed(&placements);
         conversion.image(number, &layers, &placements)?;
     }
@@ -107,7 +112,7 @@ pub(super) fn optimize(
 
 /// Runs the workload for [`optimize`], and writes what the user wants to keep of it.
 fn record_for(
-    args: &OptimizeArgs,
+    (args, output): (&OptimizeArgs, Option<ProfileOutput>),
     image: &SourceImage,
     layers: &[ScannedLayer],
     options: &RecordOptions,
@@ -116,11 +121,7 @@ fn record_for(
     let recorded = crate::record::record(image, layers, options, cancel)?;
     let profile = &recorded.profile;
     must_have_succeeded(&recorded, &args.workload)?;
-    write_outputs(
-        profile,
-        args.profile_out.as_deref(),
-        args.record_out.as_deref(),
-    )?;
+    write_outputs(profile, output, args.record_out.as_deref())?;
     must_be_complete(profile, &args.workload)?;
     Ok(recorded)
 }
@@ -165,8 +166,10 @@ pub(super) fn record(
     let (scratch, streams) = (scan.scratch.clone(), streams(args.json));
     let record_options = record_options(&args.workload, scratch, streams, signals)?;
     let registry = registry::options(&args.registry, None)?;
+    let artifacts = artifact_options(&registry, &scan.scratch, cancel);
     let source = reading::open(&args.source, &args.platforms, &scan, registry, cancel)?;
     let image = &source.images[image_to_run(&source)?];
+    let output = open_output(Some(&args.output), image, &artifacts)?;
     let threads = threads(&args.reading);
     let mut scanner = Scanner::new(&source, &scan, threads, cancel).shown(progress);
     let layers = scanner.scan(image)?;
@@ -178,22 +181,20 @@ pub(super) fn record(
     run.finish();
     let profile = &recorded.profile;
     must_have_succeeded(&recorded, &args.workload)?;
-    write_outputs(profile, Some(&args.output), args.record_out.as_deref())?;
+    let written = write_outputs(profile, output, args.record_out.as_deref())?;
     if args.json {
         output::json(&json!({
             "source": { "reference": args.source.to_string(), "manifest": image.manifest.id.digest },
             "profile": profile_json(profile),
-            "output": args.output,
+            "output": written.as_ref().map(|written| &written.place),
+            "artifact": written.as_ref().and_then(Written::json),
             "seconds": clock.elapsed().as_secs_f64(),
         }))?;
     } else {
         print_profile(profile)?;
-        output::line(format_args!(
-            "written    {} ({:.1} s, {})",
-            args.output.display(),
-            clock.elapsed().as_secs_f64(),
-            Size(std::fs::metadata(&args.output).map_or(0, |metadata| metadata.len()))
-        ))?;
+        let seconds = clock.elapsed().as_secs_f64();
+        let shown = written.map_or_else(String::new, |written| written.shown());
+        output::line(format_args!("written    {shown} in {seconds:.1} s"))?;
     }
     must_be_complete(profile, &args.workload)
 }
@@ -253,16 +254,29 @@ fn must_be_complete(profile: &Profile, args: &WorkloadArgs) -> Result<(), Failur
     ))
 }
 
+/// Where the profile of `image` will be written, if anywhere.
+fn open_output(
+    place: Option<&ProfilePlace>,
+    image: &SourceImage,
+    artifacts: &ArtifactOptions,
+) -> Result<Option<ProfileOutput>, Failure> {
+    let media_type = image.descriptor.get("mediaType").and_then(Value::as_str);
+    let subject = Subject {
+        id: image.manifest.id,
+        media_type: media_type.unwrap_or(MANIFEST).to_owned(),
+    };
+    let open = |place| ProfileOutput::open(place, subject, artifacts);
+    place.map(open).transpose()
+}
+
 fn write_outputs(
     profile: &Profile,
-    profile_out: Option<&Path>,
+    output: Option<ProfileOutput>,
     record_out: Option<&Path>,
-) -> Result<(), Failure> {
-    if let Some(path) = profile_out {
-        output::write_file(path, &profile.to_json())?;
-    }
+) -> Result<Option<Written>, Failure> {
+    let written = output.map(|output| output.write(profile)).transpose()?;
     if let Some(path) = record_out {
         output::write_file(path, &profile::to_record(profile))?;
     }
-    Ok(())
+    Ok(written)
 }

@@ -4,10 +4,12 @@ use serde_json::{Value, json};
 
 use crate::cancel::Cancel;
 use crate::cli::args::InspectArgs;
-use crate::cli::conversion::{read_profile, warn_missed};
 use crate::cli::failure::{Failure, USAGE};
 use crate::cli::output::{self, Size, printable};
+use crate::cli::profile_place::artifact_options;
 use crate::cli::reading;
+use crate::cli::registry;
+use crate::cli::wanted::warn_missed;
 use crate::convert::{ImageError, scan_image};
 use crate::layer::entry::ScannedLayer;
 use crate::layer::plan::PlanOptions;
@@ -36,7 +38,9 @@ pub(super) fn print(
         let message = "--plan needs --profile".to_owned();
         return Err(Failure::message(USAGE, message));
     };
-    let profile = read_profile(profile)?;
+    let registry = registry::options(&args.registry, Some(&args.registry_user))?;
+    let artifacts = artifact_options(&registry, &reading::default_scratch(), cancel);
+    let profile = profile.read(&artifacts)?;
     let link = args.plan.assume_link.unwrap_or(Link::FAST);
     let plan = PlanOptions::default();
     let costs = Costs::new(link, Constants::measured(), plan);

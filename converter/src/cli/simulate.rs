@@ -1,15 +1,13 @@
 //! `esgz simulate`.
 
-use std::path::PathBuf;
-
 use clap::Args;
 use serde_json::json;
 
 use crate::cancel::Cancel;
 use crate::cli::args::PlatformArgs;
-use crate::cli::conversion::read_profile;
 use crate::cli::failure::Failure;
 use crate::cli::output::{self, Size, printable};
+use crate::cli::profile_place::{ProfilePlace, artifact_options, place_parser};
 use crate::cli::reading;
 use crate::cli::registry::{self, RegistryArgs, UserArg};
 use crate::image::ImageRef;
@@ -25,9 +23,9 @@ pub(super) struct SimulateArgs {
     /// Image to pull, oci:DIR[:TAG], docker://NAME or an archive
     #[arg(value_name = "IMAGE")]
     image: ImageRef,
-    /// What the workload touches
-    #[arg(long, value_name = "FILE")]
-    profile: PathBuf,
+    /// What the workload touches: a file, or docker://NAME of the profile or of its image
+    #[arg(long, value_name = "PROFILE", value_parser = place_parser())]
+    profile: ProfilePlace,
     /// Bandwidth and round trip to the registry, such as 1gbit,10ms or 25MB/s,40ms; may be repeated
     /// [default: 1gbit,10ms and 200mbit,40ms]
     #[arg(long, value_name = "BANDWIDTH,RTT")]
@@ -51,8 +49,9 @@ pub(super) struct SimulateArgs {
 
 /// Runs `esgz simulate`.
 pub(super) fn simulate(args: &SimulateArgs, cancel: &Cancel) -> Result<(), Failure> {
-    let profile = read_profile(&args.profile)?;
     let registry = registry::options(&args.registry, Some(&args.registry_user))?;
+    let artifacts = artifact_options(&registry, &reading::default_scratch(), cancel);
+    let profile = args.profile.read(&artifacts)?;
     let unless = Selection::ThisMachine;
     let source = reading::open_to_look(&args.image, &args.platforms, unless, registry, cancel)?;
     let image = source.into_image()?;

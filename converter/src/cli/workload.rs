@@ -14,7 +14,7 @@ use values::{
 
 use crate::cli::failure::{Failure, USAGE};
 use crate::cli::signals::Signals;
-use crate::profiler::{Exactness, Tier};
+use crate::profiler::{Exactness, OpenSource, Tier};
 use crate::record::RecordOptions;
 use crate::rootfs::{RootfsMode, RootfsOptions};
 use crate::runtime::{
@@ -150,6 +150,10 @@ pub(super) struct WatchingArgs {
     /// How to watch the workload; by default as well as the kernel can
     #[arg(long, default_value = "auto", value_name = "HOW")]
     pub(super) collector: CollectorArg,
+    /// Also see which names are opened or executed in vain; then every system call of every process on the machine
+    /// takes a little longer
+    #[arg(long)]
+    pub(super) missing: bool,
     /// Go on although events were lost
     #[arg(long)]
     pub(super) allow_incomplete: bool,
@@ -174,6 +178,19 @@ pub(super) enum RootfsArg {
     Erofs,
     /// Unpack every layer
     Unpack,
+}
+
+impl WatchingArgs {
+    pub(super) fn opens(&self) -> Result<OpenSource, Failure> {
+        match (self.missing, self.collector) {
+            (true, CollectorArg::Fanotify) => {
+                let message = "the collector fanotify cannot see --missing names".to_owned();
+                Err(Failure::message(USAGE, message))
+            }
+            (true, _) => Ok(OpenSource::SystemCalls),
+            (false, _) => Ok(OpenSource::Fanotify),
+        }
+    }
 }
 
 /// See [`crate::profiler::Tier`].
@@ -242,6 +259,7 @@ pub(super) fn record_options(
             Exactness::FaultAround
         },
         collector: watching.collector.tier(),
+        opens: watching.opens()?,
         ring_bytes: watching.ring_size,
     })
 }

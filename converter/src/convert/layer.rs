@@ -2,7 +2,7 @@
 
 use crate::blob::{Blob, ReadAt as _};
 use crate::cancel::Cancel;
-use crate::convert::copy::copy_blob;
+use crate::convert::reuse::{find_reusable, reuse};
 use crate::convert::scan::expected;
 use crate::convert::{
     ConvertedLayer, ImageError, ImageOptions, LayerFormat, Reuse, Verify, blob_id,
@@ -11,18 +11,16 @@ use crate::image::BlobId;
 use crate::layer::assemble::FinishedLayer;
 use crate::layer::choice::{Choice, choose};
 use crate::layer::encode::Check;
-use crate::layer::entry::{Entry, EntryKind, ScannedLayer};
+use crate::layer::entry::{EntryKind, ScannedLayer};
 use crate::layer::placement::Placement;
-use crate::layer::plan::{LayerPlan, Packed, Prefetch, is_pack, plan_layer};
-use crate::layer::reuse::{Reusable, reusable};
+use crate::layer::plan::{LayerPlan, Packed, Prefetch, plan_layer};
 use crate::layer::scan::{EntryMemory, Keep, ScanOptions};
 use crate::layer::verbatim::{copy_tar, verify_copy};
-use crate::layer::verify::{VerifyError, check_toc, parse_toc, read_toc, verify_layer};
+use crate::layer::verify::check_toc;
 use crate::layer::{
     AheadError, AheadOptions, ConvertError, ConvertOptions, Encoding, MadeAhead, Parallel,
     convert_layer, scan_ahead,
 };
-use crate::planner::HotPack;
 use crate::progress::{Metered, Progress, Stage, Step};
 use crate::scratch::{self, Needed};
 use crate::sink::{Sink, StagedBlob};
@@ -71,8 +69,9 @@ pub(super) fn can_go_in_one_pass(options: &ImageOptions, parallel: Parallel) -> 
         check: Check::Skip,
         parallel,
     };
+    let is_read_for_reuse = options.reuse == Reuse::WhereValid && options.verify == Verify::Full;
     options.format == LayerFormat::Estargz
-        && options.reuse == Reuse::Never
+        && !is_read_for_reuse
         && ahead_options(options, &options.scan, convert).are_possible()
 }
 
@@ -267,82 +266,11 @@ fn choose_encoding(
     Ok(choice)
 }
 
-/// The layer as it is, if it can be carried over; says why on a level for the curious if not.
-fn find_reusable(
-    job: &Job<'_>,
+pub(super) fn report(
     layer: &ScannedLayer,
-    plan: &LayerPlan,
-) -> Result<Option<Reusable>, ImageError> {
-    let Job {
-        source,
-        options,
-        cancel,
-        progress,
-        ..
-    } = *job;
-    let holds_chunks = |entry: &Entry| entry.path().is_some_and(|path| is_pack(&path));
-    if options.planner.hot_pack == HotPack::Off && layer.entries.iter().any(holds_chunks) {
-        tracing::debug!(layer = %layer.digest, "not reused: it has packs");
-        return Ok(None);
-    }
-    let blob = job.image.open_layer(source)?;
-    let (json, toc_offset_bytes) = match read_toc(&blob) {
-        Ok(found) => found,
-        Err(reason) => {
-            tracing::debug!(layer = %layer.digest, %reason, "no eStargz");
-            return Ok(None);
-        }
-    };
-    let verdict = parse_toc(&json, toc_offset_bytes).map(|toc| {
-        let annotated = source.toc_digest.as_deref();
-        reusable((&json, &toc), toc_offset_bytes, annotated, layer, plan)
-    });
-    let reason = match verdict {
-        Ok(Ok(found)) if options.verify == Verify::Skip => return Ok(Some(found)),
-        // The scan has checked the blob's digest; what it must still be is what its TOC says.
-        Ok(Ok(found)) => {
-            let step = Step::of(Stage::Verify, layer.digest, layer.size_bytes);
-            let meter = progress.begin(step);
-            let verified = verify_layer(&Metered::new(&blob, &*meter), job.parallel, cancel);
-            match verified.and_then(|verified| verified.must_equal(&found.finished)) {
-                Ok(()) => {
-                    meter.finish();
-                    return Ok(Some(found));
-                }
-                Err(VerifyError::Cancelled(cancelled)) => return Err(cancelled.into()),
-                Err(error) => error.to_string(),
-            }
-        }
-        Ok(Err(reason)) => reason.to_string(),
-        Err(error) => error.to_string(),
-    };
-    tracing::debug!(layer = %layer.digest, reason, "not reused");
-    Ok(None)
-}
-
-/// Puts the source's own blob into the destination.
-fn reuse(
-    job: &Job<'_>,
-    layer: &ScannedLayer,
-    reused: Reusable,
-    sink: &mut Sink,
-) -> Result<ConvertedLayer, ImageError> {
-    tracing::info!("reusing \"{}\" without conversion", layer.digest);
-    copy_blob(
-        "layer",
-        || job.image.open_layer(job.source),
-        job.source.blob,
-        sink,
-        job.cancel,
-        job.progress,
-    )?;
-    Ok(ConvertedLayer {
-        reused: true,
-        ..report(layer, reused.finished, reused.prefetch)
-    })
-}
-
-fn report(layer: &ScannedLayer, finished: FinishedLayer, prefetch: Prefetch) -> ConvertedLayer {
+    finished: FinishedLayer,
+    prefetch: Prefetch,
+) -> ConvertedLayer {
     let files = layer.entries.iter();
     let files = files.filter(|entry| entry.kind == EntryKind::Regular);
     ConvertedLayer {

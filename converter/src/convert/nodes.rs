@@ -4,7 +4,7 @@
 use serde_json::{Map, Value, json};
 
 use crate::cancel::Cancel;
-use crate::convert::copy::copy_blob;
+use crate::convert::copy::pass_on;
 use crate::convert::{ConvertedImage, ImageError};
 use crate::image::BlobId;
 use crate::image::manifest::{
@@ -12,7 +12,7 @@ use crate::image::manifest::{
     rewrite_index, rewrite_index_descriptor, rewrite_manifest_descriptor,
 };
 use crate::progress::Progress;
-use crate::sink::Sink;
+use crate::sink::{PassedOn, Sink};
 use crate::source::{Carried, IndexNode, Node, Source, SourceImage};
 
 /// Writes what stands above the images.
@@ -76,10 +76,12 @@ impl Writer<'_> {
                     descriptor
                 }
                 Node::Carried(carried) => {
-                    for &id in &carried.blobs {
-                        let blob = || self.source.open_blob(id);
-                        copy_blob("blob", blob, id, self.sink, self.cancel, self.progress)?;
-                    }
+                    let blobs = carried.blobs.iter().map(|&id| {
+                        let supply = self.source.supply(id)?;
+                        Ok::<_, ImageError>(PassedOn { id, supply })
+                    });
+                    let blobs = blobs.collect::<Result<_, _>>()?;
+                    pass_on("blob", blobs, self.sink, self.cancel, self.progress)?;
                     let manifest = self.source.manifest(&carried.descriptor)?;
                     self.sink.add_manifest(&manifest, media_type(carried))?;
                     self.carried += 1;

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use crate::cancel::Cancel;
 use crate::convert::ImageError;
+use crate::convert::layer::Job;
 use crate::image::{BlobId, Digest};
 use crate::layer::entry::ScannedLayer;
 use crate::layer::scan::{Expected, ScanOptions, scan_layer};
@@ -204,7 +205,7 @@ fn scan_layers(
         for _ in 0..threads.clamp(1, layers.len().max(1)) {
             scope.spawn(|| {
                 while let Some(&index) = order.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    match scan_one(image, layers[index], options, &[cancel, &stop], progress) {
+                    match scan(image, layers[index], options, &[cancel, &stop], progress) {
                         Ok(layer) => lock(&scanned)[index] = Some(layer),
                         Err(error) => {
                             lock(&failure).get_or_insert(error);
@@ -236,7 +237,15 @@ pub(super) fn expected(layer: &SourceLayer) -> Expected {
     }
 }
 
-fn scan_one(
+/// One layer, alone.
+pub(super) fn scan_one(job: &Job<'_>) -> Result<ScannedLayer, ImageError> {
+    let options = &job.options.scan;
+    let needed = Needed::of_layers(job.image, &[job.source], options.keep);
+    scratch::check(&options.scratch, needed)?;
+    scan(job.image, job.source, options, &[job.cancel], job.progress)
+}
+
+fn scan(
     image: &SourceImage,
     layer: &SourceLayer,
     options: &ScanOptions,

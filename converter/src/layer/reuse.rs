@@ -6,7 +6,7 @@
 use std::borrow::Cow;
 use std::collections::HashMap;
 
-use crate::image::Digest;
+use crate::image::{BlobId, Digest};
 use crate::layer::assemble::FinishedLayer;
 use crate::layer::entry::{EntryKind, ScannedLayer, clean_path};
 use crate::layer::plan::{
@@ -57,8 +57,96 @@ pub fn reusable(
     layer: &ScannedLayer,
     plan: &LayerPlan,
 ) -> Result<Reusable, NotReusable> {
+    let known = Unscanned {
+        blob: BlobId {
+            digest: layer.digest,
+            size_bytes: layer.size_bytes,
+        },
+        diff_id: layer.diff_id,
+        uncompressed_bytes: layer.spool.len_bytes(),
+    };
+    let annotated = annotated.ok_or(NotReusable::TocDigest)?;
+    let found = check(json, toc, toc_offset_bytes, annotated, &known)?;
+    if !rows_are_the_entries(&found.rows, layer) {
+        return Err(NotReusable::Rows);
+    }
+    let planned = plan.rows.iter().map_while(|row| match row.source {
+        RowSource::Entry(index) => Some(&layer.entries[index as usize]),
+        RowSource::Landmark(_) => None,
+    });
+    let mut planned = planned.peekable();
+    let packs = planned_packs(layer, plan);
+    if planned.peek().is_some() || !packs.is_empty() {
+        let before = found.rows[..found.before].iter().map(|row| &*row.name);
+        let is_same = planned.map(|entry| go_string(&entry.name)).eq(before);
+        if !is_same || packs != found_packs(toc) {
+            return Err(NotReusable::Prefetch);
+        }
+    }
+    Ok(found.reusable)
+}
+
+/// What is known of a layer that was not scanned: what its image says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Unscanned {
+    /// The blob.
+    pub blob: BlobId,
+    /// Digest of its tar.
+    pub diff_id: Digest,
+    /// Length of its tar.
+    pub uncompressed_bytes: u64,
+}
+
+/// What a TOC says of its tar.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Contents {
+    /// Entries, the TOC's own among them.
+    pub entries: u64,
+    /// Regular files among them.
+    pub files: u64,
+    /// The length of those.
+    pub file_bytes: u64,
+}
+
+/// As [`reusable`], for a layer of which nothing is to be prefetched, and whose TOC has been read alone: that
+/// its rows are the tar's entries is taken on trust.
+///
+/// # Errors
+/// [`NotReusable`], the first reason.
+pub fn reusable_unscanned(
+    (json, toc): (&[u8], &Toc<'_>),
+    toc_offset_bytes: u64,
+    annotated: &str,
+    layer: &Unscanned,
+) -> Result<(Reusable, Contents), NotReusable> {
+    let found = check(json, toc, toc_offset_bytes, annotated, layer)?;
+    let files = found.rows.iter().filter(|row| row.kind == "reg");
+    let contents = Contents {
+        entries: found.rows.len() as u64 + 1,
+        files: files.clone().count() as u64 + 1,
+        file_bytes: files.map(|row| row.size).sum::<u64>() + json.len() as u64,
+    };
+    Ok((found.reusable, contents))
+}
+
+/// A TOC that is as it should be.
+struct Checked<'a> {
+    rows: Vec<&'a TocEntry<'a>>,
+    /// How many of them are before the landmark, if that has any meaning.
+    before: usize,
+    reusable: Reusable,
+}
+
+/// What can be said by the TOC alone.
+fn check<'a>(
+    json: &[u8],
+    toc: &'a Toc<'a>,
+    toc_offset_bytes: u64,
+    annotated: &str,
+    layer: &Unscanned,
+) -> Result<Checked<'a>, NotReusable> {
     let toc_digest = Digest::of(json);
-    if annotated != Some(&*toc_digest.to_string()) {
+    if annotated != toc_digest.to_string() {
         return Err(NotReusable::TocDigest);
     }
     let rows: Vec<&TocEntry<'_>> = toc.entries.iter().filter(|r| r.kind != "chunk").collect();
@@ -75,44 +163,33 @@ pub fn reusable(
     if !prefetches && landmark > 0 {
         return Err(NotReusable::Landmark);
     }
-    if !rows_are_the_entries(&rows, layer) {
-        return Err(NotReusable::Rows);
-    }
-    let before = if prefetches { &rows[..landmark] } else { &[] };
-    let packs = planned_packs(layer, plan);
-    let planned = plan.rows.iter().map_while(|row| match row.source {
-        RowSource::Entry(index) => Some(&layer.entries[index as usize]),
-        RowSource::Landmark(_) => None,
-    });
-    let mut planned = planned.peekable();
-    if planned.peek().is_some() || !packs.is_empty() {
-        let found = before.iter().map(|row| &*row.name);
-        let is_same = planned.map(|entry| go_string(&entry.name)).eq(found);
-        if !is_same || packs != found_packs(toc) {
-            return Err(NotReusable::Prefetch);
-        }
-    }
-    let files = before.iter().filter(|row| row.kind == "reg");
+    let before = if prefetches { landmark } else { 0 };
+    let files = rows[..before].iter().filter(|row| row.kind == "reg");
     let mut members: Vec<u64> = toc.entries.iter().map(|row| row.offset).collect();
     members.sort_unstable();
     members.dedup();
-    Ok(Reusable {
+    let reusable = Reusable {
         prefetch: Prefetch {
             files: files.clone().count() as u64,
             bytes: files.map(|row| row.size).sum(),
             packed: packed(toc),
         },
         finished: FinishedLayer {
-            digest: layer.digest,
-            size_bytes: layer.size_bytes,
+            digest: layer.blob.digest,
+            size_bytes: layer.blob.size_bytes,
             diff_id: layer.diff_id,
             toc_digest: Some(toc_digest),
-            uncompressed_bytes: layer.spool.len_bytes(),
+            uncompressed_bytes: layer.uncompressed_bytes,
             toc_offset_bytes,
             prefetch_bytes: if prefetches { rows[landmark].offset } else { 0 },
             members: members.len() as u64,
             copied_bytes: 0,
         },
+    };
+    Ok(Checked {
+        rows,
+        before,
+        reusable,
     })
 }
 

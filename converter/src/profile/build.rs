@@ -60,7 +60,8 @@ pub fn from_observations(
             attached: is_attached,
             unknown: serde_json::Map::new(),
         },
-        complete: observations.lost_events == 0 && observations.opens == Opens::Tracked,
+        complete: observations.lost_events == 0
+            && !matches!(observations.opens, Opens::Untracked { .. }),
         lost_events: observations.lost_events,
         ended: run.ended,
         exit_code: run.exit_code,
@@ -97,15 +98,16 @@ fn ranges(tier: Tier, origin: Origin) -> Option<&'static str> {
 }
 
 fn not_known(observations: &Observations, bound: &Bound) -> Vec<String> {
-    let tracked = observations.opens == Opens::Tracked;
+    let tracked = !matches!(observations.opens, Opens::Untracked { .. });
     let unknown = [
         ("ranges", !observations.tier.knows_ranges()),
         ("opened", !tracked),
-        ("missing", !tracked || !observations.tier.knows_missing()),
-        // fanotify watches the image's file system alone.
+        ("missing", observations.opens != Opens::Tracked),
+        // As a tier of its own, fanotify watches the image's file system alone.
         (
             "mounted",
             bound.is_partial
+                || observations.unattributed.unmarked_places > 0
                 || !bound.files.is_empty() && (!tracked || observations.tier == Tier::Fanotify),
         ),
     ];

@@ -3,21 +3,30 @@
 use std::time::Duration;
 
 use aya::maps::{Array, MapData, PerCpuArray};
-use aya::programs::trace_point::TracePointLink;
 use esgz_ebpf_abi::{ChunkBitmap, counter, phase};
 
+use nix::sys::fanotify::MaskFlags;
+
+use super::attach::{Link, detach_behind, detach_one_and_wait};
 use super::drain::{Drain, EventLog};
+use super::fanotify::{self, FanotifyCollector, Told};
 use super::index::FileIndex;
-use super::{Losses, Opens, ProfilerConfig, ProfilerError, Unattributed, load, monotonic_ns};
+use super::members::{self, Counted, Members};
+use super::{
+    Losses, OpenSource, Opens, ProfilerConfig, ProfilerError, Tier, Unattributed, load,
+    monotonic_ns, opens,
+};
 
 /// Attached programs. Dropping it detaches them.
 pub(super) struct BpfCollector {
     // Dropped first: nothing is recorded any more when the rest goes.
-    links: Vec<TracePointLink>,
+    links: Vec<Link>,
     phase: Array<MapData, u32>,
     pages: Array<MapData, ChunkBitmap>,
     counters: PerCpuArray<MapData, u64>,
     drain: Drain,
+    /// Tells of opens, where system calls are not watched.
+    fanotify: Option<FanotifyCollector>,
     /// Chunks of `pages` that are in use.
     chunks: u32,
     pub(super) opens: Opens,
@@ -40,6 +49,15 @@ impl BpfCollector {
         index: &FileIndex,
         kernel: &str,
     ) -> Result<Self, ProfilerError> {
+        let marked = mark(config);
+        let source = match marked {
+            Some(_) => OpenSource::Fanotify,
+            None => OpenSource::SystemCalls,
+        };
+        let config = &ProfilerConfig {
+            opens: source,
+            ..*config
+        };
         let loaded = on_own_thread(|| load::load(config, index, kernel))
             .and_then(|loaded| loaded)
             .map_err(ProfilerError::permission_first)?;
@@ -50,9 +68,16 @@ impl BpfCollector {
             pages,
             counters,
             ring,
+            ended,
             opens,
             diagnostics,
         } = loaded;
+        let (mut fanotify, mut first_ns) = (None, start_ns);
+        if let Some((marked, path)) = marked {
+            first_ns = first_ns.min(marked.start_ns);
+            let counted = Counted::Cgroup(Members::new(ended, path));
+            fanotify = Some(FanotifyCollector::start(marked, index, counted)?);
+        }
         let chunks = if config.tier.knows_ranges() {
             index.chunks
         } else {
@@ -64,26 +89,40 @@ impl BpfCollector {
             pages,
             counters,
             drain: Drain::start(ring)?,
+            fanotify,
             chunks,
             opens,
-            start_ns,
+            start_ns: first_ns,
             diagnostics,
         })
     }
 
     pub(super) fn begin_run(&mut self) -> Result<(), ProfilerError> {
+        // What the kernel opens for the execution that begins the run must come after this.
+        if let Some(fanotify) = &self.fanotify {
+            fanotify.begin_run();
+        }
         self.set_phase(phase::ARMED)
     }
 
     pub(super) fn finish(mut self) -> Result<Recorded, ProfilerError> {
         self.set_phase(phase::STOPPED)?;
         let end_ns = monotonic_ns();
-        // Detaching one program waits until none is running that does not know of the new phase.
-        drop(self.links.pop());
-        load::detach_behind(self.links);
-        let log = self.drain.finish()?;
+        // Then none is running that does not know of the new phase.
+        detach_one_and_wait(&mut self.links);
+        let told = match self.fanotify {
+            // Who ended is needed until all is read.
+            Some(fanotify) => fanotify.finish()?,
+            None => Told::default(),
+        };
+        detach_behind(self.links);
+        let mut log = self.drain.finish()?;
+        opens::place(&mut log, &told.opens);
         (self.diagnostics)();
-        let (losses, unattributed) = read_counters(&self.counters)?;
+        let (mut losses, mut unattributed) = read_counters(&self.counters)?;
+        losses.overflows += told.losses.overflows;
+        unattributed.opens += told.unattributed.opens;
+        unattributed.unmarked_places += told.unattributed.unmarked_places;
         Ok(Recorded {
             log,
             pages: read_pages(&self.pages, self.chunks)?,
@@ -101,6 +140,25 @@ impl BpfCollector {
                 map: "PHASE",
                 source,
             })
+    }
+}
+
+/// Makes fanotify tell of opens, if that is wanted and possible here. With the path of the cgroup in /proc.
+fn mark(config: &ProfilerConfig<'_>) -> Option<(fanotify::Marked, Box<[u8]>)> {
+    if config.opens == OpenSource::SystemCalls || config.tier == Tier::Open {
+        return None;
+    }
+    let Some(path) = members::path_in_proc(config.cgroup) else {
+        tracing::debug!("opens are seen by system calls: /proc is another namespace's");
+        return None;
+    };
+    let mask = MaskFlags::FAN_OPEN | MaskFlags::FAN_OPEN_EXEC;
+    match fanotify::mark(config.root, config.also_opened, mask) {
+        Ok(marked) => Some((marked, path)),
+        Err(error) => {
+            tracing::debug!("opens are seen by system calls: {}", error.in_one_line());
+            None
+        }
     }
 }
 

@@ -45,6 +45,12 @@ pub enum ProfilerError {
         /// What is wrong with the kernel's BTF.
         reason: String,
     },
+    /// The programs of [`Tier::Filemap`] cannot do without the kernel's BTF.
+    #[error("the kernel's structures are not known: {reason}")]
+    KernelTypes {
+        /// What is wrong with the kernel's BTF.
+        reason: String,
+    },
     /// fanotify refuses.
     #[error("cannot {operation} with fanotify")]
     Fanotify {

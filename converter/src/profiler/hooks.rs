@@ -2,63 +2,61 @@
 
 use super::{CacheAtStart, Exactness, ProfilerConfig, Tier};
 
-/// A tracepoint whose record a program reads.
+/// A tracepoint and its program.
 pub(super) struct Hook {
     pub(super) group: &'static str,
     pub(super) tracepoint: &'static str,
     pub(super) program: &'static str,
-    /// Global, field, its size in bytes.
-    pub(super) fields: &'static [(&'static str, &'static str, u32)],
+    pub(super) gets: Gets,
+}
+
+/// What a program is given.
+#[derive(Clone, Copy)]
+pub(super) enum Gets {
+    /// The tracepoint's record. Global, field, its size in bytes.
+    Record(&'static [(&'static str, &'static str, u32)]),
+    /// The tracepoint's arguments, with their types.
+    Arguments,
 }
 
 pub(super) const GET_PAGES: Hook = Hook {
     group: "filemap",
     tracepoint: "mm_filemap_get_pages",
     program: "get_pages",
-    fields: &[
-        ("GET_PAGES_DEVICE", "s_dev", 4),
-        ("GET_PAGES_INODE", "i_ino", 8),
-        ("GET_PAGES_FIRST", "index", 8),
-        ("GET_PAGES_LAST", "last_index", 8),
-    ],
+    gets: Gets::Arguments,
+};
+/// Finds out what the last argument is.
+pub(super) const PROBE: Hook = Hook {
+    program: "probe",
+    ..GET_PAGES
 };
 const MAP_PAGES: Hook = Hook {
     group: "filemap",
     tracepoint: "mm_filemap_map_pages",
     program: "map_pages",
-    fields: &[
-        ("MAP_PAGES_DEVICE", "s_dev", 4),
-        ("MAP_PAGES_INODE", "i_ino", 8),
-        ("MAP_PAGES_FIRST", "index", 8),
-        ("MAP_PAGES_LAST", "last_index", 8),
-    ],
+    gets: Gets::Arguments,
 };
 const FAULT: Hook = Hook {
     group: "filemap",
     tracepoint: "mm_filemap_fault",
     program: "fault",
-    fields: &[
-        ("FAULT_DEVICE", "s_dev", 4),
-        ("FAULT_INODE", "i_ino", 8),
-        ("FAULT_PAGE", "index", 8),
-    ],
+    gets: Gets::Arguments,
 };
 /// Shares its tracepoint, and so the offsets, with `FILL`.
 const CACHED: Hook = Hook {
     program: "cached",
-    fields: &[],
     ..FILL
 };
 const FILL: Hook = Hook {
     group: "filemap",
     tracepoint: "mm_filemap_add_to_page_cache",
     program: "fill",
-    fields: &[
+    gets: Gets::Record(&[
         ("FILL_DEVICE", "s_dev", 4),
         ("FILL_INODE", "i_ino", 8),
         ("FILL_PAGE", "index", 8),
         ("FILL_ORDER", "order", 1),
-    ],
+    ]),
 };
 
 /// System calls whose return is watched, each with its program. Not every architecture has all.
@@ -79,6 +77,7 @@ pub(super) const MEMBERS: &[(&str, &str, &str)] = &[
     ("FILES_TABLE", "files_struct", "fdt"),
     ("TABLE_FILES", "fdtable", "fd"),
     ("FILE_INODE", "file", "f_inode"),
+    ("MAPPING_HOST", "address_space", "host"),
     ("INODE_SUPER", "inode", "i_sb"),
     ("INODE_NUMBER", "inode", "i_ino"),
     ("SUPER_DEVICE", "super_block", "s_dev"),
@@ -102,7 +101,7 @@ pub(super) const URING: Hook = Hook {
     group: "io_uring",
     tracepoint: "io_uring_complete",
     program: "uring_complete",
-    fields: &[("URING_REQUEST", "req", 8), ("URING_RESULT", "res", 4)],
+    gets: Gets::Record(&[("URING_REQUEST", "req", 8), ("URING_RESULT", "res", 4)]),
 };
 pub(super) const URING_MEMBERS: &[(&str, &str, &str)] = &[
     ("URING_OPCODE", "io_kiocb", "opcode"),
@@ -115,8 +114,12 @@ pub(super) const EXEC_NAME: Hook = Hook {
     group: "sched",
     tracepoint: "sched_process_exec",
     program: "exec",
-    fields: &[("EXEC_NAME", "filename", 4)],
+    gets: Gets::Record(&[("EXEC_NAME", "filename", 4)]),
 };
+
+/// A process ends: its arguments do not matter, so the program has no types to agree about.
+pub(super) const ENDED_TRACEPOINT: &str = "sched_process_exit";
+pub(super) const ENDED_PROGRAM: &str = "ended";
 
 /// The hooks that see touches, in the order of attachment: what fills the cache must be known before
 /// what maps it.

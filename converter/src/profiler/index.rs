@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 
-use esgz_ebpf_abi::{FileKey, PAGES_PER_CHUNK, WatchedFile};
+use esgz_ebpf_abi::{DEVICE_WORDS, FileKey, PAGES_PER_CHUNK, WatchedFile, device_bit};
 
 use super::ProfilerError;
 use crate::layer::entry::FileId;
@@ -143,6 +143,18 @@ impl FilesByInode {
 }
 
 impl FileIndex {
+    /// The table of devices whose files are looked up by touches; see [`device_bit`].
+    pub(super) fn devices(&self) -> [u64; DEVICE_WORDS] {
+        let mut table = [0; DEVICE_WORDS];
+        for (key, file) in &self.keys {
+            if file.size_pages > 0 {
+                let bit = device_bit(key.device);
+                table[(bit / 64) as usize] |= 1 << (bit % 64);
+            }
+        }
+        table
+    }
+
     /// For look-ups in user space.
     pub(super) fn by_inode(&self) -> FilesByInode {
         let keys = self.keys.iter();

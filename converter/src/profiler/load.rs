@@ -4,22 +4,21 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 
 use aya::maps::{Array, HashMap, MapData, PerCpuArray, RingBuf};
-use aya::programs::trace_point::TracePointLink;
-use aya::programs::{ProgramError, TracePoint};
 use aya::{Ebpf, EbpfLoader};
 use aya_log::EbpfLogger;
 use esgz_ebpf_abi::{ChunkBitmap, FILE_MAPPED};
 use zerocopy::transmute;
 
+use super::attach::{Attacher, Link, Place, detach_behind};
 use super::btf::{Btf, BtfError};
 use super::hooks::{
-    ARGUMENTS, EXEC_NAME, GET_PAGES, Hook, LARGE_FOLIO_ORDER, MEMBERS, SYSTEM_CALLS, URING,
-    URING_MEMBERS, touch_hooks,
+    ARGUMENTS, ENDED_PROGRAM, ENDED_TRACEPOINT, EXEC_NAME, Gets, Hook, LARGE_FOLIO_ORDER, MEMBERS,
+    PROBE, SYSTEM_CALLS, URING, URING_MEMBERS, touch_hooks,
 };
 use super::index::FileIndex;
 use super::offsets::TracepointFormat;
 use super::tracefs::Tracefs;
-use super::{CacheAtStart, Exactness, Opens, ProfilerConfig, ProfilerError, Tier};
+use super::{CacheAtStart, Exactness, OpenSource, Opens, ProfilerConfig, ProfilerError, Tier};
 
 /// The object that `cargo xtask bpf` builds from `converter-ebpf`.
 static OBJECT: &[u8] = aya::include_bytes_aligned!("../../../converter-ebpf/esgz.bpf.o");
@@ -33,13 +32,15 @@ const KERNEL_BTF: &str = "/sys/kernel/btf/vmlinux";
 /// The attached programs and their maps. Dropping a link detaches its program; the last link keeps
 /// the program.
 pub(super) struct Loaded {
-    pub(super) links: Vec<TracePointLink>,
+    pub(super) links: Vec<Link>,
     /// CLOCK_MONOTONIC just before the first was attached.
     pub(super) start_ns: u64,
     pub(super) phase: Array<MapData, u32>,
     pub(super) pages: Array<MapData, ChunkBitmap>,
     pub(super) counters: PerCpuArray<MapData, u64>,
     pub(super) ring: RingBuf<MapData>,
+    /// A bit for each process id: whether who ended with it was of the cgroup.
+    pub(super) ended: Array<MapData, u64>,
     pub(super) opens: Opens,
     /// Passes on what the programs say of rare failures.
     pub(super) diagnostics: Diagnostics,
@@ -51,8 +52,8 @@ pub(super) type Diagnostics = Box<dyn FnMut() + Send>;
 /// An object in the kernel whose programs are not attached yet.
 struct Prepared {
     programs: Ebpf,
-    /// Of each: its name, the group of its tracepoint, the tracepoint; in the order of attachment.
-    attachments: Vec<(&'static str, &'static str, &'static str)>,
+    /// Names of programs, in the order of attachment.
+    attachments: Vec<(&'static str, Place)>,
     opens: Opens,
     /// Attaching looks into it.
     tracefs: Tracefs,
@@ -74,14 +75,16 @@ pub(super) fn load(
     let pages = take(&mut programs, "PAGES", Array::try_from)?;
     let counters = take(&mut programs, "COUNTERS", PerCpuArray::try_from)?;
     let ring = take(&mut programs, "EVENTS", RingBuf::try_from)?;
+    let ended = take(&mut programs, "ENDED", Array::try_from)?;
     let mut messages =
         EbpfLogger::init(&mut programs).map_err(|_| ProfilerError::ObjectLacks("AYA_LOGS"))?;
     fill_files(&mut programs, index)?;
 
     let start_ns = super::monotonic_ns();
+    let mut attacher = Attacher::default();
     let mut links = Vec::new();
-    for (program, group, tracepoint) in attachments {
-        links.push(attach(&mut programs, program, group, tracepoint)?);
+    for (program, place) in attachments {
+        links.push(attacher.attach(&mut programs, program, place)?);
     }
     drop(tracefs);
     Ok(Loaded {
@@ -91,21 +94,27 @@ pub(super) fn load(
         pages,
         counters,
         ring,
+        ended,
         opens,
         diagnostics: Box::new(move || messages.flush()),
     })
 }
 
 /// Whether the tier of `config` works here: the kernel has what its programs are attached to and read,
-/// and takes a program with their maps. Only the smallest, since to verify all takes a second. Runs on
+/// and takes a program with their maps. Only the smallest of each sort, since to verify all takes a second. Runs on
 /// a thread of its own, as `load`.
 pub(super) fn check(config: &ProfilerConfig<'_>, kernel: &str) -> Result<(), ProfilerError> {
     let index = FileIndex::new(&[], &[], 4096)?;
-    let mut prepared = prepare(config, &index, kernel, |_| Ok(0))?;
+    let mut prepared = prepare(config, &index, kernel, || Ok(0))?;
     if let (Tier::Open, Opens::Untracked { reason }) = (config.tier, prepared.opens) {
         return Err(ProfilerError::OpensUntracked { reason });
     }
-    load_program(&mut prepared.programs, EXEC_NAME.program).map(|_| ())
+    let mut attacher = Attacher::default();
+    let mut load = |hook: &Hook| attacher.load(&mut prepared.programs, hook.program, hook.place());
+    if config.tier == Tier::Filemap {
+        load(&PROBE)?;
+    }
+    load(&EXEC_NAME)
 }
 
 /// `exclusive` finds out what [`probe`] does.
@@ -113,15 +122,20 @@ fn prepare(
     config: &ProfilerConfig<'_>,
     index: &FileIndex,
     kernel: &str,
-    exclusive: impl FnOnce(&[(&'static str, u32)]) -> Result<u32, ProfilerError>,
+    exclusive: impl FnOnce() -> Result<u32, ProfilerError>,
 ) -> Result<Prepared, ProfilerError> {
     let tracefs = Tracefs::open()?;
     let hooks = touch_hooks(config);
     let ring_bytes = config.ring_bytes.clamp(4096, 1 << 30).next_power_of_two();
     let mut globals = hook_offsets(&tracefs, hooks, kernel)?;
+    let offsets = kernel_offsets();
     let mut cached_chunks = 0;
     if config.tier == Tier::Filemap {
-        let exclusive = exclusive(&globals)?;
+        if let Err(reason) = &offsets {
+            let reason = reason.clone();
+            return Err(ProfilerError::KernelTypes { reason });
+        }
+        let exclusive = exclusive()?;
         globals.push(("GET_PAGES_EXCLUSIVE", exclusive));
         globals.push(("FILL_MIN_ORDER", LARGE_FOLIO_ORDER));
         globals.push(("FILL_NEEDS_FLAGS", FILE_MAPPED));
@@ -132,30 +146,37 @@ fn prepare(
     globals.push(("CGROUP_LEVEL", config.cgroup.level));
     globals.push(("WAKE_BYTES", ring_bytes / 8));
     globals.push(("COLD_CACHE", u32::from(cached_chunks != 0)));
-    let mut attachments: Vec<_> = hooks
-        .iter()
-        .map(|hook| (hook.program, hook.group, hook.tracepoint))
-        .collect();
-    attachments.push((EXEC_NAME.program, EXEC_NAME.group, EXEC_NAME.tracepoint));
+    let mut attachments: Vec<_> = hooks.iter().map(Hook::attachment).collect();
+    attachments.push(EXEC_NAME.attachment());
     if config.tier == Tier::Open {
         globals.extend(hook_offsets(&tracefs, &[EXEC_NAME], kernel)?);
     }
-    let opens = match kernel_offsets() {
+    let by_fanotify = config.opens == OpenSource::Fanotify;
+    if by_fanotify {
+        attachments.push((ENDED_PROGRAM, Place::Raw(ENDED_TRACEPOINT)));
+    }
+    let opens = match offsets {
         Ok(KernelOffsets { members, uring }) => {
             globals.extend(members);
             globals.push(("KERNEL_WALKS", 1));
-            for (tracepoint, program) in present_system_calls(&tracefs, &mut globals)? {
-                attachments.push((program, "syscalls", tracepoint));
+            if by_fanotify {
+                Opens::WithoutMissing
+            } else {
+                for (tracepoint, program) in present_system_calls(&tracefs, &mut globals)? {
+                    attachments.push((program, Place::Record("syscalls", tracepoint)));
+                }
+                // A kernel may be built without io_uring; before 5.19 the request is not known.
+                if let (Some(members), Ok(offsets)) =
+                    (uring, hook_offsets(&tracefs, &[URING], kernel))
+                {
+                    globals.extend(members);
+                    globals.extend(offsets);
+                    attachments.push(URING.attachment());
+                }
+                Opens::Tracked
             }
-            // A kernel may be built without io_uring; before 5.19 the request is not known.
-            if let (Some(members), Ok(offsets)) = (uring, hook_offsets(&tracefs, &[URING], kernel))
-            {
-                globals.extend(members);
-                globals.extend(offsets);
-                attachments.push((URING.program, URING.group, URING.tracepoint));
-            }
-            Opens::Tracked
         }
+        Err(_) if by_fanotify => Opens::WithoutMissing,
         Err(reason) => Opens::Untracked { reason },
     };
 
@@ -165,11 +186,13 @@ fn prepare(
     } else {
         0
     };
+    let devices = index.devices();
     let mut loader = EbpfLoader::new();
     loader
         .btf(None)
         .override_global(aya_log::LEVEL, &message_level, true)
-        .override_global("CGROUP_ID", &config.cgroup.id, true);
+        .override_global("CGROUP_ID", &config.cgroup.id, true)
+        .override_global("DEVICES", &devices, true);
     for (name, value) in &globals {
         loader.override_global(name, value, true);
     }
@@ -198,32 +221,21 @@ fn prepare(
     })
 }
 
-fn loader<'a>(globals: &'a [(&'static str, u32)]) -> EbpfLoader<'a> {
-    let mut loader = EbpfLoader::new();
-    loader.btf(None);
-    for (name, value) in globals {
-        loader.override_global(name, value, true);
-    }
-    loader
-}
-
 /// 1 if this kernel's mm_filemap_get_pages gives the page behind the last one as the last, else 0.
 /// Reads a page of our own program to see; 0 if that is not in the page cache of a file system,
 /// which at worst counts a page too many.
-fn probe(offsets: &[(&'static str, u32)]) -> Result<u32, ProfilerError> {
+fn probe() -> Result<u32, ProfilerError> {
     const MAP: &str = "PROBE";
-    let mut programs = loader(offsets)
-        .load(OBJECT)
-        .map_err(|source| ProfilerError::Object {
-            source: Box::new(source),
-        })?;
+    let mut programs =
+        EbpfLoader::new()
+            .btf(None)
+            .load(OBJECT)
+            .map_err(|source| ProfilerError::Object {
+                source: Box::new(source),
+            })?;
     let result: Array<_, u64> = take(&mut programs, MAP, Array::try_from)?;
-    let link = attach(
-        &mut programs,
-        "probe",
-        GET_PAGES.group,
-        GET_PAGES.tracepoint,
-    )?;
+    let (program, place) = PROBE.attachment();
+    let link = Attacher::default().attach(&mut programs, program, place)?;
     if let Ok(file) = File::open("/proc/self/exe") {
         // Whatever this gives: if nothing was read, nothing was seen.
         let _ = file.read_at(&mut [0], 0);
@@ -235,18 +247,6 @@ fn probe(offsets: &[(&'static str, u32)]) -> Result<u32, ProfilerError> {
         source,
     })?;
     Ok(u32::from(seen == 2))
-}
-
-/// Detaches without waiting. For each link the kernel waits twice for all CPUs: before it lets go of the program
-/// (`perf_event_detach_bpf_prog`), and, with a lock held, before it frees the tracepoint (`perf_trace_event_unreg`).
-/// With a thread for each, the first waits are one.
-pub(super) fn detach_behind(links: Vec<TracePointLink>) {
-    for link in links {
-        let detach = std::thread::Builder::new().name("esgz-detach".into());
-        if let Err(error) = detach.spawn(move || drop(link)) {
-            tracing::debug!("detached at once, no thread: {error}");
-        }
-    }
 }
 
 /// The globals that say where the tracepoints keep their fields.
@@ -264,7 +264,9 @@ fn hook_offsets(
                 tracepoint: tracepoint(),
                 kernel: kernel.into(),
             })?;
-        globals.extend(field_offsets(&text, hook.fields, &tracepoint)?);
+        if let Gets::Record(fields) = hook.gets {
+            globals.extend(field_offsets(&text, fields, &tracepoint)?);
+        }
     }
     Ok(globals)
 }
@@ -377,47 +379,4 @@ fn fill_files(programs: &mut Ebpf, index: &FileIndex) -> Result<(), ProfilerErro
         files.insert(key, value, 0).map_err(failed("fill"))?;
     }
     Ok(())
-}
-
-fn attach(
-    programs: &mut Ebpf,
-    program: &'static str,
-    group: &str,
-    tracepoint: &str,
-) -> Result<TracePointLink, ProfilerError> {
-    let failed = |source| program_error("attach", program, source);
-    let found = load_program(programs, program)?;
-    let link = found.attach(group, tracepoint).map_err(failed)?;
-    found.take_link(link).map_err(failed)
-}
-
-/// The program, in the kernel.
-fn load_program<'a>(
-    programs: &'a mut Ebpf,
-    program: &'static str,
-) -> Result<&'a mut TracePoint, ProfilerError> {
-    let found = programs
-        .program_mut(program)
-        .ok_or(ProfilerError::ObjectLacks(program))?;
-    let found: &mut TracePoint = found
-        .try_into()
-        .map_err(|source| program_error("use", program, source))?;
-    if found.fd().is_err() {
-        found
-            .load()
-            .map_err(|source| program_error("load", program, source))?;
-    }
-    Ok(found)
-}
-
-fn program_error(
-    operation: &'static str,
-    program: &'static str,
-    source: ProgramError,
-) -> ProfilerError {
-    ProfilerError::Program {
-        operation,
-        program,
-        source: Box::new(source),
-    }
 }

@@ -7,10 +7,11 @@
 //! the kernel forgets all of it.
 //!
 //! How much is known depends on the kernel: see [`Tier`]. What `filemap` cannot see: files on tmpfs,
-//! O_DIRECT and DAX; opens by 32-bit programs (their reads are seen); pages of a mapping that the page
+//! O_DIRECT and DAX; pages of a mapping that the page
 //! cache already held in a folio of more than 16 pages, so the root file system must be freshly mounted
 //! with a read-ahead of at most 64 KiB.
 
+mod attach;
 mod bpf;
 mod btf;
 mod cgroup;
@@ -21,16 +22,19 @@ mod hooks;
 mod index;
 mod interpreters;
 mod load;
+mod members;
 mod names;
 mod observations;
 mod observe;
 mod offsets;
+mod opens;
 mod tracefs;
 
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use nix::sys::fanotify::MaskFlags;
 use nix::unistd::{SysconfVar, sysconf};
 use rustix::time::{ClockId, clock_gettime};
 
@@ -41,6 +45,8 @@ pub use observations::{
     Losses, Observations, ObservedFile, Opens, Phase, Tier, TouchedRange, Unattributed,
 };
 pub use offsets::FormatError;
+
+use members::Counted;
 
 use crate::rootfs::MountedFile;
 
@@ -70,13 +76,24 @@ pub enum CacheAtStart {
     Unknown,
 }
 
+/// How opens become known, beside [`Tier::Open`] and [`Tier::Fanotify`], which have no choice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OpenSource {
+    /// From fanotify(7), which costs nobody anything who does not use the same file system. Nothing is known of names
+    /// that are looked up in vain. Where it cannot be used, as [`OpenSource::SystemCalls`].
+    Fanotify,
+    /// From tracepoints of system calls, whose results also tell of names that are looked up in vain. As long as one
+    /// is in use, the kernel takes a slower way for every system call of every task.
+    SystemCalls,
+}
+
 /// What to watch.
 #[derive(Clone, Copy, Debug)]
 pub struct ProfilerConfig<'a> {
     /// How; see [`choose`].
     pub tier: Tier,
     /// Tasks outside of it are ignored.
-    pub cgroup: CgroupFilter,
+    pub cgroup: &'a CgroupFilter,
     /// The files by the device and inode of the file system that holds their pages: of overlayfs,
     /// the lower one.
     pub files: &'a [MountedFile],
@@ -84,8 +101,12 @@ pub struct ProfilerConfig<'a> {
     /// `st_ino` and the kernel's `s_dev` there, overlayfs mounted with `xino=on`. Empty where no
     /// file system is stacked.
     pub opened_as: &'a [MountedFile],
-    /// Where the workload's root is mounted. For [`Tier::Fanotify`], which watches its file system, and
-    /// [`Tier::Open`], which reads there what interpreters the executed programs name.
+    /// How opens of them become known.
+    pub opens: OpenSource,
+    /// The files of `opened_as` that do not lie on the root's file system. For [`OpenSource::Fanotify`].
+    pub also_opened: &'a [PathBuf],
+    /// Where the workload's root is mounted. For fanotify, which watches its file system, and [`Tier::Open`], which
+    /// reads there what interpreters the executed programs name.
     pub root: &'a Path,
     /// The workload's working directory, absolute, below its root: relative names are joined to it.
     pub cwd: &'a [u8],
@@ -110,7 +131,10 @@ pub struct Profiler {
 
 enum Collector {
     Bpf(Box<bpf::BpfCollector>),
-    Fanotify(fanotify::FanotifyCollector),
+    Fanotify {
+        fanotify: fanotify::FanotifyCollector,
+        start_ns: u64,
+    },
 }
 
 impl fmt::Debug for Profiler {
@@ -176,9 +200,15 @@ fn check(tier: Tier) -> Result<(), ProfilerError> {
     }
     let config = ProfilerConfig {
         tier,
-        cgroup: CgroupFilter { id: 0, level: 0 },
+        cgroup: &CgroupFilter {
+            id: 0,
+            level: 0,
+            path_in_proc: None,
+        },
         files: &[],
         opened_as: &[],
+        opens: OpenSource::SystemCalls,
+        also_opened: &[],
         root: Path::new("/"),
         cwd: b"/",
         ring_bytes: 4096,
@@ -192,8 +222,8 @@ impl Profiler {
     /// Attaches. When this returns, every touch is seen; the phase is [`Phase::Setup`].
     ///
     /// Needs root (CAP_BPF, CAP_PERFMON; CAP_SYS_ADMIN where tracefs is not mounted, and for fanotify),
-    /// and the kernel that the [`Tier`] says. For opens, the kernel must have BTF; without it only
-    /// touches are known.
+    /// and the kernel that the [`Tier`] says. For opens by system calls, the kernel must have BTF; without it
+    /// only touches are known.
     ///
     /// # Errors
     /// [`ProfilerError::NotPermitted`], [`ProfilerError::MissingTracepoint`] on older kernels, and
@@ -203,9 +233,13 @@ impl Profiler {
         let page_bytes = page_bytes();
         let index = index::FileIndex::new(config.files, config.opened_as, u64::from(page_bytes))?;
         let collector = if config.tier == Tier::Fanotify {
-            let started = fanotify::FanotifyCollector::start(config.root, &index)
-                .map_err(ProfilerError::permission_first)?;
-            Collector::Fanotify(started)
+            let mask = MaskFlags::FAN_OPEN | MaskFlags::FAN_ACCESS | MaskFlags::FAN_OPEN_EXEC;
+            let marked =
+                fanotify::mark(config.root, &[], mask).map_err(ProfilerError::permission_first)?;
+            Collector::Fanotify {
+                start_ns: marked.start_ns,
+                fanotify: fanotify::FanotifyCollector::start(marked, &index, Counted::All)?,
+            }
         } else {
             Collector::Bpf(Box::new(bpf::BpfCollector::start(config, &index, &kernel)?))
         };
@@ -228,7 +262,7 @@ impl Profiler {
     pub fn begin_run(&mut self) -> Result<(), ProfilerError> {
         match &mut self.collector {
             Collector::Bpf(bpf) => bpf.begin_run(),
-            Collector::Fanotify(fanotify) => {
+            Collector::Fanotify { fanotify, .. } => {
                 fanotify.begin_run();
                 Ok(())
             }
@@ -246,13 +280,19 @@ impl Profiler {
                 let opens = std::mem::replace(&mut bpf.opens, Opens::Tracked);
                 (opens, bpf.start_ns, bpf.finish()?)
             }
-            Collector::Fanotify(fanotify) => {
-                let (start_ns, end_ns) = (fanotify.start_ns, monotonic_ns());
+            Collector::Fanotify { fanotify, start_ns } => {
+                let end_ns = monotonic_ns();
                 let fanotify::Told {
-                    log,
+                    opens,
                     losses,
                     unattributed,
+                    run_time_ns,
                 } = fanotify.finish()?;
+                let mut log = drain::EventLog {
+                    run_time_ns,
+                    ..drain::EventLog::default()
+                };
+                opens::place(&mut log, &opens);
                 let recorded = bpf::Recorded {
                     log,
                     pages: Vec::new(),
@@ -260,7 +300,7 @@ impl Profiler {
                     unattributed,
                     end_ns,
                 };
-                (Opens::Tracked, start_ns, recorded)
+                (Opens::WithoutMissing, start_ns, recorded)
             }
         };
         let bpf::Recorded {

@@ -38,11 +38,6 @@ impl Tier {
     pub fn knows_ranges(self) -> bool {
         matches!(self, Self::Filemap | Self::PageCache)
     }
-
-    /// Whether it tells which names are looked up in vain.
-    pub fn knows_missing(self) -> bool {
-        self != Self::Fanotify
-    }
 }
 
 /// When something happened.
@@ -57,8 +52,10 @@ pub enum Phase {
 /// Whether opens were watched, besides touches.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Opens {
-    /// All opens of watched files through system calls are known.
+    /// All opens of watched files are known, and names that were looked up in vain.
     Tracked,
+    /// All opens of watched files are known; nothing is known of names that were looked up in vain.
+    WithoutMissing,
     /// No open, execution or missing name is known.
     Untracked {
         /// Why not: the kernel has no BTF, or one that cannot be understood.
@@ -87,7 +84,7 @@ pub struct ObservedFile {
     /// In which phase. What the kernel reads for the execution that begins [`Phase::Run`] belongs to
     /// that.
     pub phase: Phase,
-    /// A system call, or a request of io_uring, returned a descriptor of it.
+    /// It was opened: by a system call, a request of io_uring, or the kernel.
     pub opened: bool,
     /// The kernel read it in order to execute it: a program, a script, or the interpreter of either.
     pub executed: bool,
@@ -138,7 +135,7 @@ impl Losses {
 /// What was seen and belongs to no file of the image; no loss.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub struct Unattributed {
-    /// Touches of files that are not watched: bind mounts, host files during setup.
+    /// Touches of files that are not watched and lie on the devices of those that are, or, few, on others.
     pub touches: u64,
     /// Touches wholly behind the end of a watched file, as it was at the start.
     pub touches_behind_end: u64,
@@ -150,6 +147,8 @@ pub struct Unattributed {
     pub unreadable_names: u64,
     /// Rows of the input whose (device, inode) an earlier row gives to another file.
     pub conflicting_rows: u64,
+    /// Files of bind mounts whose opens could not be watched.
+    pub unmarked_places: u64,
 }
 
 /// Everything that was observed.

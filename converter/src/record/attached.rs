@@ -32,9 +32,11 @@ pub fn attach(
     let opened_as = [&*located.opened_as, &bound.rows].concat();
     let profiler = Profiler::start(&ProfilerConfig {
         tier,
-        cgroup: CgroupFilter::from_directory(container.cgroup())?,
+        cgroup: &CgroupFilter::from_directory(container.cgroup())?,
         files: &located.files,
         opened_as: &opened_as,
+        opens: options.opens,
+        also_opened: &bound.places,
         root: container.root_path(),
         cwd: cwd.as_bytes(),
         ring_bytes: options.ring_bytes,

@@ -2,11 +2,14 @@
 
 use std::sync::Arc;
 
-use reqwest::header::{ACCEPT, CONTENT_RANGE, CONTENT_TYPE, HeaderValue, RANGE};
+use bytes::Bytes;
+use reqwest::header::{ACCEPT, CONTENT_RANGE, CONTENT_TYPE, HeaderMap, HeaderValue, RANGE};
 use reqwest::{Method, StatusCode};
 use serde_json::Value;
+use tokio::sync::mpsc::Sender;
 
 use crate::blob::{Arrival, Arriving};
+use crate::cancel::Cancelled;
 use crate::image::manifest::{ARTIFACT_MANIFEST, DOCKER_LIST, DOCKER_MANIFEST, INDEX, MANIFEST};
 use crate::image::{BlobId, Digest, Hasher};
 use crate::registry::endpoint::Endpoint;
@@ -50,8 +53,9 @@ impl Registry {
         let file = file.map_err(|source| inner.scratch_error(source))?;
         let (arriving, arrival) = Arriving::new(file, id.size_bytes);
         self.runtime().spawn(async move {
+            let taker = Taker::Arrival(&arrival);
             let outcome = tokio::select! {
-                outcome = inner.download(id, &arrival) => outcome,
+                outcome = inner.download(id, &taker, Progress::default()) => outcome,
                 cancelled = interrupted(&inner.cancel) => Err(cancelled.into()),
             };
             arrival.finish(outcome);
@@ -62,9 +66,27 @@ impl Registry {
 
 /// How far a blob has come.
 #[derive(Default)]
-struct Progress {
+pub(super) struct Progress {
     bytes: u64,
     hasher: Hasher,
+}
+
+impl Progress {
+    /// What is before `bytes` is not wanted.
+    pub(super) fn from(bytes: u64) -> Self {
+        Self {
+            bytes,
+            hasher: Hasher::default(),
+        }
+    }
+}
+
+/// Who takes the bytes of a blob.
+pub(super) enum Taker<'a> {
+    /// A file, and its readers; they trust it.
+    Arrival(&'a Arrival),
+    /// A reader, who checks them.
+    Reader(&'a Sender<Result<Bytes, RegistryError>>),
 }
 
 impl Inner {
@@ -76,19 +98,21 @@ impl Inner {
                 continue;
             }
             match self.manifest_of(mirror, reference, Retry::NEVER).await {
-                Ok(manifest) => return Ok(manifest),
+                Ok((manifest, _)) => return Ok(manifest),
                 Err(failure) => mirror.failed(failure).map_or(Ok(()), Err)?,
             }
         }
-        self.manifest_of(&self.server, reference, self.retry).await
+        let found = self.manifest_of(&self.server, reference, self.retry);
+        Ok(found.await?.0)
     }
 
-    async fn manifest_of(
+    /// The manifest, and the headers of the answer.
+    pub(super) async fn manifest_of(
         &self,
         endpoint: &Endpoint,
         reference: &str,
         retry: Retry,
-    ) -> Result<PulledManifest, RegistryError> {
+    ) -> Result<(PulledManifest, HeaderMap), RegistryError> {
         const OPERATION: &str = "reading";
         let path = format!("manifests/{reference}");
         let url = endpoint.url(self.name.repository(), &path);
@@ -142,23 +166,29 @@ impl Inner {
         let own: Option<Value> = serde_json::from_slice(&bytes).ok();
         let own = own.and_then(|json| json.get("mediaType")?.as_str().map(str::to_owned));
         let media_type = own.or(stated.map(str::to_owned)).unwrap_or_default();
-        Ok(PulledManifest {
+        let manifest = PulledManifest {
             bytes,
             media_type,
             id,
-        })
+        };
+        Ok((manifest, headers))
     }
 
-    async fn download(&self, id: BlobId, arrival: &Arrival) -> Result<(), RegistryError> {
+    /// Fetches what is missing of a blob. What is written to a file has the digest that it should have.
+    pub(super) async fn download(
+        &self,
+        id: BlobId,
+        taker: &Taker<'_>,
+        mut progress: Progress,
+    ) -> Result<(), RegistryError> {
         let _permit = self.permits.acquire().await;
         let mut failures = Failures::new(self.retry, &self.cancel);
-        let mut progress = Progress::default();
         let mut mirrors = self.mirrors.iter().filter(|mirror| mirror.serves_digests());
         let mut mirror = mirrors.next();
         loop {
             let before = progress.bytes;
             let endpoint = mirror.unwrap_or(&self.server);
-            let gone_on = self.go_on(endpoint, id, arrival, &mut progress).await;
+            let gone_on = self.go_on(endpoint, id, taker, &mut progress).await;
             match (gone_on, mirror) {
                 (Ok(()), _) => break,
                 // The next goes on where it ended.
@@ -173,6 +203,9 @@ impl Inner {
                     failures.wait(failure).await?;
                 }
             }
+        }
+        if let Taker::Reader(_) = taker {
+            return Ok(());
         }
         let found = BlobId {
             digest: progress.hasher.finish(),
@@ -200,7 +233,7 @@ impl Inner {
         &self,
         endpoint: &Endpoint,
         id: BlobId,
-        arrival: &Arrival,
+        taker: &Taker<'_>,
         progress: &mut Progress,
     ) -> Result<(), RegistryError> {
         const OPERATION: &str = "reading";
@@ -215,7 +248,9 @@ impl Inner {
             call.headers.extend(range.ok().map(|range| (RANGE, range)));
         }
         let mut response = endpoint.transport.send(&call).await?;
-        arrival.begin();
+        if let Taker::Arrival(arrival) = taker {
+            arrival.begin();
+        }
         let mut skipped = 0;
         if response.status() == StatusCode::PARTIAL_CONTENT {
             let range = response.headers().get(CONTENT_RANGE);
@@ -233,7 +268,7 @@ impl Inner {
         while let Some(bytes) = next_bytes(OPERATION, &url, &mut response).await? {
             let skip = skipped.min(bytes.len() as u64);
             skipped -= skip;
-            let bytes = &bytes[usize::try_from(skip).unwrap_or(0)..];
+            let bytes = bytes.slice(usize::try_from(skip).unwrap_or(0)..);
             if progress.bytes + bytes.len() as u64 > id.size_bytes {
                 let found = BlobId {
                     digest: std::mem::take(&mut progress.hasher).finish(),
@@ -241,11 +276,22 @@ impl Inner {
                 };
                 return Err(self.damaged(endpoint, id, found));
             }
-            arrival
-                .write(bytes, progress.bytes)
-                .map_err(|source| self.scratch_error(source))?;
-            progress.hasher.update(bytes);
-            progress.bytes += bytes.len() as u64;
+            let len_bytes = bytes.len() as u64;
+            match taker {
+                Taker::Arrival(arrival) => {
+                    arrival
+                        .write(&bytes, progress.bytes)
+                        .map_err(|source| self.scratch_error(source))?;
+                    progress.hasher.update(&bytes);
+                }
+                // One that has gone away wants no more.
+                Taker::Reader(reader) => {
+                    if reader.send(Ok(bytes)).await.is_err() {
+                        return Err(Cancelled.into());
+                    }
+                }
+            }
+            progress.bytes += len_bytes;
         }
         if progress.bytes < id.size_bytes {
             let cut = "the registry ended the blob early";

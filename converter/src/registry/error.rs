@@ -124,6 +124,15 @@ pub enum RegistryError {
         #[source]
         source: io::Error,
     },
+    /// A blob that is to be sent cannot be read, or is not what it should be.
+    #[error("reading blob {digest} to send it")]
+    Unreadable {
+        /// The blob.
+        digest: Digest,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
     /// The user interrupted.
     #[error(transparent)]
     Cancelled(#[from] Cancelled),

@@ -114,14 +114,19 @@ impl Transport {
         url: &Url,
         response: &Response,
     ) -> Result<Option<Url>, RegistryError> {
+        let location = response.headers().get(LOCATION);
+        // What is no text is no address either.
+        let location = location.map(|location| location.to_str().unwrap_or("//"));
+        location.map(|text| self.resolve(url, text)).transpose()
+    }
+
+    /// The address that an answer from `url` names.
+    pub(super) fn resolve(&self, url: &Url, text: &str) -> Result<Url, RegistryError> {
         let bad = |reason: &str| RegistryError::Answer {
             url: shown(url),
             reason: reason.to_owned(),
         };
-        let Some(location) = response.headers().get(LOCATION) else {
-            return Ok(None);
-        };
-        let location = location.to_str().ok().and_then(|text| url.join(text).ok());
+        let location = url.join(text).ok();
         let mut location = location.ok_or_else(|| bad("it names no valid location"))?;
         match location.scheme() {
             "https" => {}
@@ -132,7 +137,7 @@ impl Transport {
         // What stands there would become a header.
         let _ = location.set_username("");
         let _ = location.set_password(None);
-        Ok(Some(location))
+        Ok(location)
     }
 }
 

@@ -7,17 +7,19 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use reqwest::header::{CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, HeaderValue, RANGE};
+use reqwest::header::{
+    CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RANGE,
+};
 use reqwest::{Method, StatusCode, Url};
 use tokio::task::JoinHandle;
 
-use crate::blob::{Blob, ReadAt as _};
+use crate::blob::{Blob, Supply};
 use crate::cancel::Cancel;
 use crate::image::{BlobId, Digest};
 use crate::registry::download::CONTENT_DIGEST;
 use crate::registry::retry::{Failures, interrupted};
 use crate::registry::transport::{Call, shown};
-use crate::registry::upload_body::UploadBody;
+use crate::registry::upload_body::{Outgoing, UploadBody};
 use crate::registry::{Inner, Registry, RegistryError, scope};
 
 /// Parts of an upload; some registries refuse parts of less than 5 MiB.
@@ -60,15 +62,27 @@ impl Uploads {
         })
     }
 
-    /// Begins to send a blob.
+    /// Begins to send a blob that has this id.
     ///
     /// # Errors
     /// When an earlier one could not be sent.
     pub fn push(&mut self, id: BlobId, blob: Blob) -> Result<(), RegistryError> {
+        self.begin(Outgoing::ours(id, blob))
+    }
+
+    /// Begins to send a blob from elsewhere, which is checked on its way.
+    ///
+    /// # Errors
+    /// When an earlier one could not be sent.
+    pub fn pass_on(&mut self, id: BlobId, supply: Arc<dyn Supply>) -> Result<(), RegistryError> {
+        self.begin(Outgoing::passed_on(id, supply))
+    }
+
+    fn begin(&mut self, outgoing: Outgoing) -> Result<(), RegistryError> {
         self.settle(JoinHandle::is_finished)?;
         let inner = Arc::clone(&self.registry.inner);
         let stop = self.stop.clone();
-        let task = async move { inner.upload(id, blob, &stop).await };
+        let task = async move { inner.upload(&outgoing, &stop).await };
         self.tasks.push(self.registry.runtime().spawn(task));
         Ok(())
     }
@@ -113,8 +127,12 @@ impl Uploads {
         tag: Option<&str>,
     ) -> Result<(), RegistryError> {
         let inner = &self.registry.inner;
-        self.registry
-            .wait(inner.put_manifest(bytes, media_type, tag))
+        let put = inner.put_manifest(bytes, media_type, tag);
+        self.registry.wait(put).map(|_| ())
+    }
+
+    pub(super) fn registry(&self) -> &Registry {
+        &self.registry
     }
 }
 
@@ -179,10 +197,10 @@ impl Inner {
     }
 
     /// Sends a blob unless it is there, and cleans up if that fails.
-    async fn upload(&self, id: BlobId, blob: Blob, stop: &Cancel) -> Result<(), RegistryError> {
+    async fn upload(&self, outgoing: &Outgoing, stop: &Cancel) -> Result<(), RegistryError> {
         let mut session = Session::default();
         let sent = tokio::select! {
-            sent = self.send_blob(id, &blob, &mut session) => sent,
+            sent = self.send_blob(outgoing, &mut session) => sent,
             cancelled = interrupted(&self.cancel) => Err(cancelled.into()),
             cancelled = interrupted(stop) => Err(cancelled.into()),
         };
@@ -196,23 +214,28 @@ impl Inner {
 
     async fn send_blob(
         &self,
-        id: BlobId,
-        blob: &Blob,
+        outgoing: &Outgoing,
         session: &mut Session,
     ) -> Result<(), RegistryError> {
         let _permit = self.permits.acquire().await;
         let mut failures = Failures::new(self.retry, &self.cancel);
         let mut reached_bytes = 0;
         loop {
-            if self.exists(id).await? {
+            if self.exists(outgoing.id()).await? {
                 return Ok(());
             }
             let before = reached_bytes;
-            let sent = self.try_send(id, blob, session, &mut reached_bytes).await;
+            let sent = self.try_send(outgoing, session, &mut reached_bytes).await;
             let Err(failure) = sent else {
                 session.url = None;
                 return Ok(());
             };
+            if let Some(source) = outgoing.take_failure() {
+                return Err(RegistryError::Unreadable {
+                    digest: outgoing.id().digest,
+                    source,
+                });
+            }
             if reached_bytes > before {
                 failures.forget();
             }
@@ -223,23 +246,23 @@ impl Inner {
 
     async fn try_send(
         &self,
-        id: BlobId,
-        blob: &Blob,
+        outgoing: &Outgoing,
         session: &mut Session,
         reached_bytes: &mut u64,
     ) -> Result<(), RegistryError> {
+        let len_bytes = outgoing.id().size_bytes;
         let (mut url, mut offset_bytes) = match session.url.clone() {
             Some(url) => self.stand(url).await?,
             None => (self.begin().await?, 0),
         };
         session.url = Some(url.clone());
         let takes_chunks = !self.refuses_chunks.load(Ordering::Relaxed);
-        if session.was_cut && takes_chunks && blob.len_bytes() > 0 {
-            while offset_bytes < blob.len_bytes() {
+        let goes_on = session.was_cut && offset_bytes <= outgoing.seen_bytes();
+        if goes_on && takes_chunks && len_bytes > 0 {
+            while offset_bytes < len_bytes {
                 *reached_bytes = (*reached_bytes).max(offset_bytes);
-                let part = blob.part(offset_bytes, CHUNK_BYTES);
-                let len_bytes = part.len_bytes();
-                match self.send_part(&url, part, offset_bytes).await {
+                let part = UploadBody::new(outgoing, offset_bytes, CHUNK_BYTES);
+                match self.send_part(&url, &part, offset_bytes).await {
                     Ok(next) => url = next,
                     Err(RegistryError::Status { status, .. })
                         if (400..500).contains(&status)
@@ -253,15 +276,17 @@ impl Inner {
                         }
                         url = self.begin().await?;
                         session.url = Some(url.clone());
-                        return self.send_whole(&url, id, blob).await;
+                        return self
+                            .send_whole(&url, outgoing, &UploadBody::whole(outgoing))
+                            .await;
                     }
                     Err(error) => return Err(error),
                 }
                 session.url = Some(url.clone());
-                offset_bytes += len_bytes;
+                offset_bytes += part.len_bytes();
             }
-            let nothing = Blob::of_bytes(Vec::new());
-            return self.send_whole(&url, id, &nothing).await;
+            let nothing = UploadBody::new(outgoing, len_bytes, 0);
+            return self.send_whole(&url, outgoing, &nothing).await;
         }
         if offset_bytes > 0 {
             // What is there cannot be continued.
@@ -269,7 +294,8 @@ impl Inner {
             url = self.begin().await?;
             session.url = Some(url.clone());
         }
-        self.send_whole(&url, id, blob).await
+        self.send_whole(&url, outgoing, &UploadBody::whole(outgoing))
+            .await
     }
 
     /// A new upload.
@@ -302,11 +328,15 @@ impl Inner {
         }
     }
 
-    async fn send_part(&self, url: &Url, part: Blob, at_bytes: u64) -> Result<Url, RegistryError> {
+    async fn send_part(
+        &self,
+        url: &Url,
+        part: &UploadBody,
+        at_bytes: u64,
+    ) -> Result<Url, RegistryError> {
         let last = at_bytes + part.len_bytes() - 1;
-        let body = UploadBody::new(part);
         let mut call = self.call("uploading to", Method::PATCH, url.clone());
-        call.body = Some(&body);
+        call.body = Some(part);
         let octets = HeaderValue::from_static("application/octet-stream");
         call.headers.insert(CONTENT_TYPE, octets);
         // The specification's own form, without a unit.
@@ -318,14 +348,18 @@ impl Inner {
         Ok(next.unwrap_or_else(|| url.clone()))
     }
 
-    /// Sends `blob`, or nothing if all parts are there, and ends the upload.
-    async fn send_whole(&self, url: &Url, id: BlobId, blob: &Blob) -> Result<(), RegistryError> {
+    /// Sends the whole, or nothing if all parts are there, and ends the upload.
+    async fn send_whole(
+        &self,
+        url: &Url,
+        outgoing: &Outgoing,
+        body: &UploadBody,
+    ) -> Result<(), RegistryError> {
         let mut url = url.clone();
-        let digest = id.digest.to_string();
+        let digest = outgoing.id().digest.to_string();
         url.query_pairs_mut().append_pair("digest", &digest);
-        let body = UploadBody::new(blob.clone());
         let mut call = self.call("uploading to", Method::PUT, url);
-        call.body = Some(&body);
+        call.body = Some(body);
         let octets = HeaderValue::from_static("application/octet-stream");
         call.headers.insert(CONTENT_TYPE, octets);
         match self.server.transport.send(&call).await {
@@ -348,21 +382,34 @@ impl Inner {
         let _ = tokio::time::timeout(LAST_WORDS, self.server.transport.send(&call)).await;
     }
 
-    async fn put_manifest(
+    /// Gives the headers of the answer.
+    pub(super) async fn put_manifest(
         &self,
         bytes: &[u8],
         media_type: &str,
         tag: Option<&str>,
-    ) -> Result<(), RegistryError> {
+    ) -> Result<HeaderMap, RegistryError> {
+        self.put_manifest_if(bytes, media_type, tag, None).await
+    }
+
+    /// As [`Self::put_manifest`], under a condition that not every registry minds.
+    pub(super) async fn put_manifest_if(
+        &self,
+        bytes: &[u8],
+        media_type: &str,
+        tag: Option<&str>,
+        condition: Option<(HeaderName, HeaderValue)>,
+    ) -> Result<HeaderMap, RegistryError> {
         let digest = Digest::of(bytes);
         let reference = tag.map_or_else(|| digest.to_string(), str::to_owned);
         let url = self.url(&format!("manifests/{reference}"));
-        let body = UploadBody::new(Blob::of_bytes(bytes.to_vec()));
+        let body = UploadBody::whole(&Outgoing::of_bytes(bytes.to_vec()));
         let mut call = self.call("uploading to", Method::PUT, url.clone());
         call.body = Some(&body);
         let media_type = HeaderValue::from_str(media_type);
         call.headers
             .extend(media_type.ok().map(|kind| (CONTENT_TYPE, kind)));
+        call.headers.extend(condition);
         let response = self.send(&call).await?;
         let stated = response.headers().get(CONTENT_DIGEST);
         let stated: Option<Digest> = stated.and_then(|text| text.to_str().ok()?.parse().ok());
@@ -372,7 +419,7 @@ impl Inner {
                 expected: digest,
                 found,
             }),
-            None => Ok(()),
+            None => Ok(response.headers().clone()),
         }
     }
 }

@@ -47,6 +47,8 @@ pub struct Bound {
     pub files: Vec<BoundFile>,
     /// Device and inode of each.
     pub rows: Vec<MountedFile>,
+    /// Where each is for us.
+    pub places: Vec<PathBuf>,
     /// Whether there are more, or some that cannot be listed.
     pub is_partial: bool,
 }
@@ -140,6 +142,11 @@ impl Bound {
         } else {
             destination.join(below)
         };
+        let place = mount.path.strip_prefix("/").unwrap_or(&mount.path);
+        self.places.push(match below.as_os_str().is_empty() {
+            true => mount.root.join(place),
+            false => mount.root.join(place).join(below),
+        });
         let entry = self.files.len() as u32;
         let size_bytes = u64::try_from(stat.st_size).unwrap_or_default();
         self.rows.push(MountedFile {
@@ -186,6 +193,8 @@ mod tests {
             .map(|f| (f.path.to_str().unwrap(), f.size_bytes))
             .collect();
         assert_eq!(names, [("srv/data/sub/a", 5), ("etc/one", 1)]);
+        let places = ["data/sub/a", "single"].map(|place| root.join(place));
+        assert_eq!(bound.places, places);
         let inode = fs::metadata(root.join("single")).unwrap().ino();
         let row = &bound.rows[1];
         assert_eq!((row.device, row.inode), (7, inode));

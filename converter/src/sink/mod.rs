@@ -7,6 +7,7 @@
 mod archive;
 mod index;
 mod oci_layout;
+mod pass_on;
 mod registry;
 mod staged;
 
@@ -23,6 +24,7 @@ use archive::{ArchiveKind, ArchiveSink};
 use oci_layout::OciLayoutSink;
 use registry::RegistrySink;
 
+pub use pass_on::{PassOnError, PassedOn};
 pub use staged::StagedBlob;
 
 /// A destination that is being written.
@@ -193,17 +195,6 @@ impl Sink {
             Kind::Layout(sink) => sink.stage(),
             Kind::Archive(sink) => sink.stage(),
             Kind::Registry(sink) => sink.stage(),
-        }
-    }
-
-    /// Whether the destination has a blob of the source already, so that it need not be added.
-    ///
-    /// # Errors
-    /// When the destination does not say.
-    pub fn has(&self, id: BlobId) -> Result<bool, SinkError> {
-        match &self.0 {
-            Kind::Layout(_) | Kind::Archive(_) => Ok(false),
-            Kind::Registry(sink) => sink.has(id),
         }
     }
 

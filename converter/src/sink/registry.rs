@@ -2,7 +2,9 @@
 //! while later ones are made; then manifests and indexes, those that others name first; the tag last.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
+use crate::blob::Supply;
 use crate::image::{BlobId, Digest, RegistryName};
 use crate::registry::Uploads;
 use crate::sink::SinkError;
@@ -67,6 +69,10 @@ impl RegistrySink {
             source,
         })?;
         Ok(self.uploads.push(id, read_back)?)
+    }
+
+    pub(super) fn pass_on(&mut self, id: BlobId, supply: Arc<dyn Supply>) -> Result<(), SinkError> {
+        Ok(self.uploads.pass_on(id, supply)?)
     }
 
     pub(super) fn add_manifest(&mut self, id: BlobId, bytes: &[u8], media_type: &str) {

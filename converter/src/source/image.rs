@@ -5,8 +5,8 @@ use std::sync::Arc;
 use oci_spec::image::{Descriptor, ImageConfiguration, ImageManifest};
 use serde_json::{Map, Value};
 
-use crate::blob::Blob;
-use crate::image::manifest::TOC_DIGEST;
+use crate::blob::{Blob, Supply};
+use crate::image::manifest::{TOC_DIGEST, UNCOMPRESSED_SIZE};
 use crate::image::{BlobId, Digest, Document, ImageRef, Platform};
 use crate::source::SourceError;
 use crate::source::store::{BlobKind, Store, blob_id};
@@ -40,6 +40,8 @@ pub struct SourceLayer {
     pub media_type: String,
     /// The TOC digest that the manifest gives, if the layer is eStargz already.
     pub toc_digest: Option<String>,
+    /// The length of its tar that the manifest gives, if the layer is eStargz already.
+    pub uncompressed_bytes: Option<u64>,
     /// Where a foreign layer is kept.
     pub url: Option<String>,
 }
@@ -99,6 +101,23 @@ impl SourceImage {
     /// When it is missing.
     pub fn open_layer(&self, layer: &SourceLayer) -> Result<Blob, SourceError> {
         let opened = self.store.open_blob(BlobKind::Layer, layer.blob);
+        self.or_foreign(layer, opened)
+    }
+
+    /// A layer's blob, to be passed on as it is. One that is far away is not asked for before it is read.
+    ///
+    /// # Errors
+    /// When it is missing.
+    pub fn supply_layer(&self, layer: &SourceLayer) -> Result<Arc<dyn Supply>, SourceError> {
+        let supply = self.store.supply(BlobKind::Layer, layer.blob);
+        self.or_foreign(layer, supply)
+    }
+
+    fn or_foreign<T>(
+        &self,
+        layer: &SourceLayer,
+        opened: Result<T, SourceError>,
+    ) -> Result<T, SourceError> {
         match (opened, &layer.url) {
             (Err(SourceError::MissingBlob { digest, .. }), Some(url)) => {
                 Err(SourceError::ForeignLayer {
@@ -154,11 +173,9 @@ fn layers(
                     source,
                 })?,
                 media_type,
-                toc_digest: descriptor
-                    .annotations()
-                    .as_ref()
-                    .and_then(|all| all.get(TOC_DIGEST))
-                    .cloned(),
+                toc_digest: annotation(descriptor, TOC_DIGEST).cloned(),
+                uncompressed_bytes: annotation(descriptor, UNCOMPRESSED_SIZE)
+                    .and_then(|size| size.parse().ok()),
                 url: descriptor
                     .urls()
                     .as_ref()
@@ -167,6 +184,10 @@ fn layers(
             })
         })
         .collect()
+}
+
+fn annotation<'a>(descriptor: &'a Descriptor, key: &str) -> Option<&'a String> {
+    descriptor.annotations().as_ref()?.get(key)
 }
 
 /// Tar layers in any compression. Encrypted ones cannot be converted; foreign ones can if their blob

@@ -18,7 +18,7 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value};
 
-use crate::blob::Blob;
+use crate::blob::Supply;
 use crate::cancel::Cancel;
 use crate::image::{BlobId, ImageRef};
 use crate::registry::{Access, Registry, RegistryOptions};
@@ -55,12 +55,12 @@ pub struct Source {
 }
 
 impl Source {
-    /// Opens a blob of something that is carried over.
+    /// A blob of something that is carried over, to be passed on as it is.
     ///
     /// # Errors
     /// When it is missing.
-    pub fn open_blob(&self, id: BlobId) -> Result<Blob, SourceError> {
-        self.store.open_blob(BlobKind::Other, id)
+    pub fn supply(&self, id: BlobId) -> Result<Arc<dyn Supply>, SourceError> {
+        self.store.supply(BlobKind::Other, id)
     }
 
     /// Reads a manifest that is carried over.

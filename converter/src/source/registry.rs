@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use serde_json::{Map, Value, json};
 
-use crate::blob::{Arriving, Blob};
+use crate::blob::{Arriving, Blob, Supply};
 use crate::image::{BlobId, Digest};
 use crate::registry::{PulledManifest, Registry, RegistryError};
 use crate::source::SourceError;
@@ -93,6 +93,18 @@ impl Repository {
                     source: failure,
                 }),
             },
+        }
+    }
+
+    /// A blob that is passed on: fetched when it is read, and not kept, unless it is here already.
+    pub(super) fn supply(&self, id: BlobId) -> Arc<dyn Supply> {
+        if let Some(blob) = lock(&self.documents).get(&id.digest) {
+            return Arc::new(blob.clone());
+        }
+        let known = lock(&self.arriving).get(&id.digest).cloned();
+        match known.filter(|known| known.len_bytes() == id.size_bytes) {
+            Some(arriving) => Arc::new(Blob::arriving(arriving)),
+            None => Arc::new(self.registry.remote(id)),
         }
     }
 

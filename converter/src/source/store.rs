@@ -4,12 +4,13 @@ use std::collections::HashMap;
 use std::fs::File;
 use std::io::{self, Read as _};
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use oci_spec::image::Descriptor;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
-use crate::blob::{Blob, ReadAt as _};
+use crate::blob::{Blob, ReadAt as _, Supply};
 use crate::image::{BlobId, Digest, Document};
 use crate::source::SourceError;
 use crate::source::archive::Archive;
@@ -178,6 +179,23 @@ impl Store {
             digest: id.digest,
             path: self.path(id.digest),
         })
+    }
+
+    /// A blob that is passed on as it is. One that is far away is not asked for before it is read.
+    ///
+    /// # Errors
+    /// When it is missing or cannot be read.
+    pub(super) fn supply(
+        &self,
+        kind: BlobKind,
+        id: BlobId,
+    ) -> Result<Arc<dyn Supply>, SourceError> {
+        match &self.place {
+            Place::Registry(repository) if !self.apart.contains_key(&id.digest) => {
+                Ok(repository.supply(id))
+            }
+            _ => Ok(Arc::new(self.open_blob(kind, id)?)),
+        }
     }
 
     /// Reads, checks and parses a JSON blob.

@@ -1,5 +1,7 @@
 //! The registry itself.
 
+mod manifests;
+
 use std::collections::{HashMap, HashSet};
 use std::io::{self, BufReader};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -65,6 +67,12 @@ pub struct Behaviour {
     pub refuses_manifests: Option<u16>,
     /// Uploads go to this address, `http://host:port`; see [`Server::beside`].
     pub uploads_to: Option<String>,
+    /// Blobs are sent from their first byte on, whatever part is asked for.
+    pub ignores_ranges: bool,
+    /// It lists what refers to a manifest, so many in one answer; without, it does not know the question.
+    pub lists_referrers: Option<usize>,
+    /// A manifest under a tag is only replaced by who names what is there (`If-Match`).
+    pub minds_conditions: bool,
 }
 
 /// A request that came, or may not have come to its end.
@@ -243,6 +251,39 @@ impl Server {
         missing
     }
 
+    /// The bytes under a tag or digest.
+    pub fn manifest_bytes(&self, repository: &str, reference: &str) -> Option<Vec<u8>> {
+        let key = (repository.to_owned(), reference.to_owned());
+        let state = self.state();
+        state.manifests.get(&key).map(|(bytes, _)| bytes.clone())
+    }
+
+    /// Puts a manifest under its digest and under `tag`; gives the digest.
+    pub fn put_manifest(&self, repository: &str, tag: &str, manifest: &Value) -> String {
+        let bytes = manifest.to_string().into_bytes();
+        let digest = digest(&bytes);
+        let media_type = manifest["mediaType"]
+            .as_str()
+            .unwrap_or_default()
+            .to_owned();
+        let mut state = self.state();
+        for reference in [&digest, tag] {
+            let key = (repository.to_owned(), reference.to_owned());
+            state
+                .manifests
+                .insert(key, (bytes.clone(), media_type.clone()));
+        }
+        digest
+    }
+
+    /// Puts a blob there; gives its digest.
+    pub fn put_blob(&self, repository: &str, bytes: &[u8]) -> String {
+        let digest = digest(bytes);
+        let key = (repository.to_owned(), digest.clone());
+        self.state().blobs.insert(key, bytes.to_vec());
+        digest
+    }
+
     /// Uploads that were neither finished nor given up.
     pub fn open_uploads(&self) -> usize {
         self.state().uploads.len()
@@ -251,6 +292,12 @@ impl Server {
     /// Whether a blob was held, and nothing else was uploaded meanwhile.
     pub fn waited_in_vain(&self) -> bool {
         self.state().waited_in_vain
+    }
+
+    /// Other bytes are sent for this digest from now on.
+    pub fn change_blob(&self, repository: &str, digest: &str, bytes: &[u8]) {
+        let key = (repository.to_owned(), digest.to_owned());
+        self.state().blobs.insert(key, bytes.to_vec());
     }
 
     /// Removes a blob.
@@ -337,10 +384,11 @@ impl Server {
                     .body(message.to_string());
             }
         }
-        for kind in ["/manifests/", "/blobs/uploads/", "/blobs/"] {
+        for kind in ["/manifests/", "/blobs/uploads/", "/blobs/", "/referrers/"] {
             if let Some((repository, name)) = path.rsplit_once(kind) {
                 return match kind {
                     "/manifests/" => self.manifest(request, repository, name, body),
+                    "/referrers/" => self.referrers(request, repository, name),
                     "/blobs/" => self.blob(request, repository, name),
                     _ => self.upload(request, repository, name, body, is_whole),
                 };
@@ -408,35 +456,6 @@ impl Server {
         }
     }
 
-    fn manifest(&self, request: &Request, repository: &str, name: &str, body: &[u8]) -> Answer {
-        let key = |name: &str| (repository.to_owned(), name.to_owned());
-        let mut state = self.state();
-        if let (Some(status), "PUT") = (self.behaviour.refuses_manifests, request.method.as_str()) {
-            return Answer::new(status);
-        }
-        if request.method == "PUT" {
-            let media_type = request.header("content-type").unwrap_or_default();
-            let manifest = (body.to_vec(), media_type.to_owned());
-            let digest = digest(body);
-            state.manifests.insert(key(&digest), manifest.clone());
-            state.manifests.insert(key(name), manifest);
-            return Answer::new(201).header("Docker-Content-Digest", digest);
-        }
-        match state.manifests.get(&key(name)) {
-            None => Answer::new(404),
-            Some((bytes, media_type)) => {
-                let mut sent = bytes.clone();
-                if self.behaviour.changes_manifests {
-                    sent.push(b' ');
-                }
-                Answer::new(200)
-                    .header("Content-Type", media_type)
-                    .header("Docker-Content-Digest", digest(bytes))
-                    .body(sent)
-            }
-        }
-    }
-
     fn blob(&self, request: &Request, repository: &str, name: &str) -> Answer {
         let key = (repository.to_owned(), name.to_owned());
         let Some(mut bytes) = self.state().blobs.get(&key).cloned() else {
@@ -454,16 +473,19 @@ impl Server {
         let range = request
             .header("range")
             .and_then(|range| range.strip_prefix("bytes="));
-        let first = range.and_then(|range| range.strip_suffix('-')?.parse::<usize>().ok());
-        match first {
-            None => Answer::new(200).body(bytes),
-            Some(first) if first < bytes.len() => {
-                let range = format!("bytes {first}-{}/{}", bytes.len() - 1, bytes.len());
+        let range = range.filter(|_| !self.behaviour.ignores_ranges);
+        let Some((first, last)) = range.and_then(|range| range.split_once('-')) else {
+            return Answer::new(200).body(bytes);
+        };
+        let end = last.parse::<usize>().map_or(bytes.len(), |last| last + 1);
+        match first.parse::<usize>() {
+            Ok(first) if first < end && end <= bytes.len() => {
+                let range = format!("bytes {first}-{}/{}", end - 1, bytes.len());
                 Answer::new(206)
                     .header("Content-Range", range)
-                    .body(&bytes[first..])
+                    .body(&bytes[first..end])
             }
-            Some(_) => Answer::new(416),
+            _ => Answer::new(416),
         }
     }
 

@@ -18,18 +18,31 @@ use esgz_tests::{find_program, skipped};
 use serde_json::{Value, json};
 
 const MIB: usize = 1 << 20;
+/// Sizes of the big files: no larger than giants have to be, as tests of this kind are slow.
+const ONE: usize = 12 * MIB + 777;
+const TWO: usize = 9 * MIB;
+const DENSE: usize = 8 * MIB;
+
+/// Bytes that are soon compressed.
+fn repeated(seed: u64, len: usize) -> Vec<u8> {
+    noise(seed, 16 << 10)
+        .into_iter()
+        .cycle()
+        .take(len)
+        .collect()
+}
 
 /// Two giants, one of them with another name, one file that is mostly hot, and small ones between them.
 fn entries() -> Vec<Entry> {
     vec![
         Entry::dir("lib/"),
         Entry::file("lib/small", noise(1, 3000)),
-        Entry::file("lib/one.so", noise(2, 24 * MIB + 777)).mode(0o755),
-        Entry::file("lib/two.so", noise(3, 12 * MIB)).owner(7, 8),
+        Entry::file("lib/one.so", noise(2, ONE)).mode(0o755),
+        Entry::file("lib/two.so", repeated(3, TWO)).owner(7, 8),
         Entry::hardlink("lib/two.so.2", "lib/two.so").owner(7, 8),
-        Entry::file("lib/dense.so", noise(4, 9 * MIB)),
+        Entry::file("lib/dense.so", repeated(4, DENSE)),
         Entry::file("etc/conf", "text"),
-        Entry::file("lib/cold.so", noise(5, 9 * MIB)),
+        Entry::file("lib/cold.so", repeated(5, DENSE)),
         Entry::new(Kind::Fifo, "pipe"),
     ]
 }
@@ -42,19 +55,15 @@ type Touched<'a> = (&'a str, usize, Ranges<'a>);
 const TOUCHED: &[Touched<'_>] = &[
     (
         "lib/one.so",
-        24 * MIB + 777,
-        &[(0, 4096), (10 * MIB, 8192), (24 * MIB, 777)],
+        ONE,
+        &[(0, 4096), (6 * MIB, 8192), (12 * MIB, 777)],
     ),
     ("lib/small", 3000, &[(0, 3000)]),
     // Under its other name; two ranges that are one with their margins.
-    (
-        "lib/two.so.2",
-        12 * MIB,
-        &[(5 * MIB, 4096), (6 * MIB, 4096)],
-    ),
-    ("lib/dense.so", 9 * MIB, &[(0, 8 * MIB)]),
+    ("lib/two.so.2", TWO, &[(5 * MIB, 4096), (6 * MIB, 4096)]),
+    ("lib/dense.so", DENSE, &[(0, 7 * MIB)]),
     // Opened only.
-    ("lib/cold.so", 9 * MIB, &[]),
+    ("lib/cold.so", DENSE, &[]),
 ];
 
 fn image() -> LayoutBuilder {
@@ -161,7 +170,7 @@ fn packed_images_are_read_by_the_reference() {
             "{name}"
         );
         assert_eq!(prefetch["files"], 2, "{name}");
-        assert_eq!(prefetch["bytes"], 3000 + 9 * MIB, "{name}");
+        assert_eq!(prefetch["bytes"], 3000 + DENSE, "{name}");
         let is_copied = &report["layers"][0]["encoding"]["copied"];
         assert_eq!(*is_copied, json!(name == "copied"), "{name}");
 
@@ -176,7 +185,7 @@ fn packed_images_are_read_by_the_reference() {
         let blob = output.blob_path(&output.layer_digest(0));
         let toc_digest = verified["tocDigest"].as_str().unwrap();
         let inflated = oracle.prefetch(&blob, toc_digest).unwrap();
-        assert_eq!(inflated["bytes"], 3000 + 9 * MIB, "{name}");
+        assert_eq!(inflated["bytes"], 3000 + DENSE, "{name}");
         assert_eq!(
             inflated["compressedBytes"], prefetch["compressed_bytes"],
             "{name}"
@@ -239,10 +248,7 @@ fn packs_stand_where_the_layout_has_them() {
     );
     assert!(off.iter().all(|name| !name.contains("esgz")), "{off:?}");
     // Giants alone, of which one's start was touched, or only that.
-    let (one, start) = (
-        &TOUCHED[..1],
-        &[("lib/one.so", 24 * MIB + 777, &[(0, 4096)][..])],
-    );
+    let (one, start) = (&TOUCHED[..1], &[("lib/one.so", ONE, &[(0, 4096)][..])]);
     check(
         "alone",
         one,
@@ -326,7 +332,7 @@ fn packed_images_are_converted_again() {
     let less = profile(&conversion, "less", &TOUCHED[1..]);
     assert!(!is_reused("less-wanted", &with_profile(&less, &[])));
     let mut other = TOUCHED.to_vec();
-    other[0].2 = &[(0, 4096), (12 * MIB, 8192), (24 * MIB, 777)];
+    other[0].2 = &[(0, 4096), (7 * MIB, 8192), (12 * MIB, 777)];
     let other = profile(&conversion, "other", &other);
     assert!(!is_reused("other-ranges", &with_profile(&other, &[])));
     assert!(!is_reused("no-packs", &["--hot-pack=off"]));
@@ -348,7 +354,7 @@ fn inspect_says_what_is_packed() {
     assert_eq!(prefetch["packed"]["files"], 2);
     assert_eq!(prefetch["packed"]["bytes"], HOT_BYTES);
     assert_eq!(prefetch["packed"]["first_chunks_bytes"], FIRST_BYTES);
-    assert_eq!(prefetch["bytes"], 3000 + 9 * MIB);
+    assert_eq!(prefetch["bytes"], 3000 + DENSE);
     let text = inspect(&[]);
     assert!(text.contains("of 2 big files"), "{text}");
 }

@@ -11,7 +11,7 @@ use std::time::Duration;
 use esgz::cancel::Cancel;
 use esgz::layer::entry::FileId;
 use esgz::profiler::{
-    self, CacheAtStart, CgroupFilter, Exactness, Observations, ObservedFile, Profiler,
+    self, CacheAtStart, CgroupFilter, Exactness, Observations, ObservedFile, OpenSource, Profiler,
     ProfilerConfig, ProfilerError, Tier,
 };
 use esgz::rootfs::{self, Backend, MountedFile, MountedRootfs, RootfsMode, RootfsOptions};
@@ -29,7 +29,9 @@ static POSSIBLE: [OnceLock<Result<(), String>>; 4] = [const { OnceLock::new() };
 pub(crate) struct Bench {
     directory: tempfile::TempDir,
     cgroup: PathBuf,
+    filter: CgroupFilter,
     tier: Tier,
+    opens: Mutex<OpenSource>,
     _turn: MutexGuard<'static, ()>,
 }
 
@@ -84,12 +86,20 @@ impl Bench {
         let name = test.replace(':', "-");
         let cgroup = Path::new(root).join(format!("esgz-test-{name}-{}", std::process::id()));
         fs::create_dir(&cgroup).map_err(|e| format!("cannot make a cgroup: {e}"))?;
+        let filter = CgroupFilter::from_directory(&cgroup).unwrap();
         Ok(Self {
             directory,
             cgroup,
+            filter,
             tier,
+            opens: Mutex::new(OpenSource::Fanotify),
             _turn: turn,
         })
+    }
+
+    /// Profilers that are started from now on know of opens in this way.
+    pub(crate) fn set_opens(&self, source: OpenSource) {
+        *self.opens.lock().unwrap() = source;
     }
 
     pub(crate) fn path(&self) -> &str {
@@ -192,17 +202,18 @@ impl Bench {
         cache: CacheAtStart,
         ring_bytes: u32,
     ) -> ProfilerConfig<'a> {
-        let cgroup = CgroupFilter::from_directory(&self.cgroup).unwrap();
         let cwd = self.path().as_bytes();
         ProfilerConfig {
             tier: self.tier,
-            cgroup,
+            cgroup: &self.filter,
             files,
             opened_as,
+            opens: *self.opens.lock().unwrap(),
+            also_opened: &[],
             // fanotify watches a file system; names are looked up from the root.
             root: match self.tier {
-                Tier::Fanotify => self.directory.path(),
-                _ => Path::new("/"),
+                Tier::Open => Path::new("/"),
+                _ => self.directory.path(),
             },
             cwd,
             ring_bytes,
@@ -285,14 +296,20 @@ impl Bench {
         profiler.finish().unwrap()
     }
 
-    /// As `observe`, with rows for opens of their own.
+    /// As `observe`, with rows for opens of their own, below `root`.
     pub(crate) fn observe_as(
         &self,
-        files: &[&MountedFile],
-        opened_as: &[&MountedFile],
+        files: &[MountedFile],
+        opened_as: &[MountedFile],
+        root: &str,
         script: &str,
     ) -> Observations {
-        let profiler = self.start(files, opened_as, Exactness::FaultAround, 4 << 20);
+        let (exactness, cache) = (Exactness::FaultAround, CacheAtStart::Unknown);
+        let profiler = Profiler::start(&ProfilerConfig {
+            root: &self.directory.path().join(root),
+            ..self.config(files, opened_as, exactness, cache, 4 << 20)
+        })
+        .unwrap();
         self.work(script);
         profiler.finish().unwrap()
     }

@@ -4,11 +4,13 @@ use std::io::ErrorKind;
 use std::os::unix::fs::PermissionsExt as _;
 use std::process::Command;
 
-use esgz::profiler::Exactness;
+use esgz::profiler::{Exactness, OpenSource};
 use esgz_tests::touch::generator;
 
 use super::bench::{PAGE, skipped};
 use super::scene::{Named, Pages, READ_AHEAD_KIB, on_scene};
+
+const SOURCES: [OpenSource; 2] = [OpenSource::Fanotify, OpenSource::SystemCalls];
 
 /// A static program for i386 that needs nothing: it opens `path`, reads a byte, and exits with 0 if it got one.
 fn program_of_32_bits(path: &str) -> Vec<u8> {
@@ -78,6 +80,7 @@ fn what_a_program_of_32_bits_reads_is_seen() {
         let seen = scene.observe(Exactness::Exact, "run-in @ ./program");
         assert_eq!(scene.names_in(&seen), ["program", "data"]);
         assert!(seen.files[0].executed, "{:?}", seen.files);
+        assert!(seen.files[1].opened, "{:?}", seen.files);
         assert_eq!(scene.pages_of(&seen, "data"), Pages::from([0]));
     });
 }
@@ -121,6 +124,7 @@ fn a_name_in_an_untouched_page_is_read() {
             file.display().to_string()
         });
         let script = format!("open-untouched {there} 0\nopen-untouched {gone} 2");
+        scene.bench.set_opens(OpenSource::SystemCalls);
         let seen = scene.observe(Exactness::FaultAround, &script);
         assert_eq!(scene.names_in(&seen), ["data"]);
         assert!(seen.files[0].opened && seen.files[0].ranges.is_empty());
@@ -145,19 +149,25 @@ fn openat2_and_handles_are_opens() {
         .file("handled", &body)
         .file("other", b"x");
     on_scene(test, image, READ_AHEAD_KIB, |scene| {
-        let seen = scene.observe(Exactness::Exact, "openat2 @ resolved 1");
-        assert_eq!(scene.names_in(&seen), ["resolved"]);
-        assert!(seen.files[0].opened, "{:?}", seen.files);
-        assert_eq!(scene.pages_of(&seen, "resolved"), Pages::from([1]));
+        for source in SOURCES {
+            scene.bench.set_opens(source);
+            let seen = scene.observe(Exactness::Exact, "openat2 @ resolved 1");
+            assert_eq!(scene.names_in(&seen), ["resolved"]);
+            assert!(seen.files[0].opened, "{:?}", seen.files);
+            assert_eq!(scene.pages_of(&seen, "resolved"), Pages::from([1]));
+        }
         // overlayfs gives handles only if it was mounted for that; the layer's own file system always does.
         let handled = scene.path("handled");
         match generator::open_by_handle(&scene.path(""), &handled) {
             Ok(_) => {
-                let script = format!("open-by-handle {} {handled} 2", scene.path(""));
-                let seen = scene.observe(Exactness::Exact, &script);
-                assert_eq!(scene.names_in(&seen), ["handled"]);
-                assert!(seen.files[0].opened, "{:?}", seen.files);
-                assert_eq!(scene.pages_of(&seen, "handled"), Pages::from([2]));
+                for source in SOURCES {
+                    scene.bench.set_opens(source);
+                    let script = format!("open-by-handle {} {handled} 2", scene.path(""));
+                    let seen = scene.observe(Exactness::Exact, &script);
+                    assert_eq!(scene.names_in(&seen), ["handled"]);
+                    assert!(seen.files[0].opened, "{:?}", seen.files);
+                    assert_eq!(scene.pages_of(&seen, "handled"), Pages::from([2]));
+                }
             }
             Err(error) => {
                 assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");

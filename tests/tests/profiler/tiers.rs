@@ -1,6 +1,6 @@
 //! What each collector sees, on a plain directory of this machine's own file system.
 
-use esgz::profiler::{Exactness, ObservedFile, Phase, Tier};
+use esgz::profiler::{Exactness, ObservedFile, OpenSource, Opens, Phase, Tier};
 use esgz::rootfs::MountedFile;
 
 use super::bench::{Bench, PAGE, ranges_of, skipped};
@@ -25,6 +25,7 @@ fn page_cache_sees_every_page_that_is_read_in() {
         let [a, b, c] = ["a", "b", "c"].map(|name| bench.file(name, 2000 * PAGE));
         // POSIX_FADV_RANDOM and MADV_RANDOM stand for a device without read-ahead.
         let script = "random a 40960 8192 4096000 1\nmmap b random 0 64 1999\nopen c\nmissing gone";
+        bench.set_opens(OpenSource::SystemCalls);
         let seen = bench.observe(&[&a, &b, &c], Exactness::FaultAround, script);
         assert_eq!(seen.tier, Tier::PageCache);
         assert_eq!(seen.lost_events, 0, "{:?}", seen.losses);
@@ -36,6 +37,19 @@ fn page_cache_sees_every_page_that_is_read_in() {
         assert_eq!(ranges_of(find(&seen, &b)), touched);
         assert!(find(&seen, &c).opened && find(&seen, &c).ranges.is_empty());
         assert_eq!(seen.missing.len(), 1, "{:?}", seen.missing);
+
+        bench.set_opens(OpenSource::Fanotify);
+        bench.evict("a");
+        let script = "open c\nrandom a 40960 8192 4096000 1\nopen b";
+        let seen = bench.observe(&[&a, &b, &c], Exactness::FaultAround, script);
+        let names: Vec<_> = seen.files.iter().map(|found| found.file).collect();
+        assert_eq!(names, [c.file, a.file, b.file]);
+        assert!(seen.files.iter().all(|found| found.opened));
+        assert_eq!(
+            ranges_of(find(&seen, &a)),
+            [(10 * PAGE, 2 * PAGE), (1000 * PAGE, PAGE)]
+        );
+        assert_eq!(seen.lost_events, 0, "{:?}", seen.losses);
     });
 }
 
@@ -65,7 +79,9 @@ fn whole_files(test: &str, tier: Tier) {
             assert!(find(&seen, file).executed, "{file:?} in {:?}", seen.files);
         }
         assert_eq!(seen.files.len(), 5, "{:?}", seen.files);
-        assert_eq!(!seen.missing.is_empty(), tier.knows_missing());
+        let knows_missing = seen.opens == Opens::Tracked;
+        assert_eq!(knows_missing, tier == Tier::Open);
+        assert_eq!(!seen.missing.is_empty(), knows_missing);
         assert!(seen.run_began.is_some());
     });
 }

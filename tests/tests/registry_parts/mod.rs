@@ -2,6 +2,8 @@
 
 mod faults;
 mod mirrors;
+mod passed_on;
+mod profiles;
 mod tls;
 
 use std::fs;

@@ -21,7 +21,7 @@ const NAMESPACE: &str = "bench";
 const BASE_NAME: &str = "bench.invalid/source";
 const TARGET: &str = "bench.invalid/target:esgz";
 /// A Unix socket's path is no longer (`unix(7)`, with its terminating zero).
-const MAX_SOCKET_BYTES: usize = 107;
+pub(super) const MAX_SOCKET_BYTES: usize = 107;
 const LONGEST_START: Duration = Duration::from_secs(60);
 const LONGEST_END: Duration = Duration::from_secs(30);
 
@@ -91,8 +91,8 @@ impl Peer {
             dir,
         };
         peer.wait_until_it_answers()?;
-        peer.import(layout)?;
-        peer.source = peer.imported(tag)?;
+        import(peer.ctr(), layout)?;
+        peer.source = imported(peer.ctr(), tag)?;
         Ok(peer)
     }
 
@@ -157,50 +157,6 @@ impl Peer {
         log.lines().next_back().unwrap_or_default().to_owned()
     }
 
-    /// The layout goes in as a stream: no copy of it is made beside that in the store.
-    fn import(&self, layout: &Path) -> Result<()> {
-        let mut command = self.ctr();
-        command.args([
-            "images",
-            "import",
-            "--local",
-            "--no-unpack",
-            "--base-name",
-            BASE_NAME,
-            "-",
-        ]);
-        let mut child = command
-            .stdin(Stdio::piped())
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()
-            .with_context(|| format!("cannot run {command:?}"))?;
-        let stdin = child.stdin.take().context("stdin is a pipe")?;
-        let mut tar = tar::Builder::new(stdin);
-        let packed = tar
-            .append_dir_all(".", layout)
-            .and_then(|()| tar.into_inner())
-            .and_then(|mut stdin| stdin.flush());
-        let output = child.wait_with_output()?;
-        ensure!(
-            output.status.success(),
-            "{command:?}: {}: {}",
-            output.status,
-            String::from_utf8_lossy(&output.stderr).trim_end()
-        );
-        packed.with_context(|| format!("cannot pack {}", layout.display()))
-    }
-
-    fn imported(&self, tag: Option<&str>) -> Result<String> {
-        let names = capture(self.ctr().args(["images", "ls", "-q"]))?;
-        let is_meant = |name: &&str| tag.is_none_or(|tag| name.ends_with(&format!(":{tag}")));
-        let found: Vec<&str> = names.lines().filter(is_meant).collect();
-        match found.as_slice() {
-            [only] => Ok((*only).to_owned()),
-            _ => bail!("containerd imported {names:?}, one image was expected"),
-        }
-    }
-
     /// The layers' sizes, of the only image where `name` is an index.
     fn layer_bytes(&self, name: &str) -> Result<u64> {
         let list = capture(self.ctr().args(["images", "ls", &format!("name=={name}")]))?;
@@ -228,6 +184,43 @@ impl Peer {
     }
 }
 
+/// Imports the image of a layout. It goes in as a stream: no copy of it is made beside that in the store.
+pub(super) fn import(mut ctr: Command, layout: &Path) -> Result<()> {
+    ctr.args(["images", "import", "--local", "--no-unpack"]);
+    ctr.args(["--base-name", BASE_NAME, "-"]);
+    let mut child = ctr
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .with_context(|| format!("cannot run {ctr:?}"))?;
+    let stdin = child.stdin.take().context("stdin is a pipe")?;
+    let mut tar = tar::Builder::new(stdin);
+    let packed = tar
+        .append_dir_all(".", layout)
+        .and_then(|()| tar.into_inner())
+        .and_then(|mut stdin| stdin.flush());
+    let output = child.wait_with_output()?;
+    ensure!(
+        output.status.success(),
+        "{ctr:?}: {}: {}",
+        output.status,
+        String::from_utf8_lossy(&output.stderr).trim_end()
+    );
+    packed.with_context(|| format!("cannot pack {}", layout.display()))
+}
+
+/// The name of what was imported: the image with that tag, or the only one.
+pub(super) fn imported(mut ctr: Command, tag: Option<&str>) -> Result<String> {
+    let names = capture(ctr.args(["images", "ls", "-q"]))?;
+    let is_meant = |name: &&str| tag.is_none_or(|tag| name.ends_with(&format!(":{tag}")));
+    let found: Vec<&str> = names.lines().filter(is_meant).collect();
+    match found.as_slice() {
+        [only] => Ok((*only).to_owned()),
+        _ => bail!("containerd imported {names:?}, one image was expected"),
+    }
+}
+
 impl Drop for Peer {
     fn drop(&mut self) {
         let Ok(pid) = i32::try_from(self.daemon.id()) else {
@@ -246,7 +239,8 @@ impl Drop for Peer {
     }
 }
 
-fn toml_string(path: &Path) -> String {
+/// A path as a string of TOML.
+pub(super) fn toml_string(path: &Path) -> String {
     // TOML's basic strings are escaped as JSON's.
     Value::from(path.to_string_lossy()).to_string()
 }

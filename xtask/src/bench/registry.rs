@@ -3,22 +3,21 @@
 
 use std::fmt::Write as _;
 use std::fs;
-use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitCode, Stdio};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::process::{Command, ExitCode};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::{Value, json};
 
+use crate::bench::distribution::Registry;
 use crate::bench::measure::{measure, tree_bytes};
 use crate::bench::{on_this_machine, results_dir, scratch_dir};
 use crate::prerequisites;
 use crate::shell::{capture, cargo, has_program, run as run_command, target_dir};
 
 const USAGE: &str = "usage: cargo xtask bench registry oci:DIR[:TAG] NAME [RUNS] [--scratch DIR] [--only copy|convert]";
-const LONGEST_START: Duration = Duration::from_secs(30);
+/// Debian's.
+const REGISTRY: &str = "docker-registry";
 
 /// What is asked for.
 #[derive(Debug, PartialEq)]
@@ -76,7 +75,7 @@ fn parse(args: &[String]) -> Result<Options> {
 /// Runs all contenders in turns; results go to `bench/runs/NAME/`.
 pub(super) fn run(args: &[String]) -> Result<ExitCode> {
     let options = parse(args)?;
-    for program in ["docker-registry", "skopeo"] {
+    for program in [REGISTRY, "skopeo"] {
         prerequisites::install(program, program)?;
         ensure!(has_program(program), "there is no {program}");
     }
@@ -115,7 +114,7 @@ pub(super) fn run(args: &[String]) -> Result<ExitCode> {
         options.runs,
         on_this_machine()?,
         capture(Command::new("skopeo").arg("--version"))?.trim(),
-        capture(Command::new("docker-registry").arg("--version"))?.trim(),
+        capture(Command::new(REGISTRY).arg("--version"))?.trim(),
     );
     let table = table(&title, &bench.rows)?;
     fs::write(bench.results.join("table.md"), &table)?;
@@ -148,7 +147,7 @@ impl Bench<'_> {
         let bytes = tree_bytes(&made)?;
         let back = self.scratch.join("back");
         let to = format!("oci:{}:x", back.display());
-        let registry = Registry::start(self.scratch)?;
+        let registry = Registry::start(REGISTRY.as_ref(), self.scratch)?;
         let at = registry.image("skopeo");
         self.turn(
             run,
@@ -165,7 +164,7 @@ impl Bench<'_> {
         fs::remove_dir_all(&back)?;
         // The registry keeps a blob once, whatever the repository: a push begins with an empty one.
         drop(registry);
-        let registry = Registry::start(self.scratch)?;
+        let registry = Registry::start(REGISTRY.as_ref(), self.scratch)?;
         let at = registry.image("esgz");
         let mut push = self.esgz(&[&source, &at, "--reuse", "--no-verify"]);
         let beside = Some("skopeo copy, push");
@@ -177,10 +176,10 @@ impl Bench<'_> {
         let output = self.scratch.join("converted");
         let to = format!("oci:{}:x", output.display());
         let mut local = self.esgz(&[image, &to]);
-        let registry = Registry::start(self.scratch)?;
+        let registry = Registry::start(REGISTRY.as_ref(), self.scratch)?;
         let from = registry.image("source");
         measure(&mut skopeo(image, &from), None)?;
-        let bytes = tree_bytes(&registry.dir)?;
+        let bytes = tree_bytes(registry.dir())?;
         self.turn(
             run,
             "esgz convert, layout to layout",
@@ -242,60 +241,6 @@ fn skopeo(from: &str, to: &str) -> Command {
     command.args(["--src-tls-verify=false", "--dest-tls-verify=false"]);
     command.args([from, to]);
     command
-}
-
-/// The distribution project's registry, empty at first. Its drop ends it and removes what it has.
-struct Registry {
-    address: SocketAddr,
-    child: Child,
-    dir: PathBuf,
-}
-
-impl Registry {
-    fn start(scratch: &Path) -> Result<Self> {
-        let dir = scratch.join("registry");
-        fs::create_dir(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
-        let address = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
-        let config = scratch.join("registry.yml");
-        let root = serde_json::to_string(&dir.join("data"))?;
-        let text = format!(
-            "version: 0.1\nlog: {{level: error, accesslog: {{disabled: true}}}}\n\
-             storage: {{filesystem: {{rootdirectory: {root}}}}}\nhttp: {{addr: \"{address}\"}}\n"
-        );
-        fs::write(&config, text)?;
-        let child = Command::new("docker-registry")
-            .arg("serve")
-            .arg(config)
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .context("cannot run docker-registry")?;
-        let registry = Self {
-            address,
-            child,
-            dir,
-        };
-        let until = Instant::now() + LONGEST_START;
-        while TcpStream::connect(address).is_err() {
-            ensure!(Instant::now() < until, "the registry does not listen");
-            thread::sleep(Duration::from_millis(20));
-        }
-        Ok(registry)
-    }
-
-    fn image(&self, repository: &str) -> String {
-        format!("docker://{}/{repository}:x", self.address)
-    }
-}
-
-impl Drop for Registry {
-    fn drop(&mut self) {
-        // Whatever fails here, the temporary directory around it is removed, too.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-        let _ = fs::remove_dir_all(&self.dir);
-    }
 }
 
 fn median(results: &[Value], figure: &str) -> f64 {

@@ -1,4 +1,4 @@
-//! `watch TIER [--exact]`: one of esgz's collectors as a program that speaks the protocol of `subject::program`.
+//! `watch TIER [--exact | --missing]`: one of esgz's collectors as a program that speaks the protocol of `subject::program`.
 
 use std::fs;
 use std::io::{BufWriter, Read as _, Write as _};
@@ -7,18 +7,26 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result, bail};
 use esgz::layer::entry::FileId;
 use esgz::profiler::{
-    CacheAtStart, CgroupFilter, DEFAULT_RING_BYTES, Exactness, Profiler, ProfilerConfig, Tier,
-    choose,
+    CacheAtStart, CgroupFilter, DEFAULT_RING_BYTES, Exactness, OpenSource, Profiler,
+    ProfilerConfig, Tier, choose,
 };
 use esgz::rootfs::MountedFile;
 use serde_json::{Value, json};
 
 /// Watches until standard input ends.
 pub(crate) fn run(args: &[String]) -> Result<()> {
-    let (tier, exactness) = match args {
-        [tier] => (tier, Exactness::FaultAround),
-        [tier, flag] if flag == "--exact" => (tier, Exactness::Exact),
-        _ => bail!("usage: watch TIER [--exact]"),
+    let (mut exactness, mut opens) = (Exactness::FaultAround, OpenSource::Fanotify);
+    let tier = match args {
+        [tier] => tier,
+        [tier, flag] if flag == "--exact" => {
+            exactness = Exactness::Exact;
+            tier
+        }
+        [tier, flag] if flag == "--missing" => {
+            opens = OpenSource::SystemCalls;
+            tier
+        }
+        _ => bail!("usage: watch TIER [--exact | --missing]"),
     };
     let tier = Tier::ALL
         .into_iter()
@@ -33,9 +41,11 @@ pub(crate) fn run(args: &[String]) -> Result<()> {
     let table = Table::read(&variable("ESGZ_BENCH_FILES")?)?;
     let profiler = Profiler::start(&ProfilerConfig {
         tier: choose(Some(tier))?,
-        cgroup: CgroupFilter::from_directory(&variable("ESGZ_BENCH_CGROUP")?)?,
+        cgroup: &CgroupFilter::from_directory(&variable("ESGZ_BENCH_CGROUP")?)?,
         files: &table.files,
         opened_as: &table.opened_as,
+        opens,
+        also_opened: &[],
         root: &root,
         cwd: cwd.as_os_str().as_encoded_bytes(),
         ring_bytes: DEFAULT_RING_BYTES,

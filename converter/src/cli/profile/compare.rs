@@ -1,17 +1,17 @@
 //! `esgz profile diff`.
 
-use std::path::Path;
-
 use serde_json::{Value, json};
 
 use super::DiffArgs;
-use crate::cli::conversion::read_profile;
+use crate::cancel::Cancel;
 use crate::cli::failure::{Failure, OTHER};
 use crate::cli::output::{self, Size, printable};
+use crate::cli::profile_place::ProfilePlace;
 use crate::profile::{self, ChangedFile, Difference, Profile, ProfiledFile};
 
-pub(super) fn diff(args: &DiffArgs) -> Result<(), Failure> {
-    let (before, after) = (read_profile(&args.before)?, read_profile(&args.after)?);
+pub(super) fn diff(args: &DiffArgs, cancel: &Cancel) -> Result<(), Failure> {
+    let options = args.reach.options(cancel)?;
+    let (before, after) = (args.before.read(&options)?, args.after.read(&options)?);
     let difference = profile::diff(&before, &after);
     if args.json {
         output::json(&json!({
@@ -34,9 +34,9 @@ pub(super) fn diff(args: &DiffArgs) -> Result<(), Failure> {
     Ok(())
 }
 
-fn side_json(path: &Path, profile: &Profile) -> Value {
+fn side_json(place: &ProfilePlace, profile: &Profile) -> Value {
     json!({
-        "file": path,
+        "file": place.to_string(),
         "manifest": profile.image.manifest,
         "files": profile.files.len(),
         "touched_bytes": profile.touched_bytes(),
@@ -84,10 +84,9 @@ fn print(args: &DiffArgs, difference: &Difference<'_>) -> Result<(), Failure> {
     }
 }
 
-fn print_only(sign: &str, profile: &Path, files: &[&ProfiledFile]) -> Result<(), Failure> {
+fn print_only(sign: &str, place: &ProfilePlace, files: &[&ProfiledFile]) -> Result<(), Failure> {
     output::line(format_args!(
-        "only in    {}: {} files, {} touched",
-        profile.display(),
+        "only in    {place}: {} files, {} touched",
         files.len(),
         Size(files.iter().map(|file| file.touched_bytes).sum())
     ))?;

@@ -1,4 +1,4 @@
-//! `esgz profile`: what can be done with profiles, without any image.
+//! `esgz profile`: what can be done with profiles alone.
 
 mod compare;
 mod picture;
@@ -8,10 +8,14 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand, ValueEnum};
 
+use crate::artifact::ArtifactOptions;
+use crate::cancel::Cancel;
 use crate::cli::args::parse_size;
-use crate::cli::conversion::read_profile;
 use crate::cli::failure::{Failure, USAGE};
-use crate::cli::output::{self, Size};
+use crate::cli::output;
+use crate::cli::profile_place::{ProfileOutput, ProfilePlace, artifact_options, place_parser};
+use crate::cli::reading::default_scratch;
+use crate::cli::registry::{self, RegistryArgs, UserArg};
 use crate::cli::report::{print_profile, profile_json};
 use crate::profile::{self, MergeError, Profile, SameFile};
 
@@ -27,11 +31,29 @@ pub(super) enum ProfileCommand {
     Export(ExportArgs),
 }
 
+/// How registries are reached where profiles may be.
+#[derive(Debug, Args)]
+struct ReachArgs {
+    #[command(flatten)]
+    registry: RegistryArgs,
+    #[command(flatten)]
+    user: UserArg,
+}
+
+impl ReachArgs {
+    fn options(&self, cancel: &Cancel) -> Result<ArtifactOptions, Failure> {
+        let registry = registry::options(&self.registry, Some(&self.user))?;
+        Ok(artifact_options(&registry, &default_scratch(), cancel))
+    }
+}
+
 #[derive(Debug, Args)]
 pub(super) struct ShowArgs {
     /// Profile to show
-    #[arg(value_name = "PROFILE")]
-    profile: PathBuf,
+    #[arg(value_name = "PROFILE", value_parser = place_parser())]
+    profile: ProfilePlace,
+    #[command(flatten)]
+    reach: ReachArgs,
     /// In which order files are shown
     #[arg(long, default_value = "first-touch", value_name = "ORDER")]
     sort: SortArg,
@@ -71,11 +93,13 @@ enum PictureArg {
 #[derive(Debug, Args)]
 pub(super) struct MergeArgs {
     /// Profiles to merge, of one image
-    #[arg(value_name = "PROFILE", required = true)]
-    profiles: Vec<PathBuf>,
-    /// Write the merged profile there
-    #[arg(short, long, value_name = "FILE")]
-    output: PathBuf,
+    #[arg(value_name = "PROFILE", required = true, value_parser = place_parser())]
+    profiles: Vec<ProfilePlace>,
+    /// Write the merged profile there: to a file, or beside its image to docker://NAME
+    #[arg(short, long, value_name = "PROFILE", value_parser = place_parser())]
+    output: ProfilePlace,
+    #[command(flatten)]
+    reach: ReachArgs,
     /// Also merge profiles of different images: files of one path are one file
     #[arg(long)]
     by_path: bool,
@@ -87,11 +111,13 @@ pub(super) struct MergeArgs {
 #[derive(Debug, Args)]
 pub(super) struct DiffArgs {
     /// The first profile
-    #[arg(value_name = "BEFORE")]
-    before: PathBuf,
+    #[arg(value_name = "BEFORE", value_parser = place_parser())]
+    before: ProfilePlace,
     /// The second profile
-    #[arg(value_name = "AFTER")]
-    after: PathBuf,
+    #[arg(value_name = "AFTER", value_parser = place_parser())]
+    after: ProfilePlace,
+    #[command(flatten)]
+    reach: ReachArgs,
     /// Exit with 1 if other bytes or files were touched; by default only failures give another code than 0
     #[arg(long)]
     exit_code: bool,
@@ -103,8 +129,10 @@ pub(super) struct DiffArgs {
 #[derive(Debug, Args)]
 pub(super) struct ExportArgs {
     /// Profile to export
-    #[arg(value_name = "PROFILE")]
-    profile: PathBuf,
+    #[arg(value_name = "PROFILE", value_parser = place_parser())]
+    profile: ProfilePlace,
+    #[command(flatten)]
+    reach: ReachArgs,
     /// For which tool
     #[arg(long, value_name = "FORMAT")]
     format: FormatArg,
@@ -126,17 +154,18 @@ enum FormatArg {
 }
 
 /// Runs `esgz profile`.
-pub(super) fn run(command: &ProfileCommand) -> Result<(), Failure> {
+pub(super) fn run(command: &ProfileCommand, cancel: &Cancel) -> Result<(), Failure> {
     match command {
-        ProfileCommand::Show(args) => show::show(args),
-        ProfileCommand::Merge(args) => merge(args),
-        ProfileCommand::Diff(args) => compare::diff(args),
-        ProfileCommand::Export(args) => export(args),
+        ProfileCommand::Show(args) => show::show(args, cancel),
+        ProfileCommand::Merge(args) => merge(args, cancel),
+        ProfileCommand::Diff(args) => compare::diff(args, cancel),
+        ProfileCommand::Export(args) => export(args, cancel),
     }
 }
 
-fn merge(args: &MergeArgs) -> Result<(), Failure> {
-    let profiles = args.profiles.iter().map(|path| read_profile(path));
+fn merge(args: &MergeArgs, cancel: &Cancel) -> Result<(), Failure> {
+    let options = args.reach.options(cancel)?;
+    let profiles = args.profiles.iter().map(|place| place.read(&options));
     let profiles = profiles.collect::<Result<Vec<Profile>, Failure>>()?;
     let same = if args.by_path {
         SameFile::ByPath
@@ -150,14 +179,14 @@ fn merge(args: &MergeArgs) -> Result<(), Failure> {
         }
         error => Failure::new(USAGE, error),
     })?;
-    let document = merged.to_json();
-    output::write_file(&args.output, &document)?;
+    let written = ProfileOutput::open_for(&args.output, &merged, &options)?.write(&merged)?;
     if args.json {
         return output::json(&serde_json::json!({
             "profile": profile_json(&merged),
             "runs": merged.runs,
             "by_path": merged.image.by_path,
-            "output": args.output,
+            "output": written.place,
+            "artifact": written.json(),
         }));
     }
     output::line(format_args!(
@@ -166,15 +195,11 @@ fn merge(args: &MergeArgs) -> Result<(), Failure> {
         merged.runs
     ))?;
     print_profile(&merged)?;
-    output::line(format_args!(
-        "written    {} ({})",
-        args.output.display(),
-        Size(document.len() as u64)
-    ))
+    output::line(format_args!("written    {}", written.shown()))
 }
 
-fn export(args: &ExportArgs) -> Result<(), Failure> {
-    let profile = read_profile(&args.profile)?;
+fn export(args: &ExportArgs, cancel: &Cancel) -> Result<(), Failure> {
+    let profile = args.profile.read(&args.reach.options(cancel)?)?;
     let document = match args.format {
         FormatArg::CtrRemote => profile::to_record(&profile),
         FormatArg::Nydus => profile::to_nydus(&profile),

@@ -6,7 +6,7 @@ use serde_json::json;
 
 use super::picture::{self, ASCII, BLOCKS, Glyphs};
 use super::{PictureArg, ShowArgs, SortArg};
-use crate::cli::conversion::read_profile;
+use crate::cancel::Cancel;
 use crate::cli::failure::Failure;
 use crate::cli::output::{self, Size, printable};
 use crate::cli::report::{print_profile, profile_json};
@@ -17,8 +17,8 @@ const DEFAULT_WIDTH: usize = 80;
 /// Left of a picture.
 const INDENT: usize = 12;
 
-pub(super) fn show(args: &ShowArgs) -> Result<(), Failure> {
-    let profile = read_profile(&args.profile)?;
+pub(super) fn show(args: &ShowArgs, cancel: &Cancel) -> Result<(), Failure> {
+    let profile = args.profile.read(&args.reach.options(cancel)?)?;
     let mut files: Vec<&ProfiledFile> = profile.files.iter().collect();
     match args.sort {
         SortArg::FirstTouch => {}

@@ -85,6 +85,7 @@ pub(crate) fn all() -> Result<Vec<Box<dyn Subject>>> {
         ("esgz open", "open", READ_AHEAD_KIB),
         ("esgz fanotify", "fanotify", READ_AHEAD_KIB),
         ("esgz --exact", "filemap --exact", 0),
+        ("esgz --missing", "filemap --missing", READ_AHEAD_KIB),
     ] {
         all.push(Box::new(Program::watch(name, args, read_ahead_kib)?));
     }
