@@ -57,7 +57,7 @@ pub(super) enum Command {
     /// Run an image's workload and write down what it touches
     Record(Box<RecordArgs>),
     /// Convert an image to eStargz without running it; needs no privilege
-    Convert(ConvertArgs),
+    Convert(Box<ConvertArgs>),
     /// Show, merge, compare and export profiles
     #[command(subcommand)]
     Profile(ProfileCommand),
