@@ -20,6 +20,7 @@ use crate::image::{ImageRef, Platform};
 use crate::layer::encode::Level;
 use crate::layer::plan::PlanOptions;
 use crate::planner::HotPack;
+use crate::simulate::Link;
 
 /// Make container images start fast: profile a workload with eBPF and rewrite its image as eStargz.
 #[derive(Debug, Parser)]
@@ -258,6 +259,10 @@ pub(super) struct ConversionArgs {
     /// whole. Layers with such parts need Stargz Snapshotter 0.13 to be pulled lazily
     #[arg(long, value_enum, default_value_t, value_name = "WHEN")]
     pub(super) hot_pack: HotPackArg,
+    /// Decide what is prefetched by what it costs over this link (bandwidth and round trip, such as 1gbit,10ms), and
+    /// by simulating it, instead of by sizes alone
+    #[arg(long, value_name = "BANDWIDTH,RTT")]
+    pub(super) assume_link: Option<Link>,
     /// Carry a layer over as it is where it is valid eStargz and prefetches nothing else than wanted
     #[arg(long)]
     pub(super) reuse: bool,
@@ -316,6 +321,30 @@ pub(super) struct ConvertArgs {
     pub(super) conversion: ConversionArgs,
 }
 
+/// What a conversion would do.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Plan")]
+pub(super) struct PlanArgs {
+    /// Show what a conversion with this profile would prefetch, why, and what that costs and saves
+    #[arg(long, requires = "profile", conflicts_with = "layer")]
+    pub(super) plan: bool,
+    /// What the workload touches: a file, or docker://NAME of the profile or of its image
+    #[arg(long, value_name = "PROFILE", requires = "plan", value_parser = place_parser())]
+    pub(super) profile: Option<ProfilePlace>,
+    /// Bandwidth and round trip to the registry [default: 1gbit,10ms]
+    #[arg(long, value_name = "BANDWIDTH,RTT", requires = "plan")]
+    pub(super) assume_link: Option<Link>,
+    /// As for convert
+    #[arg(
+        long,
+        value_enum,
+        default_value_t,
+        value_name = "WHEN",
+        requires = "plan"
+    )]
+    pub(super) hot_pack: HotPackArg,
+}
+
 #[derive(Debug, Args)]
 pub(super) struct InspectArgs {
     /// Image to read, oci:DIR[:TAG], docker://NAME, containerd:NAME or an archive
@@ -330,6 +359,8 @@ pub(super) struct InspectArgs {
     /// Show the rows of this layer's TOC, 0 is the base
     #[arg(long, value_name = "N")]
     pub(super) layer: Option<usize>,
+    #[command(flatten)]
+    pub(super) plan: PlanArgs,
     /// Print JSON
     #[arg(long)]
     pub(super) json: bool,

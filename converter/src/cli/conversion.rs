@@ -20,8 +20,9 @@ use crate::image::manifest::{DocumentOptions, MediaTypes};
 use crate::layer::Parallel;
 use crate::layer::index_cache::IndexCache;
 use crate::layer::plan::PlanOptions;
-use crate::planner::PlannerOptions;
+use crate::planner::{Costs, PlannerOptions};
 use crate::progress::Progress;
+use crate::simulate::Constants;
 use crate::sink::{Sink, SinkOptions};
 use crate::source::{Node, Source};
 
@@ -68,7 +69,7 @@ pub(super) fn convert(
             continue;
         }
         let layers = scanner.scan(image)?;
-        let placements = wanted.resolve(&layers, &options.planner);
+        let placements = wanted.resolve(&layers, &options)?;
         warn_missed(&placements);
         conversion.image(number, &layers, &placements)?;
     }
@@ -142,16 +143,19 @@ fn warn_of_output(destination: &ImageRef, source: &Source, documents: &DocumentO
 pub(super) fn image_options(args: &ConversionArgs) -> Result<ImageOptions, Failure> {
     let mut scan = scan_options(&args.reading);
     scan.decode.index_cache = args.index_cache.clone().map(IndexCache::new);
+    let plan = PlanOptions {
+        chunk_bytes: args.estargz_chunk_size,
+        min_chunk_bytes: args.estargz_min_chunk_size,
+    };
+    let costs = |link| Costs::new(link, Constants::measured(), plan);
     Ok(ImageOptions {
         scan,
         planner: PlannerOptions {
             hot_pack: args.hot_pack.into(),
+            costs: args.assume_link.map(costs),
             ..PlannerOptions::default()
         },
-        plan: PlanOptions {
-            chunk_bytes: args.estargz_chunk_size,
-            min_chunk_bytes: args.estargz_min_chunk_size,
-        },
+        plan,
         compression: match args.estargz_compression_level {
             Some(level) => Compression::Level(level),
             None => Compression::Keep {

@@ -7,6 +7,7 @@ use crate::cli::args::InspectArgs;
 use crate::cli::containerd::Remotes;
 use crate::cli::failure::{Failure, USAGE};
 use crate::cli::output::{self, Size};
+use crate::cli::plan;
 use crate::cli::reading;
 use crate::cli::registry;
 use crate::cli::report::{in_packs, packed_json};
@@ -29,6 +30,9 @@ pub(super) fn inspect(
         containerd: containerd.clone(),
     };
     let source = reading::open_to_look(&args.image, &args.platforms, unless, remotes, cancel)?;
+    if args.plan.plan {
+        return plan::print(&source.into_image()?, args, cancel);
+    }
     if let Some(number) = args.layer {
         let image = source.into_image()?;
         let layer = image.layers.get(number).ok_or_else(|| {

@@ -14,6 +14,7 @@ mod inspect;
 mod optimize;
 mod output;
 mod page;
+mod plan;
 mod profile;
 mod profile_place;
 mod progress;

@@ -21,7 +21,7 @@ use crate::cli::reading;
 use crate::cli::registry;
 use crate::cli::report::{Report, print_profile, profile_json};
 use crate::cli::signals::Signals;
-use crate::cli::wanted::{Others, Wanted, WantedOf, others, warn_missed};
+use crate::cli::wanted::{Others, Wanted, WantedOf, others, place, warn_missed};
 use crate::cli::workload::{WorkloadArgs, record_options};
 use crate::containerd::ContainerdOptions;
 use crate::convert::{Conversion, Scanner};
@@ -29,7 +29,6 @@ use crate::image::Platform;
 use crate::image::manifest::MANIFEST;
 use crate::layer::entry::ScannedLayer;
 use crate::layer::scan::Keep;
-use crate::planner;
 use crate::profile::{self, Ended, Profile};
 use crate::progress::{Progress, Step};
 use crate::record::{RecordOptions, Recorded};
@@ -73,7 +72,7 @@ pub(super) fn optimize(
         let run = progress.begin(Step::RUN);
         let found = record_for((args, output), image, &layers, &record_options, cancel)?;
         run.finish();
-        let placements = planner::place(&found.profile, &layers, &options.planner);
+        let placements = place(&found.profile, &layers, &options)?;
         warn_missed(&placements);
         conversion.image(profiled, &layers, &placements)?;
         recorded = Some((profiled, found));
@@ -96,7 +95,7 @@ pub(super) fn optimize(
             continue;
         }
         let layers = scanner.scan(image)?;
-        let placements = wanted.resolve(&layers, &options.planner);
+        let placements = wanted.resolve(&layers, &options)?;
         warn_missed(&placements);
         conversion.image(number, &layers, &placements)?;
     }

@@ -14,6 +14,7 @@ use crate::source::{self, OpenOptions, Selection, Source};
 
 /// For commands that have no flag for it.
 const MAX_UNPACKED_BYTES: u64 = 256 << 30;
+const USUAL_MEMORY_BYTES: u64 = 512 << 20;
 
 pub(super) fn scan_options(args: &ReadingArgs) -> ScanOptions {
     ScanOptions {
@@ -26,6 +27,23 @@ pub(super) fn scan_options(args: &ReadingArgs) -> ScanOptions {
             parallel: Parallel {
                 threads: threads(args),
                 memory_bytes: args.memory / 4,
+            },
+            index_cache: None,
+        },
+    }
+}
+
+/// For commands that have no flags for it: the defaults of those that have.
+pub(super) fn usual_scan_options() -> ScanOptions {
+    ScanOptions {
+        scratch: default_scratch(),
+        max_layer_bytes: MAX_UNPACKED_BYTES,
+        entry_memory: EntryMemory::new(USUAL_MEMORY_BYTES / 2),
+        keep: Keep::Readable,
+        decode: DecodeOptions {
+            parallel: Parallel {
+                threads: all_cores(),
+                memory_bytes: USUAL_MEMORY_BYTES / 4,
             },
             index_cache: None,
         },

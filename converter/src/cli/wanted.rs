@@ -6,9 +6,10 @@ use crate::artifact::ArtifactOptions;
 use crate::cli::args::{ConvertArgs, OptimizeArgs, OutputArgs};
 use crate::cli::failure::{Failure, IMAGE};
 use crate::cli::profile_place::ProfilePlace;
+use crate::convert::{ImageError, ImageOptions};
 use crate::image::Platform;
 use crate::layer::entry::ScannedLayer;
-use crate::planner::{self, Placements, PlannerOptions};
+use crate::planner::{self, Placements};
 use crate::profile::{self, PrefetchList, Profile};
 use crate::source::{Source, SourceImage};
 
@@ -113,16 +114,33 @@ impl Wanted {
 }
 
 impl WantedOf<'_> {
-    pub(super) fn resolve(self, layers: &[ScannedLayer], options: &PlannerOptions) -> Placements {
-        match self {
+    pub(super) fn resolve(
+        self,
+        layers: &[ScannedLayer],
+        options: &ImageOptions,
+    ) -> Result<Placements, Failure> {
+        Ok(match self {
             Self::Nothing => profile::from_paths([], layers).into(),
-            Self::Profile(profile) => planner::place(profile, layers, options),
+            Self::Profile(profile) => place(profile, layers, options)?,
             Self::List(list) => profile::from_list(list, layers).into(),
             Self::Paths(paths) => {
                 profile::from_paths(paths.iter().map(String::as_str), layers).into()
             }
-        }
+        })
     }
+}
+
+/// Decides by sizes, or where a link is assumed by what each plan would cost over it.
+pub(super) fn place(
+    profile: &Profile,
+    layers: &[ScannedLayer],
+    options: &ImageOptions,
+) -> Result<Placements, Failure> {
+    let Some(costs) = &options.planner.costs else {
+        return Ok(planner::place(profile, layers, &options.planner));
+    };
+    let choice = planner::choose(profile, layers, &options.planner, costs, options.plan);
+    Ok(choice.map_err(ImageError::from)?.into_placements())
 }
 
 fn is_of(profile: &Profile, image: &SourceImage) -> bool {

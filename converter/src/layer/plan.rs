@@ -261,7 +261,9 @@ pub fn plan_layer(
     let mut copies = Copies::of(&giants);
     let entry = |index: u32| &layer.entries[index as usize];
 
-    let has_hot_pack = giants.iter().any(|giant| giant.has_chunks_in(Home::HotPack));
+    let has_hot_pack = giants
+        .iter()
+        .any(|giant| giant.has_chunks_in(Home::HotPack));
     let is_prefetched = has_hot_pack || !order.prioritized.is_empty();
     if is_prefetched {
         builder.prefetch();

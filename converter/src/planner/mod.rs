@@ -4,6 +4,9 @@
 //! It decides file by file, by [`PlannerOptions`]. How a layer is laid out then is
 //! [`layer::plan`](crate::layer::plan)'s.
 
+mod choice;
+mod costs;
+mod estimate;
 mod ranges;
 
 use std::collections::HashMap;
@@ -14,6 +17,8 @@ use crate::layer::entry::{EntryKind, FileId, ScannedLayer, clean_path};
 use crate::layer::placement::{Giant, Placement};
 use crate::profile::{Located, Prioritized, Profile, ProfiledFile, locate};
 
+pub use choice::{Candidate, Choice, Plan, choose, predict};
+pub use costs::{Costs, FileCosts};
 use ranges::{total_bytes, widened};
 
 /// Whether the touched ranges of big files are put into packs (docs/hot-pack.md).
@@ -30,7 +35,7 @@ pub enum HotPack {
 }
 
 /// By what the planner decides.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct PlannerOptions {
     /// Whether there are packs.
     pub hot_pack: HotPack,
@@ -42,6 +47,9 @@ pub struct PlannerOptions {
     pub gap_bytes: u64,
     /// A file of which more than this is hot, margins and gaps included, is prefetched whole.
     pub whole_percent: u64,
+    /// With prices these decide instead of [`Self::gap_bytes`] and, unless packs are asked for, of
+    /// [`Self::whole_percent`].
+    pub costs: Option<Costs>,
 }
 
 impl PlannerOptions {
@@ -63,6 +71,7 @@ impl Default for PlannerOptions {
             margin_bytes: Self::MARGIN_BYTES,
             gap_bytes: Self::GAP_BYTES,
             whole_percent: Self::WHOLE_PERCENT,
+            costs: None,
         }
     }
 }
@@ -89,15 +98,14 @@ impl From<Prioritized> for Placements {
 
 /// Decides for all files of `profile`, in the order of their first touch.
 pub fn place(profile: &Profile, layers: &[ScannedLayer], options: &PlannerOptions) -> Placements {
-    let Located { files, missed } = locate(profile, layers);
-    let trust = Trust::of(profile);
+    let (decided, missed) = decisions(profile, layers, options);
     let mut placed = Placements {
         layers: vec![Placement::default(); layers.len()],
         missed,
     };
-    for wanted in gathered(&files, layers) {
+    for (wanted, decision) in decided {
         let layer = &mut placed.layers[wanted.file.layer as usize];
-        match decide(&wanted, trust, options) {
+        match decision {
             Decision::Whole => layer.whole.extend(wanted.names),
             Decision::OnDemand => layer.on_demand.extend(wanted.names),
             Decision::Ranges(hot) => layer.giants.push(Giant {
@@ -107,6 +115,68 @@ pub fn place(profile: &Profile, layers: &[ScannedLayer], options: &PlannerOption
         }
     }
     placed
+}
+
+/// What is decided, and the paths that no layer has.
+fn decisions(
+    profile: &Profile,
+    layers: &[ScannedLayer],
+    options: &PlannerOptions,
+) -> (Vec<(Wanted, Decision)>, Vec<String>) {
+    let Located { files, missed } = locate(profile, layers);
+    let trust = Trust::of(profile);
+    let decided = gathered(&files, layers).into_iter().map(|wanted| {
+        let layer = &layers[wanted.file.layer as usize];
+        let options = PlannerOptions {
+            costs: options.costs.map(|costs| costs.for_layer(layer)),
+            ..*options
+        };
+        let decision = decide(&wanted, trust, &options);
+        (wanted, decision)
+    });
+    (decided.collect(), missed)
+}
+
+/// A file that the profile names, and why it becomes what it does.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Explained {
+    /// The entry that holds its bytes.
+    pub file: FileId,
+    /// Its size.
+    pub size_bytes: u64,
+    /// What was touched of it.
+    pub touched_bytes: u64,
+    /// What becomes of it.
+    pub decision: Decision,
+    /// What each of the three would cost, if nothing else were fetched.
+    pub costs: FileCosts,
+}
+
+/// What [`place`] decides, file by file, with prices.
+pub fn explain(
+    profile: &Profile,
+    layers: &[ScannedLayer],
+    options: &PlannerOptions,
+    costs: &Costs,
+) -> Vec<Explained> {
+    let (decided, _) = decisions(profile, layers, options);
+    let explained = decided.into_iter().map(|(wanted, decision)| {
+        let costs = costs.for_layer(&layers[wanted.file.layer as usize]);
+        let gap_bytes = match options.costs {
+            Some(_) => costs.gap_bytes(),
+            None => options.gap_bytes,
+        };
+        let (touched, size) = (&wanted.touched, wanted.size_bytes);
+        let hot = widened(touched, size, options.margin_bytes, gap_bytes);
+        Explained {
+            file: wanted.file,
+            size_bytes: size,
+            touched_bytes: total_bytes(&widened(touched, size, 0, 0)),
+            decision,
+            costs: costs.of_file(size, &hot),
+        }
+    });
+    explained.collect()
 }
 
 /// How far a profile's ranges can be relied on.
@@ -214,9 +284,12 @@ impl<'a> Links<'a> {
 
 /// What becomes of a file.
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum Decision {
+pub enum Decision {
+    /// It is prefetched whole.
     Whole,
+    /// These ranges are.
     Ranges(Vec<Range<u64>>),
+    /// Nothing is.
     OnDemand,
 }
 
@@ -244,9 +317,21 @@ fn decide(wanted: &Wanted, trust: Trust, options: &PlannerOptions) -> Decision {
         touched,
         *profiled_bytes,
         options.margin_bytes,
-        options.gap_bytes,
+        options
+            .costs
+            .map_or(options.gap_bytes, |costs| costs.gap_bytes()),
     );
-    if exceeds(total_bytes(&hot), *profiled_bytes, whole_percent) {
+    let is_whole = match options.costs {
+        Some(costs) if options.hot_pack == HotPack::Auto => {
+            let price = costs.of_file(*profiled_bytes, &hot);
+            if price.on_demand_seconds < price.whole_seconds.min(price.packed_seconds) {
+                return Decision::OnDemand;
+            }
+            price.whole_seconds <= price.packed_seconds
+        }
+        _ => exceeds(total_bytes(&hot), *profiled_bytes, whole_percent),
+    };
+    if is_whole {
         Decision::Whole
     } else if size_bytes == profiled_bytes {
         Decision::Ranges(hot)

@@ -1,8 +1,11 @@
+use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::*;
 use crate::image::Digest;
+use crate::layer::plan::{PlanOptions, plan_layer};
 use crate::layer::scan::tests::scan_bytes;
+use crate::simulate::{Constants, Landmark, Link};
 
 const MIB: u64 = 1 << 20;
 
@@ -126,6 +129,7 @@ const SMALL: PlannerOptions = PlannerOptions {
     margin_bytes: 10,
     gap_bytes: 50,
     whole_percent: 60,
+    costs: None,
 };
 
 #[test]
@@ -194,4 +198,186 @@ fn a_file_of_several_names_is_decided_once() {
     ];
     let placed = place(&profile(&layers, rows), &layers, &SMALL);
     assert_eq!(placed.layers[0], Placement::of_whole(vec![1, 0]));
+}
+
+fn costs(link: Link) -> Costs {
+    Costs::new(link, Constants::measured(), PlanOptions::default())
+}
+
+fn chosen(layers: &[ScannedLayer], rows: &[Row<'_>], options: PlannerOptions) -> Choice {
+    let profile = profile(layers, rows);
+    let plan = PlanOptions::default();
+    choose(&profile, layers, &options, &costs(Link::FAST), plan).unwrap()
+}
+
+#[test]
+fn prices_decide_what_a_share_decides_else() {
+    let dear = PlannerOptions {
+        costs: Some(costs(Link::SLOW)),
+        ..PlannerOptions::default()
+    };
+    let check = |file: &Wanted, expected: Decision| {
+        assert_eq!(decide(file, Trust::Exact, &dear), expected, "{file:?}");
+    };
+    let gap = costs(Link::SLOW).gap_bytes();
+    let margin = dear.margin_bytes;
+    assert!(gap > PlannerOptions::GAP_BYTES);
+    // Two ranges that constants would keep apart.
+    let second = 40 * MIB + gap + 2 * margin;
+    let near = wanted(400 * MIB, &[(40 * MIB, 4096), (second + 4096, 4096)]);
+    let joined = 40 * MIB - margin..second + 8192 + margin;
+    check(&near, Decision::Ranges(vec![joined]));
+    // Nearly all of it is hot.
+    check(&wanted(40 * MIB, &[(0, 39 * MIB)]), Decision::Whole);
+    check(&wanted(40 * MIB, &[]), Decision::OnDemand);
+    check(&wanted(MIB, &[(0, 1)]), Decision::Whole);
+}
+
+#[test]
+fn a_plan_by_costs_is_taken_where_it_is_sooner() {
+    let sparse: &[Row<'_>] = &[
+        ("small", 0, 1000, &[(0, 1000)]),
+        ("big", 0, 64 * MIB, &[(0, 4096), (32 * MIB, 4096)]),
+    ];
+    let layers = [layer(&[("big", "", 64 * MIB), ("small", "", 1000)])];
+    let auto = PlannerOptions::default();
+    let choice = chosen(&layers, sparse, auto);
+    let plans: Vec<Plan> = choice.candidates.iter().map(|one| one.plan).collect();
+    assert_eq!(plans, [Plan::NoPrefetch, Plan::WholeFiles, Plan::ByCosts]);
+    assert_eq!(choice.best().plan, Plan::ByCosts);
+    let seconds = |index: usize| choice.candidates[index].prediction.seconds;
+    assert!(
+        seconds(2) < seconds(1) - 0.1,
+        "{} {}",
+        seconds(2),
+        seconds(1)
+    );
+    let placed = choice.into_placements();
+    assert_eq!(
+        (placed.layers[0].giants.len(), &*placed.layers[0].whole),
+        (1, &[1][..])
+    );
+
+    let off = PlannerOptions {
+        hot_pack: HotPack::Off,
+        ..auto
+    };
+    let choice = chosen(&layers, sparse, off);
+    assert_eq!(
+        (choice.candidates.len(), choice.best().plan),
+        (2, Plan::WholeFiles)
+    );
+
+    // Without giants both are the same, and called so.
+    let rows: &[Row<'_>] = &[("small", 0, 1000, &[(0, 1)])];
+    let choice = chosen(&layers, rows, auto);
+    assert_eq!(choice.best().plan, Plan::WholeFiles);
+    assert_eq!(
+        choice.candidates[1].placements,
+        choice.candidates[2].placements
+    );
+}
+
+#[test]
+fn decisions_are_explained() {
+    let layers = [layer(&[("big", "", 64 * MIB), ("small", "", 1000)])];
+    let rows: &[Row<'_>] = &[
+        ("small", 0, 1000, &[(0, 10), (100, 10)]),
+        ("big", 0, 64 * MIB, &[(0, 4096), (32 * MIB, 4096)]),
+    ];
+    let costs = costs(Link::FAST);
+    let options = PlannerOptions {
+        costs: Some(costs),
+        ..PlannerOptions::default()
+    };
+    let files = explain(&profile(&layers, rows), &layers, &options, &costs);
+    let figures: Vec<_> = files
+        .iter()
+        .map(|file| (file.file.entry, file.size_bytes, file.touched_bytes))
+        .collect();
+    assert_eq!(figures, [(1, 1000, 20), (0, 64 * MIB, 8192)]);
+    assert_eq!(files[0].decision, Decision::Whole);
+    assert!(matches!(&files[1].decision, Decision::Ranges(hot) if hot.len() == 2));
+    let price = files[1].costs;
+    assert!(price.packed_seconds < price.on_demand_seconds);
+    assert!(price.packed_seconds < price.whole_seconds);
+}
+
+#[test]
+fn a_layout_is_estimated_before_it_is_compressed() {
+    let layer = layer(&[("big", "", 64 * MIB), ("small", "", 5000)]);
+    let placement = Placement {
+        whole: vec![1],
+        giants: vec![Giant {
+            entry: 0,
+            hot: vec![0..4096, 32 * MIB..33 * MIB],
+        }],
+        on_demand: Vec::new(),
+    };
+    let plan = plan_layer(&layer, &placement, PlanOptions::default()).unwrap();
+    let model = estimate::layer_model(&layer, &plan);
+    let contents = model.contents.unwrap();
+    let Landmark::Prefetch(landmark) = contents.landmark else {
+        panic!("{:?}", contents.landmark);
+    };
+    let file = |path: &str| {
+        let mut files = (0..).zip(&contents.files);
+        files.find(|(_, file)| file.path == path).unwrap().0
+    };
+    let offsets = |path: &str| -> Vec<(u64, bool)> {
+        let rows = contents.rows_of(file(path));
+        rows.map(|row| {
+            let start = contents.rows[row as usize].chunk_offset_bytes;
+            (start, contents.offset_bytes(row) < landmark)
+        })
+        .collect()
+    };
+    assert_eq!(offsets("small"), [(0, true)]);
+    let prefetched: Vec<u64> = offsets("big")
+        .into_iter()
+        .filter_map(|(start, is_prefetched)| is_prefetched.then_some(start))
+        .collect();
+    assert_eq!(prefetched, [32 * MIB]);
+    assert_eq!(offsets("big")[0], (0, false));
+    // A plain layer is taken to become half as long.
+    assert!(
+        (30 * MIB..40 * MIB).contains(&model.size_bytes),
+        "{}",
+        model.size_bytes
+    );
+    assert!((MIB / 2..2 * MIB).contains(&landmark), "{landmark}");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+
+    /// What is chosen is never later than plain file order, by the same simulation.
+    #[test]
+    fn no_choice_is_worse_than_whole_files(
+        sizes in prop::collection::vec(1..400_000_u64, 1..6),
+        touched in prop::collection::vec((0..400_000_u64, 1..50_000_u64), 6),
+        giant_bytes in 1000..200_000_u64,
+    ) {
+        let names: Vec<String> = (0..sizes.len()).map(|number| format!("f{number}")).collect();
+        let entries: Vec<_> = names.iter().zip(&sizes).map(|(name, &size)| (&**name, "", size)).collect();
+        let layers = [layer(&entries)];
+        let ranges: Vec<[(u64, u64); 1]> = sizes
+            .iter()
+            .zip(&touched)
+            .map(|(&size, &(at, len))| [(at % size, len.min(size - at % size))])
+            .collect();
+        let rows: Vec<Row<'_>> = names
+            .iter()
+            .zip(&sizes)
+            .zip(&ranges)
+            .map(|((name, &size), ranges)| (&**name, 0, size, &ranges[..]))
+            .collect();
+        let choice = chosen(&layers, &rows, PlannerOptions { giant_bytes, ..SMALL });
+        let whole = &choice.candidates[1];
+        prop_assert_eq!(whole.plan, Plan::WholeFiles);
+        prop_assert!(choice.best().prediction.seconds <= whole.prediction.seconds);
+        if sizes.iter().all(|&size| size < giant_bytes) {
+            prop_assert_eq!(&choice.best().placements, &whole.placements);
+        }
+    }
 }

@@ -267,12 +267,7 @@ fn packs_stand_where_the_layout_has_them() {
             "lib/",
         ],
     );
-    check(
-        "start",
-        start,
-        &[],
-        &[".wh..wh.esgz.hot0", "lib/"],
-    );
+    check("start", start, &[], &[".wh..wh.esgz.hot0", "lib/"]);
     // A list knows of no ranges.
     let list = conversion.path("paths");
     fs::write(&list, "lib/one.so").unwrap();

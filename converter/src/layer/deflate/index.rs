@@ -241,6 +241,30 @@ impl Index {
         Some((holding(start_bytes)?, holding(end_bytes - 1)?))
     }
 
+    /// How many compressed bytes hold this stretch of the uncompressed stream, about: within a block all bytes count
+    /// alike. 0 for what lies behind the end.
+    pub fn compressed_bytes(&self, output: Range<u64>) -> f64 {
+        let bits = self.position_bits(output.end) - self.position_bits(output.start);
+        bits.max(0.0) / 8.0
+    }
+
+    fn position_bits(&self, offset_bytes: u64) -> f64 {
+        let behind = self
+            .spans
+            .partition_point(|span| span.output_bytes <= offset_bytes);
+        let Some((span, end_bytes)) = behind.checked_sub(1).and_then(|number| self.span(number))
+        else {
+            return self
+                .spans
+                .first()
+                .map_or(0.0, |span| span.header_bits as f64);
+        };
+        let len_bytes = (end_bytes - span.output_bytes).max(1) as f64;
+        let into = (offset_bytes - span.output_bytes) as f64 / len_bytes;
+        let len_bits = (span.end_bits - span.header_bits) as f64;
+        span.header_bits as f64 + len_bits * into.min(1.0)
+    }
+
     /// The span of this number and the uncompressed offset behind it.
     pub(super) fn span(&self, number: usize) -> Option<(Span, u64)> {
         let span = *self.spans.get(number)?;
@@ -328,5 +352,38 @@ impl Index {
             checkpoints: Vec::new(),
             ..self.clone()
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn compressed_lengths_are_taken_from_blocks() {
+        let mut index = Index::default();
+        let mut block = |bits: Range<u64>, output: Range<u64>| {
+            let span = Span {
+                header_bits: bits.start,
+                end_bits: bits.end,
+                output_bytes: output.start,
+                kind: SpanKind::Coded,
+            };
+            index.block(span, output.end);
+        };
+        block(80..880, 0..100_000);
+        block(880..8880, 100_000..200_000);
+        let check = |output: Range<u64>, expected: f64| {
+            let found = index.compressed_bytes(output.clone());
+            assert!((found - expected).abs() < 1e-6, "{output:?}: {found}");
+        };
+        check(0..100_000, 100.0);
+        check(0..200_000, 1100.0);
+        check(50_000..100_000, 50.0);
+        check(50_000..150_000, 550.0);
+        check(150_000..900_000, 500.0);
+        check(300_000..400_000, 0.0);
+        check(0..0, 0.0);
+        assert_eq!(Index::default().compressed_bytes(0..10), 0.0);
     }
 }
