@@ -10,7 +10,7 @@ use crate::image::{BlobId, Digest};
 use crate::layer::assemble::FinishedLayer;
 use crate::layer::entry::{EntryKind, ScannedLayer, clean_path};
 use crate::layer::plan::{
-    ChunkPlace, LANDMARK_NAMES, LayerPlan, Prefetch, RowPlace, RowSource, is_reserved,
+    ChunkPlace, LANDMARK_NAMES, LayerPlan, Prefetch, RowPlace, RowSource, TocRow, is_reserved,
 };
 use crate::layer::spool::ReadAt as _;
 use crate::layer::toc::{Toc, TocEntry, go_string, type_name};
@@ -70,10 +70,14 @@ pub fn reusable(
     if !rows_are_the_entries(&found.rows, layer) {
         return Err(NotReusable::Rows);
     }
-    let planned = plan.rows.iter().map_while(|row| match row.source {
-        RowSource::Entry(index) => Some(&layer.entries[index as usize]),
-        RowSource::Landmark(_) => None,
-    });
+    let landmark = |row: &TocRow| row.source == RowSource::Landmark(LANDMARK_NAMES[0]);
+    let before = plan.rows.iter().position(landmark).unwrap_or(0);
+    let planned = plan.rows[..before]
+        .iter()
+        .filter_map(|row| match row.source {
+            RowSource::Entry(index) => Some(&layer.entries[index as usize]),
+            RowSource::Landmark(_) => None,
+        });
     let mut planned = planned.peekable();
     let packs = planned_packs(layer, plan);
     if planned.peek().is_some() || !packs.is_empty() {
@@ -340,7 +344,7 @@ mod tests {
             verdict(&[], &[], Some("sha256:0"), 0),
             Err(NotReusable::TocDigest)
         );
-        // The TOC's own entry, and the last of the source's.
-        assert_eq!(verdict(&[], &[], None, 2), Err(NotReusable::Rows));
+        // The TOC's own entry, the landmark, and the last of the source's.
+        assert_eq!(verdict(&[], &[], None, 3), Err(NotReusable::Rows));
     }
 }
