@@ -2,6 +2,7 @@
 //! one of this machine's programs, and the registry one of the tests' own, as there is no internet here.
 
 use std::fs;
+use std::io::{Read as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
@@ -279,6 +280,54 @@ fn levels_and_workloads_as_in_the_manual() {
         );
         fixture.check(&mounted);
         assert!(printed.starts_with("package main\n"), "{printed}");
+    });
+}
+
+#[test]
+fn a_terminal_on_the_hosts_network_as_in_the_manual() {
+    let name = "ctr_remote::a_terminal_on_the_hosts_network_as_in_the_manual";
+    let Some(_turn) = privileged::workload(name) else {
+        return;
+    };
+    Fixture::each(name, |fixture| {
+        fixture.pull();
+        let (org, to) = (fixture.org(), fixture.name("debian:terminal"));
+        let pty = nix::pty::openpty(None, None).unwrap();
+        let mut command = fixture.command(&[
+            "i",
+            "optimize",
+            "-t",
+            "-i",
+            "--oci",
+            "--entrypoint=[ \"/bin/sh\", \"-c\" ]",
+            "--net-host",
+            "--args=[ \"[ -t 0 ] && [ -t 1 ] && cat /proc/net/dev && read answer && echo got $answer\" ]",
+            &org,
+            &to,
+        ]);
+        let mut end = || Stdio::from(pty.slave.try_clone().unwrap());
+        command.stdin(end()).stdout(end()).stderr(Stdio::piped());
+        let child = command.spawn().unwrap();
+        // With its ends the terminal ends.
+        drop((command, pty.slave));
+        let mut master = fs::File::from(pty.master);
+        master.write_all(b"it\n").unwrap();
+        let mut printed = Vec::new();
+        let mut buffer = [0; 4096];
+        while let Ok(len @ 1..) = master.read(&mut buffer) {
+            printed.extend_from_slice(&buffer[..len]);
+        }
+        let done = child.wait_with_output().unwrap();
+        let (_, stderr) = texts(&done);
+        assert!(done.status.success(), "{stderr}");
+        let printed = String::from_utf8(printed).unwrap();
+        assert!(printed.contains("got it\r\n"), "{printed}");
+        let here = fs::read_to_string("/proc/net/dev").unwrap();
+        for line in here.lines().skip(2) {
+            let interface = line.split(':').next().unwrap().trim();
+            assert!(printed.contains(interface), "{interface}: {printed}");
+        }
+        fixture.check(&fixture.taken_out(&to));
     });
 }
 

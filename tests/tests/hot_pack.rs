@@ -2,6 +2,7 @@
 
 mod hot_pack {
     mod conversions;
+    mod eager;
     mod properties;
     mod rules;
 }

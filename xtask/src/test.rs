@@ -11,7 +11,7 @@ use crate::shell::{cargo, has_program};
 use crate::{fuzz, kernels, prerequisites};
 
 /// Programs that tests compare with or run, and their packages.
-const PREREQUISITES: [(&str, &str); 20] = [
+const PREREQUISITES: [(&str, &str); 21] = [
     ("runc", "runc"),
     ("crun", "crun"),
     ("busybox", "busybox-static"),
@@ -21,6 +21,7 @@ const PREREQUISITES: [(&str, &str); 20] = [
     ("strace", "strace"),
     ("skopeo", "skopeo"),
     ("umoci", "umoci"),
+    ("buildah", "buildah"),
     ("bsdtar", "libarchive-tools"),
     ("docker-registry", "docker-registry"),
     ("containerd", "containerd"),

@@ -47,12 +47,12 @@ fn entries() -> Vec<Entry> {
     ]
 }
 
-type Ranges<'a> = &'a [(usize, usize)];
+pub(super) type Ranges<'a> = &'a [(usize, usize)];
 
 /// A file of the base layer with its size and what of it was touched.
-type Touched<'a> = (&'a str, usize, Ranges<'a>);
+pub(super) type Touched<'a> = (&'a str, usize, Ranges<'a>);
 
-const TOUCHED: &[Touched<'_>] = &[
+pub(super) const TOUCHED: &[Touched<'_>] = &[
     (
         "lib/one.so",
         ONE,
@@ -66,7 +66,7 @@ const TOUCHED: &[Touched<'_>] = &[
     ("lib/cold.so", DENSE, &[]),
 ];
 
-fn image() -> LayoutBuilder {
+pub(super) fn image() -> LayoutBuilder {
     let upper = [Entry::file("etc/conf", "changed")];
     LayoutBuilder::new()
         .layer(Layer::new(&entries(), Compression::Gzip(6)))
@@ -74,7 +74,7 @@ fn image() -> LayoutBuilder {
 }
 
 /// The file of a profile of `layout` that says so.
-fn profile(conversion: &Conversion, name: &str, touched: &[Touched<'_>]) -> PathBuf {
+pub(super) fn profile(conversion: &Conversion, name: &str, touched: &[Touched<'_>]) -> PathBuf {
     let manifest = conversion.source.manifest();
     let layers = manifest["layers"].as_array().unwrap();
     let layers: Vec<&Value> = layers.iter().map(|layer| &layer["digest"]).collect();
@@ -106,7 +106,7 @@ fn profile(conversion: &Conversion, name: &str, touched: &[Touched<'_>]) -> Path
     path
 }
 
-fn with_profile<'a>(path: &'a Path, args: &[&'a str]) -> Vec<&'a str> {
+pub(super) fn with_profile<'a>(path: &'a Path, args: &[&'a str]) -> Vec<&'a str> {
     [&["--profile", path.to_str().unwrap()], args].concat()
 }
 
