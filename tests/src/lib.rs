@@ -12,6 +12,7 @@ pub mod corrupt;
 pub mod drafts;
 pub mod esgz;
 pub mod fixed;
+pub mod golang;
 mod header;
 pub mod hold;
 pub mod inject;

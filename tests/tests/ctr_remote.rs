@@ -6,12 +6,12 @@ use std::io::{Read as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
-use esgz_tests::containerd::{Containerd, versions};
+use esgz_tests::containerd::{Containerd, Programs, versions};
 use esgz_tests::conversion::{Conversion, names};
-use esgz_tests::layout::Layout;
+use esgz_tests::layout::{Layout, LayoutBuilder};
 use esgz_tests::platforms::{self, IndexBuilder};
 use esgz_tests::registry::{Behaviour, Server};
-use esgz_tests::{esgz, find_program, machine, privileged, skipped};
+use esgz_tests::{esgz, find_program, golang, machine, privileged, skipped};
 use serde_json::{Value, json};
 
 /// A containerd, a registry with an image, and a link to esgz.
@@ -25,17 +25,21 @@ struct Fixture {
 impl Fixture {
     fn each(name: &str, test: impl Fn(&Self)) {
         for programs in versions(name) {
-            let conversion = Conversion::of(&machine::image());
-            let registry = Server::start(Behaviour::default());
-            registry.put_layout(&conversion.source, "debian", "org");
-            let link = conversion.path("ctr-remote");
-            std::os::unix::fs::symlink(esgz::binary(), &link).unwrap();
-            test(&Self {
-                containerd: Containerd::start(&programs),
-                conversion,
-                registry,
-                link,
-            });
+            test(&Self::of(&programs, &machine::image()));
+        }
+    }
+
+    fn of(programs: &Programs, image: &LayoutBuilder) -> Self {
+        let conversion = Conversion::of(image);
+        let registry = Server::start(Behaviour::default());
+        registry.put_layout(&conversion.source, "debian", "org");
+        let link = conversion.path("ctr-remote");
+        std::os::unix::fs::symlink(esgz::binary(), &link).unwrap();
+        Self {
+            containerd: Containerd::start(programs),
+            conversion,
+            registry,
+            link,
         }
     }
 
@@ -329,6 +333,51 @@ fn a_terminal_on_the_hosts_network_as_in_the_manual() {
         }
         fixture.check(&fixture.taken_out(&to));
     });
+}
+
+/// The manual's main example, its `go version` and its `hello.go`, with Debian's Go.
+#[test]
+fn go_programs_as_in_the_manual() {
+    let name = "ctr_remote::go_programs_as_in_the_manual";
+    let Some(_turn) = privileged::workload(name) else {
+        return;
+    };
+    let image = match golang::image() {
+        Ok(image) => image,
+        Err(reason) => return skipped(name, reason),
+    };
+    for programs in versions(name) {
+        let fixture = Fixture::of(&programs, &image);
+        fixture.pull();
+        let bash = "--entrypoint=[ \"/bin/bash\", \"-c\" ]";
+        let (version, printed) = fixture.optimize(&[bash, "--args=[ \"go version\" ]"], "version");
+        fixture.check(&version);
+        assert!(printed.starts_with("go version go1."), "{printed}");
+
+        let source =
+            "package main\n\nimport \"fmt\"\n\nfunc main() {\n\tfmt.Println(\"hello world\")\n}\n";
+        let hello = fixture.conversion.path("hello.go");
+        fs::write(&hello, source).unwrap();
+        let mount = format!(
+            "--mount=type=bind,source={},destination=/hello.go,options=bind:ro",
+            hello.display()
+        );
+        let build = "--args=[ \"go build -o /hello /hello.go && /hello\" ]";
+        let (built, printed) = fixture.optimize(&[&mount, bash, build], "hello-world");
+        fixture.check(&built);
+        assert_eq!(printed, "hello world\n");
+        let (few, many) = (fixture.prefetched(&version), fixture.prefetched(&built));
+        let is_compiler = |path: &String| path.ends_with("/compile");
+        assert!(!few.iter().any(is_compiler), "{few:?}");
+        assert!(many.iter().any(is_compiler), "{many:?}");
+        assert!(few.len() < many.len());
+
+        let to = fixture.name("debian:hello-world");
+        fixture.run(&["image", "push", "--plain-http", &to]);
+        fixture.run(&["image", "rm", &to]);
+        fixture.run(&["image", "pull", "--plain-http", &to]);
+        fixture.check(&fixture.taken_out(&to));
+    }
 }
 
 /// Removes the bridge of a test's network.
