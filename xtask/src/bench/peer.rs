@@ -123,6 +123,20 @@ impl Peer {
         Ok(Converted { cost, output_bytes })
     }
 
+    /// Gives the image another name.
+    pub(super) fn tag(&self, name: &str) -> Result<()> {
+        capture(self.ctr().args(["images", "tag", &self.source, name])).map(|_| ())
+    }
+
+    /// `ctr`, or another program that finds the daemon by the same variables, and the daemon's process.
+    pub(super) fn user(&self, program: Option<&Path>) -> (Command, u32) {
+        let ctr = self.programs.ctr_remote.with_file_name("ctr");
+        let mut command = Command::new(program.unwrap_or(&ctr));
+        command.env("CONTAINERD_ADDRESS", self.dir.path().join("s"));
+        command.env("CONTAINERD_NAMESPACE", NAMESPACE);
+        (command, self.daemon.id())
+    }
+
     fn client(&self, program: &Path) -> Command {
         let mut command = Command::new(program);
         command.arg("--address").arg(self.dir.path().join("s"));

@@ -1,5 +1,5 @@
-//! `cargo xtask bench registry`: images to and from a registry on this machine, beside skopeo, and a conversion
-//! from registry to registry beside the same in layouts.
+//! `cargo xtask bench registry`: images to and from a registry on this machine, beside skopeo, pushed from a containerd,
+//! beside `ctr image push`, and a conversion from registry to registry beside the same in layouts.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -11,11 +11,13 @@ use serde_json::{Value, json};
 
 use crate::bench::distribution::Registry;
 use crate::bench::measure::{measure, tree_bytes};
+use crate::bench::peer::{Peer, Programs};
 use crate::bench::{on_this_machine, results_dir, scratch_dir};
 use crate::prerequisites;
 use crate::shell::{capture, cargo, has_program, run as run_command, target_dir};
 
-const USAGE: &str = "usage: cargo xtask bench registry oci:DIR[:TAG] NAME [RUNS] [--scratch DIR] [--only copy|convert]";
+const USAGE: &str = "usage: cargo xtask bench registry oci:DIR[:TAG] NAME [RUNS] [--scratch DIR] [--only copy|convert] \
+    [--peer-containerd PATH]";
 /// Debian's.
 const REGISTRY: &str = "docker-registry";
 
@@ -27,6 +29,7 @@ struct Options {
     runs: usize,
     scratch: Option<PathBuf>,
     tasks: Vec<Task>,
+    containerd: Option<PathBuf>,
 }
 
 /// Work that is compared.
@@ -41,11 +44,13 @@ enum Task {
 fn parse(args: &[String]) -> Result<Options> {
     let mut words = Vec::new();
     let (mut scratch, mut tasks) = (None, vec![Task::Copy, Task::Convert]);
+    let mut containerd = None;
     let mut args = args.iter();
     while let Some(arg) = args.next() {
         let mut value = || args.next().with_context(|| format!("{arg}?\n{USAGE}"));
         match arg.as_str() {
             "--scratch" => scratch = Some(PathBuf::from(value()?)),
+            "--peer-containerd" => containerd = Some(PathBuf::from(value()?)),
             "--only" => {
                 tasks = match value()?.as_str() {
                     "copy" => vec![Task::Copy],
@@ -69,6 +74,7 @@ fn parse(args: &[String]) -> Result<Options> {
         runs,
         scratch,
         tasks,
+        containerd,
     })
 }
 
@@ -104,7 +110,12 @@ pub(super) fn run(args: &[String]) -> Result<ExitCode> {
     for run in 1..=options.runs {
         for task in &options.tasks {
             match task {
-                Task::Copy => bench.copies(run, &options.image)?,
+                Task::Copy => {
+                    bench.copies(run, &options.image)?;
+                    if let Some(containerd) = &options.containerd {
+                        bench.pushes_from_containerd(run, containerd)?;
+                    }
+                }
                 Task::Convert => bench.conversions(run, &options.image)?,
             }
         }
@@ -171,6 +182,31 @@ impl Bench<'_> {
         self.turn(run, "esgz convert --reuse, push", beside, bytes, &mut push)
     }
 
+    /// Pushes of the same image from a containerd of version 2, beside which `ctr` lies.
+    fn pushes_from_containerd(&mut self, run: usize, containerd: &Path) -> Result<()> {
+        let made = self.scratch.join("estargz");
+        let bytes = tree_bytes(&made)?;
+        let programs = Programs {
+            ctr_remote: containerd.with_file_name("ctr-remote"),
+            containerd: containerd.to_owned(),
+        };
+        let peer = Peer::start(&programs, &made, None, self.scratch)?;
+        let esgz = target_dir().join("release/esgz");
+        for (name, program, beside) in [
+            ("ctr image push", None, None),
+            ("esgz image push", Some(&*esgz), Some("ctr image push")),
+        ] {
+            let registry = Registry::start(REGISTRY.as_ref(), self.scratch)?;
+            let image = registry.image("pushed");
+            let image = image.trim_start_matches("docker://");
+            peer.tag(image)?;
+            let (mut push, daemon) = peer.user(program);
+            push.args(["image", "push", "--plain-http", image]);
+            self.turn_beside(run, name, beside, bytes, &mut push, Some(daemon))?;
+        }
+        Ok(())
+    }
+
     /// The same conversion without and with a registry.
     fn conversions(&mut self, run: usize, image: &str) -> Result<()> {
         let output = self.scratch.join("converted");
@@ -210,7 +246,20 @@ impl Bench<'_> {
         bytes: u64,
         command: &mut Command,
     ) -> Result<()> {
-        let (cost, _) = measure(command, None).with_context(|| format!("run {run} of {name}"))?;
+        self.turn_beside(run, name, beside, bytes, command, None)
+    }
+
+    /// The same for one that lets a daemon work, whose cost counts.
+    fn turn_beside(
+        &mut self,
+        run: usize,
+        name: &'static str,
+        beside: Option<&'static str>,
+        bytes: u64,
+        command: &mut Command,
+        daemon: Option<u32>,
+    ) -> Result<()> {
+        let (cost, _) = measure(command, daemon).with_context(|| format!("run {run} of {name}"))?;
         println!("run {run}: {name}: {:.2} s", cost.wall_seconds);
         let result = json!({
             "run": run,
