@@ -365,7 +365,7 @@ fn go_programs_as_in_the_manual() {
         let build = "--args=[ \"go build -o /hello /hello.go && /hello\" ]";
         let (built, printed) = fixture.optimize(&[&mount, bash, build], "hello-world");
         fixture.check(&built);
-        assert_eq!(printed, "hello world\n");
+        assert!(printed.starts_with("hello world\n"), "{printed}");
         let (few, many) = (fixture.prefetched(&version), fixture.prefetched(&built));
         let is_compiler = |path: &String| path.ends_with("/compile");
         assert!(!few.iter().any(is_compiler), "{few:?}");

@@ -1,7 +1,7 @@
 //! From an opened image to what a simulation needs of it: the one file here that reads.
 
 use crate::image::Digest;
-use crate::layer::verify::{VerifyError, parse_toc, read_toc};
+use crate::layer::verify::{VerifyError, must_equal, parse_toc, read_toc};
 use crate::simulate::{Contents, ImageModel, LayerModel};
 use crate::source::{SourceError, SourceImage, SourceLayer};
 
@@ -44,9 +44,9 @@ fn read_layer(image: &SourceImage, layer: &SourceLayer) -> Result<LayerModel, Re
         size_bytes: layer.blob.size_bytes,
         contents: None,
     };
-    if layer.toc_digest.is_none() {
+    let Some(annotated) = &layer.toc_digest else {
         return Ok(model);
-    }
+    };
     let failed = |source| ReadError::Toc {
         layer: layer.blob.digest,
         source,
@@ -58,6 +58,8 @@ fn read_layer(image: &SourceImage, layer: &SourceLayer) -> Result<LayerModel, Re
         Err(VerifyError::NoFooter) => return Ok(model),
         Err(source) => return Err(failed(source)),
     };
+    let digest = Digest::of(&json).to_string();
+    must_equal("TOC digest", &digest, annotated).map_err(failed)?;
     let toc = parse_toc(&json, toc_offset_bytes).map_err(failed)?;
     model.contents = Some(Contents::new(&toc, toc_offset_bytes, json.len() as u64));
     Ok(model)

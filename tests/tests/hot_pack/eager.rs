@@ -86,15 +86,23 @@ fn podmans_storage_holds_the_same_tree() {
     }
     let (conversion, packed) = conversion();
     for driver in ["overlay", "vfs"] {
-        let storage = tempfile::tempdir_in("/var/tmp").unwrap();
+        // An image is named by its path, in which there must be small letters only.
+        let storage = tempfile::Builder::new()
+            .prefix(&format!("esgz-test-{driver}-{}", std::process::id()))
+            .rand_bytes(0)
+            .tempdir_in("/var/tmp")
+            .unwrap();
         let buildah = |args: &[&str]| {
             let mut command = Command::new("buildah");
             command.arg("--root").arg(storage.path().join("root"));
             command.arg("--runroot").arg(storage.path().join("run"));
             printed(command.args(["--storage-driver", driver]).args(args))
         };
-        let unpack = |layout: &Layout| {
-            let image = format!("oci:{}", reference(layout));
+        let unpack = |layout: &Layout, name: &str| {
+            let dir = storage.path().join(name);
+            std::os::unix::fs::symlink(&layout.dir, &dir).unwrap();
+            let tag = layout.tag.as_deref().unwrap();
+            let image = format!("oci:{}:{tag}", dir.display());
             let container = buildah(&["from", "--quiet", &image]);
             let root = buildah(&["mount", &container]);
             let tree = Tree::read(Path::new(&root)).without_directory_times();
@@ -102,8 +110,9 @@ fn podmans_storage_holds_the_same_tree() {
             buildah(&["rm", &container]);
             tree
         };
-        let source = unpack(&conversion.source);
-        compare(&format!("buildah, {driver}"), &source, unpack(&packed));
+        let source = unpack(&conversion.source, "source");
+        let packed = unpack(&packed, "packed");
+        compare(&format!("buildah, {driver}"), &source, packed);
         // The driver may keep a mount of its own.
         let _ = Command::new("umount")
             .arg(storage.path().join("root/overlay"))
