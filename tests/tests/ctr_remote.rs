@@ -309,7 +309,7 @@ fn a_terminal_on_the_hosts_network_as_in_the_manual() {
             &org,
             &to,
         ]);
-        let mut end = || Stdio::from(pty.slave.try_clone().unwrap());
+        let end = || Stdio::from(pty.slave.try_clone().unwrap());
         command.stdin(end()).stdout(end()).stderr(Stdio::piped());
         let child = command.spawn().unwrap();
         // With its ends the terminal ends.

@@ -239,7 +239,7 @@ impl<'a> Rows<'a> {
             }
             let entry = self.row(row)?;
             let name = clean(&entry.name);
-            if !LANDMARK_NAMES.contains(&&*name) {
+            if !LANDMARK_NAMES.contains(&name) {
                 continue;
             }
             let fault = |fault: RowFault| {
