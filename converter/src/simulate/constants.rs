@@ -54,9 +54,9 @@ pub struct Constants {
 }
 
 impl Constants {
-    /// For a virtual machine with 2 cores (x86-64, Linux 6.18), containerd 2.2.9, Stargz Snapshotter 7cf47cba; chosen
-    /// on 2026-11-30 so that the seconds of five measured runs of a PyTorch image are met within 12 %
-    /// (docs/simulate.md). `cargo xtask bench simulate` puts them beside later runs, and fits them.
+    /// First guesses for a virtual machine with 2 cores (x86-64, Linux 6.18), containerd 2.2.9, Stargz Snapshotter
+    /// 7cf47cba, made on 2026-11-30 by five runs of one PyTorch image (docs/simulate.md). `cargo xtask bench simulate`
+    /// puts them beside later runs, and fits them.
     pub const fn measured() -> Self {
         Self {
             unit_bytes: 50_000,

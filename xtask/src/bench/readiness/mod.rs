@@ -204,6 +204,8 @@ impl Environment {
         let programs = &options.programs;
         let version = |program: &Path| -> Result<String> {
             let text = capture(Command::new(program).arg("--version"))?;
+            // Some say by which path they were called.
+            let text = text.trim_start_matches(&*program.with_file_name("").to_string_lossy());
             Ok(text.split_whitespace().collect::<Vec<_>>().join(" "))
         };
         let mut this = Map::new();
