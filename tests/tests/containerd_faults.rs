@@ -16,6 +16,8 @@ use esgz_tests::{privileged, sets};
 
 const RESULT: &str = "registry.example/tests/result:1";
 const MIB: usize = 1 << 20;
+/// No manifest or configuration here has more bytes.
+const A_DOCUMENT: u64 = 64 << 10;
 
 /// An image with one layer of so much that does not compress, and what it becomes in a layout.
 fn image(len: usize) -> (Conversion, Layout) {
@@ -49,15 +51,14 @@ fn convert(conversion: &Conversion, containerd: &Containerd) -> Esgz {
         .arg(RESULT)
 }
 
-/// Directories of ingests that have more than a document's bytes.
-fn ingests(containerd: &Containerd) -> Vec<PathBuf> {
+/// Directories of ingests that have more than so many bytes.
+fn ingests(containerd: &Containerd, bytes: u64) -> Vec<PathBuf> {
     let directory = containerd.blobs().join("../../ingest");
     let all = names(&directory)
         .into_iter()
         .map(|name| directory.join(name));
-    let is_layer =
-        |path: &PathBuf| fs::metadata(path.join("data")).is_ok_and(|m| m.len() > 64 << 10);
-    all.filter(is_layer).collect()
+    let is_larger = |path: &PathBuf| fs::metadata(path.join("data")).is_ok_and(|m| m.len() > bytes);
+    all.filter(is_larger).collect()
 }
 
 /// Starts the conversion, and waits until a layer is on its way.
@@ -72,7 +73,7 @@ fn begin(conversion: &Conversion, containerd: &Containerd) -> Child {
         assert!(reniced.status.success(), "{reniced:?}");
         let deadline = Instant::now() + Duration::from_secs(60);
         while child.try_wait().unwrap().is_none() {
-            if !ingests(containerd).is_empty() {
+            if !ingests(containerd, A_DOCUMENT).is_empty() {
                 return child;
             }
             assert!(Instant::now() < deadline, "nothing is ingested");
@@ -99,7 +100,7 @@ fn nothing_is_left(conversion: &Conversion, containerd: &Containerd) {
         Vec::<String>::new()
     );
     assert_eq!(names(&conversion.path("scratch")), Vec::<String>::new());
-    assert_eq!(ingests(containerd), Vec::<PathBuf>::new());
+    assert_eq!(ingests(containerd, 0), Vec::<PathBuf>::new());
 }
 
 #[test]
@@ -141,7 +142,7 @@ fn a_killed_ingest_goes_on_where_it_was() {
                 leases.contains("esgz-") && leases.contains("containerd.io/gc.expire="),
                 "{leases}"
             );
-            let left = ingests(&containerd);
+            let left = ingests(&containerd, A_DOCUMENT);
             assert_eq!(left.len(), 1, "{left:?}");
             if is_damaged {
                 overwrite(&left[0].join("data"));
@@ -161,7 +162,7 @@ fn a_killed_ingest_goes_on_where_it_was() {
                 "{}",
                 again.stderr
             );
-            assert_eq!(ingests(&containerd), Vec::<PathBuf>::new());
+            assert_eq!(ingests(&containerd, 0), Vec::<PathBuf>::new());
             forget(&containerd);
         }
     }

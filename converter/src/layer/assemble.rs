@@ -12,7 +12,7 @@ use crate::layer::footer::footer;
 use crate::layer::header;
 use crate::layer::plan::{LayerPlan, RowSource, TOC_NAME};
 use crate::layer::scan::tar::BLOCK_BYTES;
-use crate::layer::toc::{OwnerNames, TocEntry, entry_row};
+use crate::layer::toc::{OwnerNames, TocEntry, first_row};
 
 /// A written layer.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -152,15 +152,7 @@ impl Assembler {
         let mut names = OwnerNames::default();
         let mut file_digests = self.digests.files().iter().copied();
         for row in &plan.rows {
-            let mut first = match row.source {
-                RowSource::Entry(entry) => entry_row(&layer.entries[entry as usize], &mut names),
-                RowSource::Landmark(name) => TocEntry {
-                    name: name.into(),
-                    kind: "reg".into(),
-                    size: 1,
-                    ..TocEntry::default()
-                },
-            };
+            let mut first = first_row(layer, row.source, &mut names);
             let is_regular = match row.source {
                 RowSource::Entry(entry) => layer.entries[entry as usize].kind == EntryKind::Regular,
                 RowSource::Landmark(_) => true,

@@ -7,7 +7,8 @@ use base64::Engine as _;
 use serde::{Deserialize, Serialize};
 
 use crate::image::Digest;
-use crate::layer::entry::{Entry, EntryKind, Timestamp};
+use crate::layer::entry::{Entry, EntryKind, ScannedLayer, Timestamp};
+use crate::layer::plan::RowSource;
 
 /// The whole document.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -95,6 +96,23 @@ impl<'a> OwnerNames<'a> {
             return Cow::Borrowed("");
         }
         Cow::Borrowed(name)
+    }
+}
+
+/// The first row of what a plan has in its TOC, without offsets and digests.
+pub fn first_row<'a>(
+    layer: &'a ScannedLayer,
+    source: RowSource,
+    names: &mut OwnerNames<'a>,
+) -> TocEntry<'a> {
+    match source {
+        RowSource::Entry(index) => entry_row(&layer.entries[index as usize], names),
+        RowSource::Landmark(name) => TocEntry {
+            name: name.into(),
+            kind: "reg".into(),
+            size: 1,
+            ..TocEntry::default()
+        },
     }
 }
 

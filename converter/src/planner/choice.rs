@@ -125,7 +125,7 @@ fn best(candidates: &[Candidate], hot_pack: HotPack) -> usize {
 ///
 /// # Errors
 /// As [`choose`].
-pub fn predict(
+fn predict(
     profile: &Profile,
     layers: &[ScannedLayer],
     placements: &Placements,

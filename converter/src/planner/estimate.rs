@@ -3,8 +3,9 @@
 //! Enters: a scanned layer and its plan. Leaves: what its TOC will say to a simulation. A chunk's compressed length is
 //! taken from the source, where that is gzip: from the blocks that hold it, else from the layer's ratio.
 
+use crate::blob::ReadAt as _;
 use crate::layer::entry::ScannedLayer;
-use crate::layer::plan::{LayerPlan, Member, RowSource, Segment};
+use crate::layer::plan::{LayerPlan, Member, Segment};
 use crate::layer::toc::{self, OwnerNames, Toc, TocEntry};
 use crate::simulate::{Contents, LayerModel};
 
@@ -28,15 +29,7 @@ pub(super) fn layer_model(layer: &ScannedLayer, plan: &LayerPlan) -> LayerModel 
     let mut names = OwnerNames::default();
     let mut entries: Vec<TocEntry<'_>> = Vec::with_capacity(plan.rows.len());
     for row in &plan.rows {
-        let mut first = match row.source {
-            RowSource::Entry(index) => toc::entry_row(&layer.entries[index as usize], &mut names),
-            RowSource::Landmark(name) => TocEntry {
-                name: name.into(),
-                kind: "reg".into(),
-                size: 1,
-                ..TocEntry::default()
-            },
-        };
+        let mut first = toc::first_row(layer, row.source, &mut names);
         let members = plan.members_of(row);
         let count = members.len();
         let mut reached = 0;
@@ -96,7 +89,6 @@ fn member_bytes(layer: &ScannedLayer, plan: &LayerPlan, member: &Member) -> u64 
 
 /// Compressed bytes of a stretch of the layer's tar.
 fn spool_bytes(layer: &ScannedLayer, offset_bytes: u64, len_bytes: u64) -> f64 {
-    use crate::blob::ReadAt as _;
     match &layer.deflate {
         Some(index) => index.compressed_bytes(offset_bytes..offset_bytes + len_bytes),
         None => {

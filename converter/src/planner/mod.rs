@@ -17,7 +17,7 @@ use crate::layer::entry::{EntryKind, FileId, ScannedLayer, clean_path};
 use crate::layer::placement::{Giant, Placement};
 use crate::profile::{Located, Prioritized, Profile, ProfiledFile, locate};
 
-pub use choice::{Candidate, Choice, Plan, choose, predict};
+pub use choice::{Candidate, Choice, Plan, choose};
 pub use costs::{Costs, FileCosts};
 use ranges::{total_bytes, widened};
 

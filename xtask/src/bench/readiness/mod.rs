@@ -205,7 +205,8 @@ impl Environment {
         let version = |program: &Path| -> Result<String> {
             let text = capture(Command::new(program).arg("--version"))?;
             // Some say by which path they were called.
-            let text = text.trim_start_matches(&*program.with_file_name("").to_string_lossy());
+            let dir = program.with_file_name("").display().to_string();
+            let text = text.strip_prefix(&dir).unwrap_or(&text);
             Ok(text.split_whitespace().collect::<Vec<_>>().join(" "))
         };
         let mut this = Map::new();
