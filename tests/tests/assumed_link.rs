@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::PathBuf;
+use std::sync::LazyLock;
 
 use esgz_tests::archive::Entry;
 use esgz_tests::compress::Compression;
@@ -15,12 +16,16 @@ const MIB: usize = 1 << 20;
 
 /// A program, a giant of which two pages are touched, and a library that is only opened.
 fn conversion() -> Conversion {
-    let entries = [
-        Entry::file("bin/app", noise(1, 40_000)),
-        Entry::file("lib/opened.so", noise(2, MIB)),
-        Entry::file("lib/giant.so", noise(3, 24 * MIB)),
-    ];
-    Conversion::of(&LayoutBuilder::new().layer(Layer::new(&entries, Compression::Gzip(1))))
+    // Made once for all tests.
+    static IMAGE: LazyLock<LayoutBuilder> = LazyLock::new(|| {
+        let entries = [
+            Entry::file("bin/app", noise(1, 40_000)),
+            Entry::file("lib/opened.so", noise(2, MIB)),
+            Entry::file("lib/giant.so", noise(3, 24 * MIB)),
+        ];
+        LayoutBuilder::new().layer(Layer::new(&entries, Compression::Gzip(1)))
+    });
+    Conversion::of(&IMAGE)
 }
 
 fn profile(conversion: &Conversion, giant: &Value) -> PathBuf {

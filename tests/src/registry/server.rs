@@ -487,7 +487,9 @@ impl Server {
         match first.parse::<usize>() {
             Ok(first) if first < end && end <= bytes.len() => {
                 let range = format!("bytes {first}-{}/{}", end - 1, bytes.len());
+                // As registries do; the snapshotter insists on it.
                 Answer::new(206)
+                    .header("Content-Type", "application/octet-stream")
                     .header("Content-Range", range)
                     .body(&bytes[first..end])
             }
