@@ -69,6 +69,23 @@ fn a_layer_that_inflates_a_thousandfold() {
 }
 
 /// One chunk, and one member, of 300 MiB: it is inflated piece by piece.
+/// Layers are encoded while they are scanned, be there little memory or much.
+#[test]
+fn much_memory_is_used_as_well_as_little() {
+    let files = [1, 2].map(|seed| Entry::file(format!("file{seed}"), sets::noise(seed, 5 << 20)));
+    let conversion = Conversion::of(&image(&files));
+    for memory in ["512MiB", "8GiB"] {
+        let finished = conversion
+            .command(memory)
+            .args(["--memory", memory, "--threads=2", "--log-level=debug"])
+            .run()
+            .success()
+            .unwrap();
+        let said = &finished.stderr;
+        assert!(said.contains("is_made=true"), "{memory}: {said}");
+    }
+}
+
 #[test]
 fn a_chunk_that_is_larger_than_the_memory() {
     const ZEROS_BYTES: usize = 300 << 20;

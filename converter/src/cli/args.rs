@@ -20,6 +20,7 @@ use crate::image::{ImageRef, Platform};
 use crate::layer::encode::Level;
 use crate::layer::plan::PlanOptions;
 use crate::planner::HotPack;
+use crate::registry::Early;
 use crate::simulate::Link;
 
 /// Make container images start fast: profile a workload with eBPF and rewrite its image as eStargz.
@@ -266,12 +267,35 @@ pub(super) struct ConversionArgs {
     /// Carry a layer over as it is where it is valid eStargz and prefetches nothing else than wanted
     #[arg(long)]
     pub(super) reuse: bool,
+    /// Send a layer to a registry while it is still being made. auto: to a repository that has no tags; on:
+    /// also where it may turn out that the layer is there already; off: when it is whole
+    #[arg(long, value_enum, default_value_t, value_name = "WHEN")]
+    pub(super) early_push: EarlyPushArg,
     /// Do not read the written layers back
     #[arg(long)]
     pub(super) no_verify: bool,
     /// Print the result as JSON on stdout
     #[arg(long)]
     pub(super) json: bool,
+}
+
+/// See [`Early`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(super) enum EarlyPushArg {
+    #[default]
+    Auto,
+    On,
+    Off,
+}
+
+impl From<EarlyPushArg> for Early {
+    fn from(arg: EarlyPushArg) -> Self {
+        match arg {
+            EarlyPushArg::Auto => Self::NewRepository,
+            EarlyPushArg::On => Self::Always,
+            EarlyPushArg::Off => Self::Never,
+        }
+    }
 }
 
 /// See [`HotPack`].

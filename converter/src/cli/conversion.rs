@@ -22,6 +22,7 @@ use crate::layer::index_cache::IndexCache;
 use crate::layer::plan::PlanOptions;
 use crate::planner::{Costs, PlannerOptions};
 use crate::progress::Progress;
+use crate::registry::RegistryOptions;
 use crate::simulate::Constants;
 use crate::sink::{Sink, SinkOptions};
 use crate::source::{Node, Source};
@@ -111,7 +112,10 @@ pub(super) fn open_ends(
 ) -> Result<(Source, Sink), Failure> {
     let sink_options = SinkOptions {
         scratch: options.scan.scratch.clone(),
-        registry: remotes.registry.clone(),
+        registry: RegistryOptions {
+            early: args.early_push.into(),
+            ..remotes.registry.clone()
+        },
         containerd: remotes.containerd.clone(),
         cancel: cancel.clone(),
     };

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 
 use crate::cli::failure::{Failure, USAGE};
-use crate::registry::{CredentialSources, RegistryOptions, Retry, Secret, Security};
+use crate::registry::{CredentialSources, RegistryOptions, Secret, Security};
 
 /// How registries are reached.
 #[derive(Debug, Args)]
@@ -82,7 +82,7 @@ pub(super) fn options(
             identity: args.tlscert.clone().zip(args.tlskey.clone()),
         },
         hosts_dir: args.hosts_dir.clone(),
-        retry: Retry::default(),
+        ..RegistryOptions::default()
     })
 }
 

@@ -90,8 +90,9 @@ pub(super) fn scan_and_convert(
     } = *job;
     let mut scan = options.scan.clone();
     scan.keep = Keep::Readable;
-    // The rest of what it may take is for encoding at the same time.
-    scan.decode.parallel.memory_bytes /= 2;
+    // The rest of what the layer may take is for encoding at the same time.
+    let decode = &mut scan.decode.parallel;
+    decode.memory_bytes = (decode.memory_bytes / 2).min(job.parallel.memory_bytes / 4);
     // The entries of other layers are not in memory.
     scan.entry_memory = EntryMemory::new(scan.entry_memory.limit_bytes());
     let ahead = ahead_options(options, &scan, job.convert_options());

@@ -99,6 +99,9 @@ const COMPRESSED_BYTES: usize = 1 << 20;
 const GUESSED_BYTES: usize = COMPRESSED_BYTES / 4;
 /// Compressing again is worth its time from here on.
 const WORTH: f64 = 0.03;
+/// By so much the first runs may tell another story than all. Compressing in vain takes far longer than
+/// copying in vain, and so a guess has to be surer of it.
+const DOUBT: f64 = 0.01;
 
 /// Decides for `layer`, whose blob is `compressed`; `threads` do the work.
 ///
@@ -145,7 +148,7 @@ pub fn choose(
                 Ok::<_, EncodeError>(sum.plus(sizes?))
             })
     })?;
-    Ok(verdict(sizes, overhead))
+    Ok(verdict(sizes, overhead, WORTH))
 }
 
 /// Bytes of all samples.
@@ -169,7 +172,7 @@ impl Sizes {
     }
 }
 
-fn verdict(sizes: Sizes, overhead: f64) -> Choice {
+fn verdict(sizes: Sizes, overhead: f64, worth: f64) -> Choice {
     let Sizes {
         source,
         copied,
@@ -180,7 +183,7 @@ fn verdict(sizes: Sizes, overhead: f64) -> Choice {
         [source, copied, source_starts, compressed_starts].map(|bytes| bytes.max(1) as f64);
     let compressed = source * compressed_starts / source_starts;
     let (saved, added) = (1.0 - compressed / copied, copied / source - 1.0);
-    if saved > WORTH {
+    if saved > worth {
         Choice::Compress(Reason::Smaller(saved))
     } else if added > overhead && saved > 0.0 {
         Choice::Compress(Reason::Larger(added))
@@ -328,10 +331,9 @@ impl Sampler<'_> {
             let source = Source { compressed, index };
             scales.weigh(bytes, GUESSED_BYTES, run.source_bytes, &source)?;
         }
-        Ok(matches!(
-            verdict(scales.sizes, self.overhead),
-            Choice::Copy(_)
-        ))
+        let guess = verdict(scales.sizes, self.overhead + DOUBT, WORTH + DOUBT);
+        tracing::debug!(?guess, "guessed from the first {} runs", samples.len());
+        Ok(matches!(guess, Choice::Copy(_)))
     }
 }
 
@@ -353,7 +355,7 @@ mod tests {
                 source_starts: source / 4,
                 compressed_starts: compressed / 4,
             };
-            let choice = verdict(sizes, 0.01);
+            let choice = verdict(sizes, 0.01, WORTH);
             assert_eq!(matches!(choice, Choice::Copy(_)), copies, "{choice:?}");
         };
         // A level 6 source; a level 9 source; a level 1 source; stored blocks.

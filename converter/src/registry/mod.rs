@@ -47,13 +47,15 @@ pub use retry::Retry;
 pub use secret::Secret;
 pub use stream::RemoteBlob;
 pub use tls::Security;
-pub use upload::Uploads;
+pub use upload::{EarlyUpload, Uploads};
 
 /// Blobs that are on their way at once, in each direction.
 const PARALLEL_BLOBS: usize = 4;
+/// Some registries refuse parts of less than 5 MiB, others of more than 20 MiB.
+const PART_BYTES: u64 = 16 << 20;
 
 /// How registries are spoken to.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct RegistryOptions {
     /// Who one is.
     pub credentials: CredentialSources,
@@ -63,6 +65,36 @@ pub struct RegistryOptions {
     pub hosts_dir: Option<PathBuf>,
     /// What happens after a failure.
     pub retry: Retry,
+    /// Length of a part, where a blob is sent in parts.
+    pub part_bytes: u64,
+    /// When blobs are sent that are still being made.
+    pub early: Early,
+}
+
+impl Default for RegistryOptions {
+    fn default() -> Self {
+        Self {
+            credentials: CredentialSources::default(),
+            security: Security::default(),
+            hosts_dir: None,
+            retry: Retry::default(),
+            part_bytes: PART_BYTES,
+            early: Early::default(),
+        }
+    }
+}
+
+/// When blobs are sent that are still being made: their digests are not known, and the repository may turn
+/// out to have them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Early {
+    /// Where the repository has no tag yet, and so hardly any blob.
+    #[default]
+    NewRepository,
+    /// Always.
+    Always,
+    /// Never.
+    Never,
 }
 
 /// What one wants to do.
@@ -97,6 +129,7 @@ struct Inner {
     permits: Semaphore,
     /// Whether the registry has refused a blob in parts.
     refuses_chunks: AtomicBool,
+    part_bytes: u64,
 }
 
 impl Registry {
@@ -150,6 +183,7 @@ impl Registry {
                 cancel: cancel.clone(),
                 permits: Semaphore::new(PARALLEL_BLOBS),
                 refuses_chunks: AtomicBool::new(false),
+                part_bytes: options.part_bytes.max(1),
             }),
             runtime: Some(runtime),
         })

@@ -1,29 +1,33 @@
 //! Blobs and manifests on their way to the registry.
 //!
 //! A blob that is there is not sent. Any other goes in one request; if that is cut, the registry is asked
-//! how much it has, and the rest goes in parts, unless the registry takes none.
+//! how much it has, and the rest goes in parts, unless the registry takes none. A blob that is still being
+//! made can be sent in parts as they come ([`EarlyUpload`]).
 
+use std::fs::File;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use reqwest::header::{
-    CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RANGE,
-};
+use reqwest::header::{CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, HeaderValue, RANGE};
 use reqwest::{Method, StatusCode, Url};
+use tokio::sync::watch::Receiver;
 use tokio::task::JoinHandle;
 
 use crate::blob::{Blob, Supply};
 use crate::cancel::Cancel;
 use crate::image::{BlobId, Digest};
-use crate::registry::download::CONTENT_DIGEST;
 use crate::registry::retry::{Failures, interrupted};
 use crate::registry::transport::{Call, shown};
 use crate::registry::upload_body::{Outgoing, UploadBody};
 use crate::registry::{Inner, Registry, RegistryError, scope};
 
-/// Parts of an upload; some registries refuse parts of less than 5 MiB.
-const CHUNK_BYTES: u64 = 16 << 20;
+mod early;
+mod manifests;
+
+pub use early::EarlyUpload;
+use early::Made;
+
 /// For cleaning up after a failure.
 const LAST_WORDS: Duration = Duration::from_secs(2);
 
@@ -67,7 +71,7 @@ impl Uploads {
     /// # Errors
     /// When an earlier one could not be sent.
     pub fn push(&mut self, id: BlobId, blob: Blob) -> Result<(), RegistryError> {
-        self.begin(Outgoing::ours(id, blob))
+        self.begin(id, Outgoing::ours(blob))
     }
 
     /// Begins to send a blob from elsewhere, which is checked on its way.
@@ -75,14 +79,18 @@ impl Uploads {
     /// # Errors
     /// When an earlier one could not be sent.
     pub fn pass_on(&mut self, id: BlobId, supply: Arc<dyn Supply>) -> Result<(), RegistryError> {
-        self.begin(Outgoing::passed_on(id, supply))
+        self.begin(id, Outgoing::passed_on(id, supply))
     }
 
-    fn begin(&mut self, outgoing: Outgoing) -> Result<(), RegistryError> {
+    fn begin(&mut self, id: BlobId, outgoing: Outgoing) -> Result<(), RegistryError> {
+        self.spawn(Job::Whole(id, outgoing))
+    }
+
+    fn spawn(&mut self, job: Job) -> Result<(), RegistryError> {
         self.settle(JoinHandle::is_finished)?;
         let inner = Arc::clone(&self.registry.inner);
         let stop = self.stop.clone();
-        let task = async move { inner.upload(&outgoing, &stop).await };
+        let task = async move { inner.upload(job, &stop).await };
         self.tasks.push(self.registry.runtime().spawn(task));
         Ok(())
     }
@@ -149,12 +157,20 @@ impl Drop for Uploads {
     }
 }
 
+/// What a task sends.
+enum Job {
+    Whole(BlobId, Outgoing),
+    Growing(Arc<File>, Receiver<Made>),
+}
+
 /// An upload that the registry knows of.
 #[derive(Default)]
 struct Session {
     url: Option<Url>,
-    /// Whether something went wrong on the way.
-    was_cut: bool,
+    /// How far it has come, where the registry need not be asked.
+    at_bytes: Option<u64>,
+    /// Whether what is there may be continued.
+    goes_on: bool,
 }
 
 impl Inner {
@@ -196,89 +212,81 @@ impl Inner {
         }
     }
 
-    /// Sends a blob unless it is there, and cleans up if that fails.
-    async fn upload(&self, outgoing: &Outgoing, stop: &Cancel) -> Result<(), RegistryError> {
+    /// Does the job, and lets the registry forget what is left of its session then.
+    async fn upload(&self, job: Job, stop: &Cancel) -> Result<(), RegistryError> {
         let mut session = Session::default();
+        let send = async {
+            match job {
+                Job::Whole(id, outgoing) => {
+                    let _permit = self.permits.acquire().await;
+                    self.send_blob(id, &outgoing, &mut session).await
+                }
+                Job::Growing(file, made) => self.send_growing(&file, made, &mut session).await,
+            }
+        };
         let sent = tokio::select! {
-            sent = self.send_blob(outgoing, &mut session) => sent,
+            sent = send => sent,
             cancelled = interrupted(&self.cancel) => Err(cancelled.into()),
             cancelled = interrupted(stop) => Err(cancelled.into()),
         };
-        if sent.is_err()
-            && let Some(url) = session.url.take()
-        {
-            self.abandon(url).await;
-        }
+        self.give_up(&mut session).await;
         sent
     }
 
+    /// Sends a blob unless it is there. A session that is left was of no use.
     async fn send_blob(
         &self,
+        id: BlobId,
         outgoing: &Outgoing,
         session: &mut Session,
     ) -> Result<(), RegistryError> {
-        let _permit = self.permits.acquire().await;
         let mut failures = Failures::new(self.retry, &self.cancel);
         let mut reached_bytes = 0;
         loop {
-            if self.exists(outgoing.id()).await? {
+            if self.exists(id).await? {
                 return Ok(());
             }
             let before = reached_bytes;
-            let sent = self.try_send(outgoing, session, &mut reached_bytes).await;
-            let Err(failure) = sent else {
+            let sent = self.try_send(id.digest, outgoing, session, &mut reached_bytes);
+            let Err(failure) = sent.await else {
                 session.url = None;
                 return Ok(());
             };
             if let Some(source) = outgoing.take_failure() {
                 return Err(RegistryError::Unreadable {
-                    digest: outgoing.id().digest,
+                    digest: id.digest,
                     source,
                 });
             }
             if reached_bytes > before {
                 failures.forget();
             }
-            session.was_cut = true;
+            session.goes_on = true;
             failures.wait(failure).await?;
         }
     }
 
     async fn try_send(
         &self,
+        digest: Digest,
         outgoing: &Outgoing,
         session: &mut Session,
         reached_bytes: &mut u64,
     ) -> Result<(), RegistryError> {
-        let len_bytes = outgoing.id().size_bytes;
-        let (mut url, mut offset_bytes) = match session.url.clone() {
-            Some(url) => self.stand(url).await?,
-            None => (self.begin().await?, 0),
-        };
-        session.url = Some(url.clone());
-        let takes_chunks = !self.refuses_chunks.load(Ordering::Relaxed);
-        let goes_on = session.was_cut && offset_bytes <= outgoing.seen_bytes();
-        if goes_on && takes_chunks && len_bytes > 0 {
+        let len_bytes = outgoing.len_bytes();
+        let (mut url, mut offset_bytes) = self.resume(session).await?;
+        let goes_on = session.goes_on && offset_bytes <= outgoing.seen_bytes();
+        if goes_on && !self.refuses_chunks.load(Ordering::Relaxed) && len_bytes > 0 {
             while offset_bytes < len_bytes {
                 *reached_bytes = (*reached_bytes).max(offset_bytes);
-                let part = UploadBody::new(outgoing, offset_bytes, CHUNK_BYTES);
+                let part = UploadBody::new(outgoing, offset_bytes, self.part_bytes);
                 match self.send_part(&url, &part, offset_bytes).await {
                     Ok(next) => url = next,
-                    Err(RegistryError::Status { status, .. })
-                        if (400..500).contains(&status)
-                            && !matches!(status, 401 | 403 | 408 | 425 | 429)
-                            || status == 501 =>
-                    {
-                        tracing::debug!("the registry refuses parts of a blob: {status}");
-                        self.refuses_chunks.store(true, Ordering::Relaxed);
-                        if let Some(url) = session.url.take() {
-                            self.abandon(url).await;
-                        }
-                        url = self.begin().await?;
-                        session.url = Some(url.clone());
-                        return self
-                            .send_whole(&url, outgoing, &UploadBody::whole(outgoing))
-                            .await;
+                    Err(error) if self.refuses_parts(&error) => {
+                        self.give_up(session).await;
+                        let (url, _) = self.resume(session).await?;
+                        let whole = UploadBody::whole(outgoing);
+                        return self.send_whole(&url, digest, &whole).await;
                     }
                     Err(error) => return Err(error),
                 }
@@ -286,16 +294,49 @@ impl Inner {
                 offset_bytes += part.len_bytes();
             }
             let nothing = UploadBody::new(outgoing, len_bytes, 0);
-            return self.send_whole(&url, outgoing, &nothing).await;
+            return self.send_whole(&url, digest, &nothing).await;
         }
         if offset_bytes > 0 {
             // What is there cannot be continued.
-            self.abandon(url).await;
-            url = self.begin().await?;
-            session.url = Some(url.clone());
+            self.give_up(session).await;
+            (url, _) = self.resume(session).await?;
         }
-        self.send_whole(&url, outgoing, &UploadBody::whole(outgoing))
-            .await
+        let whole = UploadBody::whole(outgoing);
+        self.send_whole(&url, digest, &whole).await
+    }
+
+    /// The session's upload, begun if there is none, and how far it has come in bytes.
+    async fn resume(&self, session: &mut Session) -> Result<(Url, u64), RegistryError> {
+        let (url, at_bytes) = match (session.url.clone(), session.at_bytes.take()) {
+            (Some(url), Some(at_bytes)) => (url, at_bytes),
+            (Some(url), None) => self.stand(url).await?,
+            (None, _) => (self.begin().await?, 0),
+        };
+        session.url = Some(url.clone());
+        Ok((url, at_bytes))
+    }
+
+    /// Lets the registry forget the session's upload, if there is one.
+    async fn give_up(&self, session: &mut Session) {
+        session.at_bytes = None;
+        if let Some(url) = session.url.take() {
+            self.abandon(url).await;
+        }
+    }
+
+    /// Whether it is parts as such that the registry does not want; then it gets no more of them.
+    fn refuses_parts(&self, error: &RegistryError) -> bool {
+        let RegistryError::Status { status, .. } = *error else {
+            return false;
+        };
+        let is_refusal = (400..500).contains(&status)
+            && !matches!(status, 401 | 403 | 408 | 425 | 429)
+            || status == 501;
+        if is_refusal {
+            tracing::debug!("the registry refuses parts of a blob: {status}");
+            self.refuses_chunks.store(true, Ordering::Relaxed);
+        }
+        is_refusal
     }
 
     /// A new upload.
@@ -352,12 +393,12 @@ impl Inner {
     async fn send_whole(
         &self,
         url: &Url,
-        outgoing: &Outgoing,
+        digest: Digest,
         body: &UploadBody,
     ) -> Result<(), RegistryError> {
         let mut url = url.clone();
-        let digest = outgoing.id().digest.to_string();
-        url.query_pairs_mut().append_pair("digest", &digest);
+        url.query_pairs_mut()
+            .append_pair("digest", &digest.to_string());
         let mut call = self.call("uploading to", Method::PUT, url);
         call.body = Some(body);
         let octets = HeaderValue::from_static("application/octet-stream");
@@ -380,47 +421,6 @@ impl Inner {
     async fn abandon(&self, url: Url) {
         let call = self.call("giving up", Method::DELETE, url);
         let _ = tokio::time::timeout(LAST_WORDS, self.server.transport.send(&call)).await;
-    }
-
-    /// Gives the headers of the answer.
-    pub(super) async fn put_manifest(
-        &self,
-        bytes: &[u8],
-        media_type: &str,
-        tag: Option<&str>,
-    ) -> Result<HeaderMap, RegistryError> {
-        self.put_manifest_if(bytes, media_type, tag, None).await
-    }
-
-    /// As [`Self::put_manifest`], under a condition that not every registry minds.
-    pub(super) async fn put_manifest_if(
-        &self,
-        bytes: &[u8],
-        media_type: &str,
-        tag: Option<&str>,
-        condition: Option<(HeaderName, HeaderValue)>,
-    ) -> Result<HeaderMap, RegistryError> {
-        let digest = Digest::of(bytes);
-        let reference = tag.map_or_else(|| digest.to_string(), str::to_owned);
-        let url = self.url(&format!("manifests/{reference}"));
-        let body = UploadBody::whole(&Outgoing::of_bytes(bytes.to_vec()));
-        let mut call = self.call("uploading to", Method::PUT, url.clone());
-        call.body = Some(&body);
-        let media_type = HeaderValue::from_str(media_type);
-        call.headers
-            .extend(media_type.ok().map(|kind| (CONTENT_TYPE, kind)));
-        call.headers.extend(condition);
-        let response = self.send(&call).await?;
-        let stated = response.headers().get(CONTENT_DIGEST);
-        let stated: Option<Digest> = stated.and_then(|text| text.to_str().ok()?.parse().ok());
-        match stated.filter(|stated| *stated != digest) {
-            Some(found) => Err(RegistryError::Digest {
-                url: shown(&url),
-                expected: digest,
-                found,
-            }),
-            None => Ok(response.headers().clone()),
-        }
     }
 }
 

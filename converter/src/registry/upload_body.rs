@@ -12,23 +12,23 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use tokio::sync::mpsc::{Receiver, Sender, channel};
 
-use crate::blob::{Blob, Supply};
-use crate::image::{BlobId, Hasher};
+use crate::blob::{Blob, ReadAt as _, Supply};
+use crate::image::{BlobId, Digest, Hasher};
 
 const FRAME_BYTES: u64 = 1 << 20;
 /// Frames that are read and not sent yet.
 const QUEUE: usize = 2;
 
-/// A blob that is to be sent, and what became of reading it.
+/// A blob that is to be sent, or what there is of it, and what became of reading it.
 #[derive(Clone, Debug)]
 pub(super) struct Outgoing(Arc<Shared>);
 
 #[derive(Debug)]
 struct Shared {
-    id: BlobId,
+    len_bytes: u64,
     supply: Arc<dyn Supply>,
     /// None for a blob that we have made ourselves.
-    checked: Option<Mutex<Checked>>,
+    checked: Option<(Digest, Mutex<Checked>)>,
     failure: Mutex<Option<io::Error>>,
     /// Buffers that were sent.
     buffers: Mutex<Vec<Vec<u8>>>,
@@ -43,23 +43,28 @@ struct Checked {
 
 impl Outgoing {
     /// A blob of ours.
-    pub(super) fn ours(id: BlobId, blob: Blob) -> Self {
-        Self::new(id, Arc::new(blob), None)
+    pub(super) fn ours(blob: Blob) -> Self {
+        Self::new(blob.len_bytes(), Arc::new(blob), None)
     }
 
     /// A blob of somebody else, which is only passed on whole if it has its digest.
     pub(super) fn passed_on(id: BlobId, supply: Arc<dyn Supply>) -> Self {
-        Self::new(id, supply, Some(Mutex::default()))
+        let checked = (id.digest, Mutex::default());
+        Self::new(id.size_bytes, supply, Some(checked))
     }
 
     /// Bytes in memory.
     pub(super) fn of_bytes(bytes: Vec<u8>) -> Self {
-        Self::ours(BlobId::of(&bytes), Blob::of_bytes(bytes))
+        Self::ours(Blob::of_bytes(bytes))
     }
 
-    fn new(id: BlobId, supply: Arc<dyn Supply>, checked: Option<Mutex<Checked>>) -> Self {
+    fn new(
+        len_bytes: u64,
+        supply: Arc<dyn Supply>,
+        checked: Option<(Digest, Mutex<Checked>)>,
+    ) -> Self {
         Self(Arc::new(Shared {
-            id,
+            len_bytes,
             supply,
             checked,
             failure: Mutex::default(),
@@ -67,8 +72,8 @@ impl Outgoing {
         }))
     }
 
-    pub(super) fn id(&self) -> BlobId {
-        self.0.id
+    pub(super) fn len_bytes(&self) -> u64 {
+        self.0.len_bytes
     }
 
     /// Why it could not be read, if that is so. Then it is no use to send it again.
@@ -79,8 +84,8 @@ impl Outgoing {
     /// How far a transfer may go on: what was not seen cannot be checked.
     pub(super) fn seen_bytes(&self) -> u64 {
         match &self.0.checked {
-            Some(checked) => lock(checked).bytes,
-            None => self.0.id.size_bytes,
+            Some((_, checked)) => lock(checked).bytes,
+            None => self.0.len_bytes,
         }
     }
 
@@ -117,7 +122,7 @@ impl Outgoing {
 
     /// Takes note of what was read. What is wrong is not given out whole.
     fn check(&self, bytes: &[u8], at_bytes: u64) -> io::Result<()> {
-        let Some(checked) = &self.0.checked else {
+        let Some((digest, checked)) = &self.0.checked else {
             return Ok(());
         };
         let mut checked = lock(checked);
@@ -128,11 +133,11 @@ impl Outgoing {
         let new = &bytes[usize::try_from(known).unwrap_or(bytes.len())..];
         checked.hasher.update(new);
         checked.bytes += new.len() as u64;
-        if new.is_empty() || checked.bytes < self.0.id.size_bytes {
+        if new.is_empty() || checked.bytes < self.0.len_bytes {
             return Ok(());
         }
         let found = checked.hasher.clone().finish();
-        if found == self.0.id.digest {
+        if found == *digest {
             return Ok(());
         }
         Err(io::Error::new(
@@ -143,7 +148,7 @@ impl Outgoing {
 
     fn buffer(&self) -> Vec<u8> {
         let used = lock(&self.0.buffers).pop();
-        let len = FRAME_BYTES.min(self.0.id.size_bytes);
+        let len = FRAME_BYTES.min(self.0.len_bytes);
         used.unwrap_or_else(|| vec![0; usize::try_from(len).unwrap_or(0)])
     }
 }
@@ -190,7 +195,7 @@ impl UploadBody {
         Self {
             outgoing: outgoing.clone(),
             start_bytes,
-            end_bytes: end_bytes.min(outgoing.id().size_bytes),
+            end_bytes: end_bytes.min(outgoing.len_bytes()),
             sent_bytes: Arc::default(),
             frames: None,
         }

@@ -186,7 +186,8 @@ impl Sink {
                     _ => None,
                 };
                 let uploads = Uploads::new(registry);
-                let sink = RegistrySink::new(uploads, name, scratch.clone(), mount_from)?;
+                let early = options.registry.early;
+                let sink = RegistrySink::new(uploads, name, scratch.clone(), mount_from, early)?;
                 Kind::Registry(Box::new(sink))
             }
             ImageRef::Containerd(name) => {

@@ -1,12 +1,13 @@
-//! A tag in a registry. Blobs are staged in the scratch directory and sent as soon as they are complete,
-//! while later ones are made; then manifests and indexes, those that others name first; the tag last.
+//! A tag in a registry. Blobs are staged in the scratch directory and sent as soon as they are complete, or
+//! even as they are made, while later ones are made; then manifests and indexes, those that others name
+//! first; the tag last.
 
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::blob::Supply;
 use crate::image::{BlobId, Digest, RegistryName};
-use crate::registry::Uploads;
+use crate::registry::{Early, Uploads};
 use crate::sink::SinkError;
 use crate::sink::staged::{StagedBlob, unnamed_file};
 
@@ -19,6 +20,9 @@ pub(super) struct RegistrySink {
     tag: String,
     /// A repository of the same registry that has the source's blobs.
     mount_from: Option<String>,
+    early: Early,
+    /// Whether blobs are sent as they are made, once that is known.
+    is_early: Option<bool>,
     manifests: Vec<(Digest, Vec<u8>, String)>,
 }
 
@@ -28,6 +32,7 @@ impl RegistrySink {
         name: &RegistryName,
         scratch: PathBuf,
         mount_from: Option<String>,
+        early: Early,
     ) -> Result<Self, SinkError> {
         let place = format!("docker://{name}");
         let tag = match (name.tag(), name.digest()) {
@@ -40,6 +45,8 @@ impl RegistrySink {
             scratch,
             tag,
             mount_from,
+            early,
+            is_early: None,
             manifests: Vec::new(),
         })
     }
@@ -48,14 +55,22 @@ impl RegistrySink {
         &self.place
     }
 
-    pub(super) fn stage(&self) -> Result<StagedBlob, SinkError> {
+    pub(super) fn stage(&mut self) -> Result<StagedBlob, SinkError> {
         let file = unnamed_file(&self.scratch);
         let (file, named) = file.map_err(|source| SinkError::Write {
             operation: "creating a blob in",
             path: self.scratch.clone(),
             source,
         })?;
-        Ok(StagedBlob::in_cache(file, named))
+        let mut blob = StagedBlob::in_cache(file, named);
+        let (uploads, early) = (&self.uploads, self.early);
+        if *self
+            .is_early
+            .get_or_insert_with(|| uploads.are_early(early))
+        {
+            blob.early = Some(self.uploads.begin_early(Arc::clone(&blob.file))?);
+        }
+        Ok(blob)
     }
 
     pub(super) fn has(&self, id: BlobId) -> Result<bool, SinkError> {
@@ -63,6 +78,10 @@ impl RegistrySink {
     }
 
     pub(super) fn add(&mut self, id: BlobId, mut blob: StagedBlob) -> Result<(), SinkError> {
+        if let Some(early) = blob.early.take() {
+            early.finish(id);
+            return Ok(());
+        }
         let read_back = blob.blob().map_err(|source| SinkError::Write {
             operation: "writing a blob in",
             path: self.scratch.clone(),

@@ -13,6 +13,7 @@ use std::sync::Arc;
 use rustix::fs::{AtFlags, CWD, Mode, OFlags};
 
 use crate::blob::Blob;
+use crate::registry::EarlyUpload;
 
 /// A blob that is being written: a file without a name, or a stretch of an archive that has none.
 #[derive(Debug)]
@@ -25,6 +26,8 @@ pub struct StagedBlob {
     pub(super) named: Option<tempfile::TempPath>,
     /// The last of them, if the file is written in runs.
     run: Option<Run>,
+    /// Sends them while more come.
+    pub(super) early: Option<EarlyUpload>,
 }
 
 /// Memory, offsets and lengths of direct writes are multiples of this; no disk has larger blocks.
@@ -90,6 +93,7 @@ impl StagedBlob {
             len_bytes: 0,
             named,
             run: Some(Run::new()),
+            early: None,
         }
     }
 
@@ -109,6 +113,7 @@ impl StagedBlob {
             len_bytes: 0,
             named: None,
             run: None,
+            early: None,
         }
     }
 
@@ -146,6 +151,9 @@ impl Write for StagedBlob {
             let offset_bytes = self.start_bytes + self.len_bytes;
             let written = self.file.write_at(buffer, offset_bytes)?;
             self.len_bytes += written as u64;
+            if let Some(early) = &self.early {
+                early.grown_to(self.len_bytes);
+            }
             return Ok(written);
         };
         let taken = run.take(buffer);

@@ -390,6 +390,9 @@ impl Server {
                     .body(message.to_string());
             }
         }
+        if let Some(repository) = path.strip_suffix("/tags/list") {
+            return self.tags(repository);
+        }
         for kind in ["/manifests/", "/blobs/uploads/", "/blobs/", "/referrers/"] {
             if let Some((repository, name)) = path.rsplit_once(kind) {
                 return match kind {
@@ -460,6 +463,18 @@ impl Server {
                 }
             }
         }
+    }
+
+    fn tags(&self, repository: &str) -> Answer {
+        let state = self.state();
+        let of_repository = state.manifests.keys().filter(|(at, _)| at == repository);
+        let names = of_repository.map(|(_, name)| name);
+        let tags: Vec<&String> = names.filter(|name| !name.contains(':')).collect();
+        let is_known = !tags.is_empty() || state.blobs.keys().any(|(at, _)| at == repository);
+        if !is_known {
+            return Answer::new(404);
+        }
+        Answer::new(200).body(json!({"name": repository, "tags": tags}).to_string())
     }
 
     fn blob(&self, request: &Request, repository: &str, name: &str) -> Answer {

@@ -6,18 +6,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use esgz::cancel::Cancel;
-use esgz::containerd::ContainerdOptions;
-use esgz::convert::{Compression, Conversion, ImageOptions, LayerFormat, Reuse, Verify};
-use esgz::image::ImageRef;
-use esgz::image::manifest::DocumentOptions;
-use esgz::layer::Parallel;
-use esgz::layer::plan::PlanOptions;
-use esgz::layer::scan::{DecodeOptions, EntryMemory, Keep, ScanOptions};
-use esgz::planner::PlannerOptions;
 use esgz::progress::{Meter, Progress, Stage, Step};
 use esgz::registry::RegistryOptions;
-use esgz::sink::{Sink, SinkOptions};
-use esgz::source::{self, OpenOptions, Selection};
 use esgz_tests::archive::Entry;
 use esgz_tests::compress::Compression as SourceCompression;
 use esgz_tests::layout::{Layer, LayoutBuilder};
@@ -25,6 +15,7 @@ use esgz_tests::registry::{Behaviour, Server};
 use esgz_tests::sets::noise;
 
 use crate::Fixture;
+use crate::registry_parts::library::convert;
 
 /// Sees how far layers are encoded.
 #[derive(Debug, Default)]
@@ -67,54 +58,9 @@ fn a_layer_is_scanned_while_it_arrives() {
     });
     server.put_layout(&fixture.conversion.source, "from/here", "src");
 
-    let (cancel, scratch) = (Cancel::default(), fixture.conversion.path("scratch"));
-    let parallel = Parallel {
-        threads: 2,
-        memory_bytes: 256 << 20,
-    };
-    let options = ImageOptions {
-        scan: ScanOptions {
-            scratch: scratch.clone(),
-            max_layer_bytes: 1 << 30,
-            entry_memory: EntryMemory::new(64 << 20),
-            keep: Keep::Readable,
-            decode: DecodeOptions {
-                parallel,
-                index_cache: None,
-            },
-        },
-        plan: PlanOptions::default(),
-        planner: PlannerOptions::default(),
-        compression: Compression::Keep { overhead: 0.01 },
-        parallel,
-        format: LayerFormat::Estargz,
-        reuse: Reuse::Never,
-        verify: Verify::Full,
-        documents: DocumentOptions::default(),
-    };
-    let registry = RegistryOptions::default();
-    let from: ImageRef = server.reference("from/here:src").parse().unwrap();
+    let from = server.reference("from/here:src");
     let output = fixture.conversion.output("arrived");
-    let to: ImageRef = output.reference().parse().unwrap();
-    let open = OpenOptions {
-        scratch: scratch.clone(),
-        max_unpacked_bytes: 1 << 30,
-        registry: registry.clone(),
-        containerd: ContainerdOptions::default(),
-    };
-    let source = source::open(&from, &Selection::ThisMachine, &open, &cancel).unwrap();
-    let sink_options = SinkOptions {
-        scratch,
-        registry,
-        containerd: ContainerdOptions::default(),
-        cancel: cancel.clone(),
-    };
-    let sink = Sink::open(&to, &from, &sink_options).unwrap();
     let watcher = Watcher::default();
-    let mut conversion = Conversion::new(&source, &options, sink, &cancel)
-        .unwrap()
-        .shown(&watcher);
-    assert!(conversion.can_go_in_one_pass());
     let seen = thread::scope(|scope| {
         let watching = scope.spawn(|| {
             // More than could wait in a queue is decoded before the second half is sent.
@@ -129,7 +75,15 @@ fn a_layer_is_scanned_while_it_arrives() {
             server.release();
             seen
         });
-        conversion.image_in_one_pass(0).unwrap();
+        let (to, options) = (output.reference(), RegistryOptions::default());
+        convert(
+            &fixture,
+            (&from, &to),
+            options,
+            &watcher,
+            &Cancel::default(),
+        )
+        .unwrap();
         watching.join().unwrap()
     });
     assert!(
@@ -137,6 +91,5 @@ fn a_layer_is_scanned_while_it_arrives() {
         "{seen} of {size_bytes} bytes were read before the second half was sent"
     );
     assert!(!server.waited_in_vain());
-    conversion.finish().unwrap();
     assert_eq!(output.manifest_digest(), fixture.expected.manifest_digest());
 }

@@ -1,7 +1,9 @@
 //! An image, its conversion as a layout, and a real registry where there is one.
 
 mod arriving;
+mod early;
 mod faults;
+mod library;
 mod mirrors;
 mod passed_on;
 mod profiles;
