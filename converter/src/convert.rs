@@ -308,10 +308,20 @@ impl<'a> Conversion<'a> {
                 }
                 None => layer::scan_and_convert(&job, &mut self.sink)?,
             };
+            if !self.is_wanted_later(image, source_layer) {
+                source.forget(source_layer);
+            }
             converted.push(done.clone());
             self.layers.insert(key, done);
         }
         self.documents(image, converted, started)
+    }
+
+    /// Whether an image after this one has the same blob.
+    fn is_wanted_later(&self, image: usize, layer: &SourceLayer) -> bool {
+        let later = self.source.images.iter().skip(image + 1);
+        let mut layers = later.flat_map(|image| &image.layers);
+        layers.any(|other| other.blob.digest == layer.blob.digest)
     }
 
     /// Passes on those layers that can stay as they are, as far as that is known before they are scanned.

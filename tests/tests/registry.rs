@@ -300,7 +300,7 @@ fn other_bytes_than_were_asked_for_are_refused() {
         server.reference("to/there:dst"),
     );
     let refused = fixture.esgz(&from, &to).run();
-    refused.failed_with(6, &["with the digest"]).unwrap();
+    refused.failed_with(6, &["has the digest"]).unwrap();
     assert_eq!(server.tag("to/there", "dst"), None);
     assert_eq!(fixture.left_in_scratch(), Vec::<String>::new());
 }

@@ -8,7 +8,7 @@ use crate::blob::Blob;
 use crate::cancel::Cancelled;
 use crate::image::{BlobId, Digest, RegistryName};
 use crate::profile::Profile;
-use crate::registry::{Access, Registry, RegistryError};
+use crate::registry::{Access, Check, Registry, RegistryError};
 
 /// Real ones have a few megabytes.
 const MAX_PROFILE_BYTES: u64 = 64 << 20;
@@ -95,7 +95,7 @@ impl Reader<'_> {
                 limit_bytes: MAX_PROFILE_BYTES,
             });
         }
-        let arriving = self.registry.blob(layer)?;
+        let arriving = self.registry.blob(layer, Check::Here)?;
         // What is wrong with the transfer is said best by itself.
         let mut document = Vec::new();
         let read = Blob::arriving(arriving.clone()).read_to_end(&mut document);

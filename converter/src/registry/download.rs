@@ -34,6 +34,15 @@ pub struct PulledManifest {
     pub id: BlobId,
 }
 
+/// Who compares the digest of a blob with what it should be. Its length is compared on the way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Check {
+    /// The download: readers get the last byte when it is right.
+    Here,
+    /// Whoever reads it, as it reads all of it and hashes that anyway.
+    ByReader,
+}
+
 impl Registry {
     /// Reads the manifest or index with this tag or digest.
     ///
@@ -43,17 +52,17 @@ impl Registry {
         self.wait(self.inner.manifest(reference))
     }
 
-    /// Begins to fetch a blob into the scratch directory; its digest is checked at the end.
+    /// Begins to fetch a blob into the scratch directory.
     ///
     /// # Errors
     /// When there can be no file in the scratch directory.
-    pub fn blob(&self, id: BlobId) -> Result<Arc<Arriving>, RegistryError> {
+    pub fn blob(&self, id: BlobId, check: Check) -> Result<Arc<Arriving>, RegistryError> {
         let inner = Arc::clone(&self.inner);
         let file = tempfile::tempfile_in(&inner.scratch);
         let file = file.map_err(|source| inner.scratch_error(source))?;
         let (arriving, arrival) = Arriving::new(file, id.size_bytes);
         self.runtime().spawn(async move {
-            let taker = Taker::Arrival(&arrival);
+            let taker = Taker::Arrival(&arrival, check);
             let outcome = tokio::select! {
                 outcome = inner.download(id, &taker, Progress::default()) => outcome,
                 cancelled = interrupted(&inner.cancel) => Err(cancelled.into()),
@@ -83,8 +92,8 @@ impl Progress {
 
 /// Who takes the bytes of a blob.
 pub(super) enum Taker<'a> {
-    /// A file, and its readers; they trust it.
-    Arrival(&'a Arrival),
+    /// A file, and its readers.
+    Arrival(&'a Arrival, Check),
     /// A reader, who checks them.
     Reader(&'a Sender<Result<Bytes, RegistryError>>),
 }
@@ -174,7 +183,7 @@ impl Inner {
         Ok((manifest, headers))
     }
 
-    /// Fetches what is missing of a blob. What is written to a file has the digest that it should have.
+    /// Fetches what is missing of a blob.
     pub(super) async fn download(
         &self,
         id: BlobId,
@@ -204,7 +213,7 @@ impl Inner {
                 }
             }
         }
-        if let Taker::Reader(_) = taker {
+        if let Taker::Reader(_) | Taker::Arrival(_, Check::ByReader) = taker {
             return Ok(());
         }
         let found = BlobId {
@@ -248,7 +257,7 @@ impl Inner {
             call.headers.extend(range.ok().map(|range| (RANGE, range)));
         }
         let mut response = endpoint.transport.send(&call).await?;
-        if let Taker::Arrival(arrival) = taker {
+        if let Taker::Arrival(arrival, _) = taker {
             arrival.begin();
         }
         let mut skipped = 0;
@@ -278,11 +287,13 @@ impl Inner {
             }
             let len_bytes = bytes.len() as u64;
             match taker {
-                Taker::Arrival(arrival) => {
+                Taker::Arrival(arrival, check) => {
                     arrival
                         .write(&bytes, progress.bytes)
                         .map_err(|source| self.scratch_error(source))?;
-                    progress.hasher.update(&bytes);
+                    if *check == Check::Here {
+                        progress.hasher.update(&bytes);
+                    }
                 }
                 // One that has gone away wants no more.
                 Taker::Reader(reader) => {

@@ -40,7 +40,7 @@ use retry::{Failures, interrupted};
 use transport::Call;
 
 pub use credentials::CredentialSources;
-pub use download::PulledManifest;
+pub use download::{Check, PulledManifest};
 pub use error::RegistryError;
 pub use referrers::{Listed, Referrer};
 pub use retry::Retry;

@@ -10,7 +10,7 @@ use crate::containerd::{Containerd, ContainerdError};
 use crate::image::{BlobId, Digest};
 use crate::source::SourceError;
 
-/// A namespace, and what was opened of it. What it names stays until the source is dropped.
+/// A namespace, and what was opened of it. What it names stays until it is forgotten.
 #[derive(Debug)]
 pub(super) struct Namespace {
     containerd: Containerd,
@@ -57,6 +57,12 @@ impl Namespace {
             }
         }
         Ok(())
+    }
+
+    /// Gives up a blob that is not needed again.
+    pub(super) fn forget(&self, id: BlobId) {
+        let mut opened = self.opened.lock().unwrap_or_else(PoisonError::into_inner);
+        opened.remove(&id.digest);
     }
 
     /// `None` if the namespace has no such blob.

@@ -83,8 +83,8 @@ impl SourceImage {
         self.store.is_remote()
     }
 
-    /// Says which layers will be opened next, and in which order: a source that is far away begins to
-    /// fetch them.
+    /// Says which layers will be scanned next, and in which order: a source that is far away begins to
+    /// fetch them, and leaves it to the scan to check them.
     ///
     /// # Errors
     /// When there is no room for them.
@@ -93,6 +93,11 @@ impl SourceImage {
         let layers = layers.iter().filter(|layer| layer.url.is_none());
         let ids: Vec<BlobId> = layers.map(|layer| layer.blob).collect();
         self.store.announce(&ids)
+    }
+
+    /// Says that a layer will not be opened again: a source that is far away gives up what it has fetched.
+    pub fn forget(&self, layer: &SourceLayer) {
+        self.store.forget(layer.blob);
     }
 
     /// Opens a layer's blob.

@@ -7,12 +7,11 @@ use serde_json::{Map, Value, json};
 
 use crate::blob::{Arriving, Blob, Supply};
 use crate::image::{BlobId, Digest};
-use crate::registry::{PulledManifest, Registry, RegistryError};
+use crate::registry::{Check, PulledManifest, Registry, RegistryError};
 use crate::source::SourceError;
 use crate::source::store::BlobKind;
 
-/// A repository, and what was fetched of it. Blobs stay in the scratch directory until the source is
-/// dropped.
+/// A repository, and what was fetched of it. Blobs stay in the scratch directory until they are forgotten.
 #[derive(Debug)]
 pub(super) struct Repository {
     registry: Registry,
@@ -58,12 +57,17 @@ impl Repository {
         Ok(manifest)
     }
 
-    /// Begins to fetch blobs that will be needed, in this order.
+    /// Begins to fetch blobs that will be needed, in this order, by readers who check them.
     pub(super) fn announce(&self, ids: &[BlobId]) -> Result<(), SourceError> {
         for &id in ids {
-            self.arriving(id)?;
+            self.arriving(id, Check::ByReader)?;
         }
         Ok(())
+    }
+
+    /// Gives up a blob that is not needed again.
+    pub(super) fn forget(&self, id: BlobId) {
+        lock(&self.arriving).remove(&id.digest);
     }
 
     /// `None` if the repository has no such blob.
@@ -82,7 +86,7 @@ impl Repository {
                 Err(error) => Err(error.into()),
             };
         }
-        let arriving = self.arriving(id)?;
+        let arriving = self.arriving(id, Check::Here)?;
         match arriving.wait_for_begin() {
             Ok(()) => Ok(Some(Blob::arriving(arriving))),
             Err(failure) => match failure.get().downcast_ref() {
@@ -108,14 +112,14 @@ impl Repository {
         }
     }
 
-    fn arriving(&self, id: BlobId) -> Result<Arc<Arriving>, RegistryError> {
+    fn arriving(&self, id: BlobId, check: Check) -> Result<Arc<Arriving>, RegistryError> {
         let mut arriving = lock(&self.arriving);
         if let Some(known) = arriving.get(&id.digest)
             && known.len_bytes() == id.size_bytes
         {
             return Ok(Arc::clone(known));
         }
-        let new = self.registry.blob(id)?;
+        let new = self.registry.blob(id, check)?;
         arriving.insert(id.digest, Arc::clone(&new));
         Ok(new)
     }

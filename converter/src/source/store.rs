@@ -150,7 +150,7 @@ impl Store {
         }
     }
 
-    /// Says which blobs will be opened next.
+    /// Says which blobs will be opened next, and read to their ends and checked.
     ///
     /// # Errors
     /// When there is no room for them.
@@ -159,6 +159,15 @@ impl Store {
             Place::Files(_) => Ok(()),
             Place::Registry(repository) => repository.announce(ids),
             Place::Containerd(namespace) => namespace.announce(ids),
+        }
+    }
+
+    /// Says that a blob will not be opened again, and need not be kept in the scratch directory.
+    pub(super) fn forget(&self, id: BlobId) {
+        match &self.place {
+            Place::Registry(repository) => repository.forget(id),
+            Place::Containerd(namespace) => namespace.forget(id),
+            Place::Files(_) => {}
         }
     }
 
