@@ -300,9 +300,37 @@ fn other_bytes_than_were_asked_for_are_refused() {
         server.reference("to/there:dst"),
     );
     let refused = fixture.esgz(&from, &to).run();
-    refused.failed_with(6, &["has the digest"]).unwrap();
+    refused.failed_with(6, &["with the digest"]).unwrap();
     assert_eq!(server.tag("to/there", "dst"), None);
     assert_eq!(fixture.left_in_scratch(), Vec::<String>::new());
+}
+
+/// The scan of a layer checks it.
+#[test]
+fn a_layer_of_other_bytes_is_refused() {
+    let fixture = Fixture::new();
+    let layer = fixture.conversion.source.layer_digest(0);
+    let whole = fs::read(fixture.conversion.source.blob_path(&layer)).unwrap();
+    for at in [20, whole.len() / 2, whole.len() - 1] {
+        let server = behaving(Behaviour::default());
+        server.put_layout(&fixture.conversion.source, "from/here", "src");
+        let mut bytes = whole.clone();
+        bytes[at] ^= 1;
+        server.change_blob("from/here", &layer, &bytes);
+        let from = server.reference("from/here:src");
+        for to in [
+            server.reference("to/there:dst"),
+            fixture.conversion.output("refused").reference(),
+        ] {
+            let refused = fixture.esgz(&from, &to).run();
+            let says = format!("layer {layer} has the digest");
+            refused.failed_with(6, &[&says]).unwrap();
+        }
+        assert_eq!(server.tag("to/there", "dst"), None);
+        assert_eq!(server.open_uploads(), 0);
+        assert!(!fixture.conversion.path("refused").exists());
+        assert_eq!(fixture.left_in_scratch(), Vec::<String>::new());
+    }
 }
 
 #[test]

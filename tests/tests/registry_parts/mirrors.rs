@@ -148,7 +148,7 @@ fn a_mirror_cannot_put_in_other_bytes() {
         .esgz(&from, &output.reference())
         .args(["--hosts-dir", &dir])
         .run();
-    refused.failed_with(6, &["has the digest"]).unwrap();
+    refused.failed_with(6, &["with the digest"]).unwrap();
 }
 
 #[test]
