@@ -68,7 +68,6 @@ fn a_layer_that_inflates_a_thousandfold() {
         .unwrap();
 }
 
-/// One chunk, and one member, of 300 MiB: it is inflated piece by piece.
 /// Layers are encoded while they are scanned, be there little memory or much.
 #[test]
 fn much_memory_is_used_as_well_as_little() {
@@ -86,6 +85,7 @@ fn much_memory_is_used_as_well_as_little() {
     }
 }
 
+/// One chunk, and one member, of 300 MiB: it is inflated piece by piece.
 #[test]
 fn a_chunk_that_is_larger_than_the_memory() {
     const ZEROS_BYTES: usize = 300 << 20;

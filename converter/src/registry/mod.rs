@@ -51,7 +51,7 @@ pub use upload::{EarlyUpload, Uploads};
 
 /// Blobs that are on their way at once, in each direction.
 const PARALLEL_BLOBS: usize = 4;
-/// Some registries refuse parts of less than 5 MiB, others of more than 20 MiB.
+/// Parts of an upload; some registries refuse parts of less than 5 MiB.
 const PART_BYTES: u64 = 16 << 20;
 
 /// How registries are spoken to.

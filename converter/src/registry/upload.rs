@@ -71,7 +71,7 @@ impl Uploads {
     /// # Errors
     /// When an earlier one could not be sent.
     pub fn push(&mut self, id: BlobId, blob: Blob) -> Result<(), RegistryError> {
-        self.begin(id, Outgoing::ours(blob))
+        self.spawn(Job::Whole(id, Outgoing::ours(blob)))
     }
 
     /// Begins to send a blob from elsewhere, which is checked on its way.
@@ -79,11 +79,7 @@ impl Uploads {
     /// # Errors
     /// When an earlier one could not be sent.
     pub fn pass_on(&mut self, id: BlobId, supply: Arc<dyn Supply>) -> Result<(), RegistryError> {
-        self.begin(id, Outgoing::passed_on(id, supply))
-    }
-
-    fn begin(&mut self, id: BlobId, outgoing: Outgoing) -> Result<(), RegistryError> {
-        self.spawn(Job::Whole(id, outgoing))
+        self.spawn(Job::Whole(id, Outgoing::passed_on(id, supply)))
     }
 
     fn spawn(&mut self, job: Job) -> Result<(), RegistryError> {

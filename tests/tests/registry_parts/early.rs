@@ -69,24 +69,35 @@ fn count(seen: &[Seen], method: &str, path: &str) -> usize {
     seen.iter().filter(is_it).count()
 }
 
+/// A registry that has the source, and keeps back half of the layer.
+fn holding(fixture: &Fixture) -> Server {
+    let server = Server::start(Behaviour {
+        holds: Some(fixture.conversion.source.layer_digest(0)),
+        ..Behaviour::default()
+    });
+    server.put_layout(&fixture.conversion.source, "from/here", "src");
+    server
+}
+
+/// Waits until so many parts have been sent, but no longer than a layer is kept back; how many there are then.
+fn wait_for_parts(server: &Server, wanted: usize) -> usize {
+    let started = Instant::now();
+    let sent = || count(&server.seen(), "PATCH", "/blobs/uploads/");
+    while sent() < wanted && started.elapsed() < Duration::from_secs(25) {
+        thread::sleep(Duration::from_millis(5));
+    }
+    sent()
+}
+
 #[test]
 fn parts_are_sent_before_the_source_has_arrived() {
     // Half of it is more than a guess takes.
     let fixture = image(&files_of(1 << 20));
-    let from = Server::start(Behaviour {
-        holds: Some(fixture.conversion.source.layer_digest(0)),
-        ..Behaviour::default()
-    });
-    from.put_layout(&fixture.conversion.source, "from/here", "src");
+    let from = holding(&fixture);
     let to = Server::start(Behaviour::default());
     let sent_early = thread::scope(|scope| {
         let watching = scope.spawn(|| {
-            let started = Instant::now();
-            let sent = || count(&to.seen(), "PATCH", "/blobs/uploads/");
-            while sent() < 4 && started.elapsed() < Duration::from_secs(25) {
-                thread::sleep(Duration::from_millis(5));
-            }
-            let sent = sent();
+            let sent = wait_for_parts(&to, 4);
             from.release();
             sent
         });
@@ -213,20 +224,12 @@ fn a_cut_at_any_place_does_no_harm() {
 fn an_interrupted_conversion_leaves_no_upload() {
     // Half of it is more than a guess takes.
     let fixture = image(&files_of(1 << 20));
-    let from = Server::start(Behaviour {
-        holds: Some(fixture.conversion.source.layer_digest(0)),
-        ..Behaviour::default()
-    });
-    from.put_layout(&fixture.conversion.source, "from/here", "src");
+    let from = holding(&fixture);
     let to = Server::start(Behaviour::default());
     let cancel = Cancel::default();
     thread::scope(|scope| {
         scope.spawn(|| {
-            let started = Instant::now();
-            while count(&to.seen(), "PATCH", "") < 2 && started.elapsed() < Duration::from_secs(25)
-            {
-                thread::sleep(Duration::from_millis(5));
-            }
+            wait_for_parts(&to, 2);
             cancel.cancel();
             from.release();
         });
