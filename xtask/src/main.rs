@@ -33,7 +33,8 @@ const USAGE: &str = "usage: cargo xtask TASK
   ci               format, lints, licences, then test
   bench optimize oci:DIR NAME [RUNS]
                    whole runs of esgz optimize; raw results and table in bench/runs/NAME
-  bench convert oci:DIR|--small FILES NAME [RUNS] [--levels N,…] [--peer-ctr-remote PATH --peer-containerd PATH]
+  bench convert oci:DIR|--small FILES NAME [RUNS] [--levels N,…] [--once]
+                [--peer-ctr-remote PATH --peer-containerd PATH]
                    esgz convert, the machine's limit, and ctr-remote, in turns; results as above
   bench limits NAME [--no-zeros]
                    convert and verify on layers at the limits: peak memory and scratch space of each

@@ -16,7 +16,7 @@ use crate::bench::{on_this_machine, results_dir, scratch_dir};
 use crate::layout::{LayerWriter, finish_image};
 use crate::shell::{cargo, is_root, run as run_command};
 
-const USAGE: &str = "usage: cargo xtask bench convert oci:DIR[:TAG]|--small FILES NAME [RUNS] [--levels N,…] \
+const USAGE: &str = "usage: cargo xtask bench convert oci:DIR[:TAG]|--small FILES NAME [RUNS] [--levels N,…] [--once] \
 [--peer-ctr-remote PATH --peer-containerd PATH]";
 
 /// What is asked for.
@@ -26,6 +26,8 @@ struct Options {
     name: String,
     runs: usize,
     levels: Vec<u8>,
+    /// Only what is compared most often takes a turn in every run.
+    once: bool,
     ctr_remote: Option<PathBuf>,
     containerd: Option<PathBuf>,
 }
@@ -44,6 +46,7 @@ fn parse(args: &[String]) -> Result<Options> {
     let mut words = Vec::new();
     let (mut small, mut levels) = (None, vec![1, 6, 9]);
     let (mut ctr_remote, mut containerd) = (None, None);
+    let mut once = false;
     let mut args = args.iter();
     while let Some(arg) = args.next() {
         let mut value = || {
@@ -60,6 +63,7 @@ fn parse(args: &[String]) -> Result<Options> {
                     "--levels: 12 is the highest"
                 );
             }
+            "--once" => once = true,
             "--peer-ctr-remote" => ctr_remote = Some(PathBuf::from(value()?)),
             "--peer-containerd" => containerd = Some(PathBuf::from(value()?)),
             flag if flag.starts_with('-') => bail!("unknown flag {flag}\n{USAGE}"),
@@ -88,6 +92,7 @@ fn parse(args: &[String]) -> Result<Options> {
         name: name.to_owned(),
         runs,
         levels,
+        once,
         ctr_remote,
         containerd,
     })
@@ -154,6 +159,9 @@ pub(super) fn run(args: &[String]) -> Result<ExitCode> {
     let mut raw = String::new();
     for run in 1..=options.runs {
         for (contender, results_of_it) in &mut found {
+            if options.once && run > 1 && !contender.takes_every_turn() {
+                continue;
+            }
             let name = contender.name();
             let result = contender
                 .run(&image, scratch.path(), peer.as_ref())
@@ -226,6 +234,7 @@ mod tests {
             Image::Layout("/a:b/c".into(), Some("tag".to_owned()))
         );
         assert_eq!((options.runs, options.levels), (5, vec![1, 12]));
+        assert!(!options.once && parsed("oci:a name --once").unwrap().once);
         let options = parsed("--small 50000 name").unwrap();
         assert_eq!((options.image, options.runs), (Image::Small(50_000), 3));
         for bad in [

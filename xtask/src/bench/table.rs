@@ -44,8 +44,8 @@ pub(super) fn table(title: &str, results: &Results) -> Result<String> {
     let limit = wall(Contender::Limits(LIMITS_LEVEL));
     let mut text = format!(
         "{title}\n\n\
-        | | wall, s: median | min | max | of the loop | peer's ÷ it | peer's default ÷ it | CPU, s | output, MB | of the source | peak memory, MiB |\n\
-        |---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|\n"
+        | | runs | wall, s: median | min | max | of the loop | peer's ÷ it | peer's default ÷ it | CPU, s | output, MB | of the source | peak memory, MiB |\n\
+        |---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|\n"
     );
     for (contender, runs) in results {
         let Some(seconds) = spread(runs, "wall_seconds") else {
@@ -61,8 +61,9 @@ pub(super) fn table(title: &str, results: &Results) -> Result<String> {
             .map(|(output, source)| 100.0 * output / source);
         writeln!(
             text,
-            "| {} | {:.2} | {:.2} | {:.2} | {} | {} | {} | {} | {} | {} | {} |",
+            "| {} | {} | {:.2} | {:.2} | {:.2} | {} | {} | {} | {} | {} | {} | {} |",
             contender.name(),
+            runs.len(),
             seconds.median,
             seconds.min,
             seconds.max,
@@ -112,14 +113,14 @@ mod tests {
             .unwrap();
         assert_eq!(
             row,
-            "| esgz, level 6 | 4.00 | 3.00 | 9.00 | 2.00 × | 5.00 × | 10.00 × |  | 0.0 | 50.0 % |  |"
+            "| esgz, level 6 | 3 | 4.00 | 3.00 | 9.00 | 2.00 × | 5.00 × | 10.00 × |  | 0.0 | 50.0 % |  |"
         );
         let row = text
             .lines()
             .find(|line| line.starts_with("| ctr-remote, level 6 "))
             .unwrap();
         assert!(
-            row.contains("| 20.00 | 20.00 | 20.00 | 10.00 × |  |  |"),
+            row.contains("| 1 | 20.00 | 20.00 | 20.00 | 10.00 × |  |  |"),
             "{row}"
         );
     }

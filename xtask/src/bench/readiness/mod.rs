@@ -126,14 +126,28 @@ fn measure(options: &Options, results: &Path, scratch: &Path, interrupt: &Interr
         for round in rounds.clone() {
             for turn in turns(options, image, &converted, round) {
                 interrupt.check()?;
-                let run = scene.run(turn)?;
+                let (run, requests) = scene.run(turn)?;
                 println!("{}", line(&run));
-                let mut out = fs::File::options().create(true).append(true).open(&raw)?;
-                writeln!(out, "{}", run.to_json())?;
+                append(&raw, &run.to_json())?;
+                if options.log_requests {
+                    append(
+                        &results.join("requests.jsonl"),
+                        &run.requests_json(&requests),
+                    )?;
+                }
             }
         }
     }
     Ok(())
+}
+
+fn append(path: &Path, line: &Value) -> Result<()> {
+    let mut out = fs::File::options()
+        .create(true)
+        .append(true)
+        .open(path)
+        .with_context(|| format!("cannot write {}", path.display()))?;
+    writeln!(out, "{line}").with_context(|| format!("cannot write {}", path.display()))
 }
 
 /// One round of an image.

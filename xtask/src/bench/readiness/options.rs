@@ -14,7 +14,7 @@ use super::node::{BackgroundFetch, Programs};
 pub(super) const USAGE: &str = "usage: cargo xtask bench readiness NAME [ROUNDS] --peer-ctr-remote PATH \
     --peer-containerd PATH --peer-snapshotter PATH --peer-registry PATH [--images NAME,…] [--image NAME=oci:DIR[:TAG]]… \
     [--link MB/s:MS]… [--background-fetch[=only]] [--contenders NAME,…] [--variant NAME=FLAGS]… [--timeout SECONDS] \
-    [--append]\n       cargo xtask bench readiness NAME --only-table";
+    [--log-requests] [--append]\n       cargo xtask bench readiness NAME --only-table";
 
 /// What is asked for.
 #[derive(Debug, PartialEq)]
@@ -29,6 +29,8 @@ pub(super) struct Options {
     pub(super) programs: Programs,
     /// For each pull and each start.
     pub(super) longest: Duration,
+    /// Writes down what is asked for in each run.
+    pub(super) log_requests: bool,
     /// Adds rounds to those that are there.
     pub(super) append: bool,
 }
@@ -46,7 +48,7 @@ pub(super) fn parse(args: &[String]) -> Result<Options> {
     let mut background_fetch = vec![BackgroundFetch::Off];
     let mut paths: [Option<PathBuf>; 4] = Default::default();
     let mut longest = Duration::from_secs(1800);
-    let mut append = false;
+    let (mut append, mut log_requests) = (false, false);
     let mut args = args.iter();
     while let Some(arg) = args.next() {
         let mut value = || {
@@ -74,6 +76,7 @@ pub(super) fn parse(args: &[String]) -> Result<Options> {
                 longest = Duration::from_secs(value()?.parse().context("--timeout: seconds")?);
             }
             "--append" => append = true,
+            "--log-requests" => log_requests = true,
             flag if flag.starts_with('-') => bail!("unknown flag {flag}\n{USAGE}"),
             word => words.push(word),
         }
@@ -125,6 +128,7 @@ pub(super) fn parse(args: &[String]) -> Result<Options> {
             registry: absolute(&registry)?,
         },
         longest,
+        log_requests,
         append,
     })
 }
@@ -175,7 +179,7 @@ mod tests {
     fn arguments_are_understood() {
         let text = format!(
             "name 2 {PEERS} --images nginx,gcc --image mine=oci:/a --link 1:2 --background-fetch \
-             --contenders ctr-remote,esgz --variant v=--x --append"
+             --contenders ctr-remote,esgz --variant v=--x --append --log-requests"
         );
         let options = parsed(&text).unwrap();
         let names: Vec<&str> = options.images.iter().map(|image| &*image.name).collect();
@@ -183,7 +187,7 @@ mod tests {
         let names: Vec<&str> = options.contenders.iter().map(Contender::name).collect();
         assert_eq!(names, ["ctr-remote", "esgz", "v"]);
         assert_eq!(options.background_fetch.len(), 2);
-        assert!(options.append && options.rounds == 2);
+        assert!(options.append && options.log_requests && options.rounds == 2);
         let only_given = parsed(&format!("name {PEERS} --image mine=oci:/a")).unwrap();
         assert_eq!(only_given.images.len(), 1);
     }

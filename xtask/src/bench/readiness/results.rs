@@ -3,7 +3,7 @@
 use anyhow::{Context as _, Result};
 use serde_json::{Value, json};
 
-use super::link::{Link, Traffic};
+use super::link::{Link, Request, Traffic};
 use super::node::BackgroundFetch;
 
 /// One run, and what went through the link in it.
@@ -61,6 +61,25 @@ impl Run {
             "total_seconds": micros(self.total_seconds()),
             "pull": traffic(&self.pulled),
             "start": traffic(&self.started),
+        })
+    }
+
+    /// One line of `requests.jsonl`: what was asked for from the container's creation on.
+    pub(super) fn requests_json(&self, requests: &[Request]) -> Value {
+        let requests = requests.iter().map(|request| {
+            json!({
+                "seconds": micros(request.seconds),
+                "request": request.line,
+                "range": request.range,
+            })
+        });
+        json!({
+            "image": self.image,
+            "contender": self.contender,
+            "mb_per_second": self.link.mb_per_second,
+            "background_fetch": self.background_fetch == BackgroundFetch::On,
+            "round": self.round,
+            "requests": requests.collect::<Vec<_>>(),
         })
     }
 

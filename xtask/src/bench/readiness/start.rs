@@ -11,7 +11,7 @@ use rustix::fs::sync;
 use super::contender::Converted;
 use super::images::{Image, Ready};
 use super::interrupt::{Interrupt, Running};
-use super::link::{Link, Proxy};
+use super::link::{Link, Proxy, Request};
 use super::node::{BackgroundFetch, Node, Programs};
 use super::results::Run;
 use crate::bench::distribution::Registry;
@@ -40,8 +40,9 @@ pub(super) struct Turn<'a> {
 }
 
 impl Scene<'_> {
-    /// Pulls the image through the link onto an empty node, and runs it until it is ready.
-    pub(super) fn run(&self, turn: Turn<'_>) -> Result<Run> {
+    /// Pulls the image through the link onto an empty node, and runs it until it is ready. With the run comes what was
+    /// asked for since the container's creation began.
+    pub(super) fn run(&self, turn: Turn<'_>) -> Result<(Run, Vec<Request>)> {
         let proxy = Proxy::start(turn.link, self.registry.address())?;
         let node = Node::start(
             self.programs,
@@ -84,6 +85,7 @@ impl Scene<'_> {
         } else {
             "--snapshotter=overlayfs"
         });
+        let _ = proxy.take_requests();
         let begun = Instant::now();
         let ready = match turn.image.ready {
             Ready::Exit => {
@@ -104,8 +106,8 @@ impl Scene<'_> {
                 answered.with_context(|| format!("{create:?}: {}", said(&node)))?
             }
         };
-        let started = proxy.take_traffic();
-        Ok(Run {
+        let (started, requests) = (proxy.take_traffic(), proxy.take_requests());
+        let run = Run {
             image: turn.image.name.clone(),
             contender: contender.to_owned(),
             is_lazy,
@@ -117,7 +119,8 @@ impl Scene<'_> {
             start_seconds: (ready - begun).as_secs_f64(),
             pulled,
             started,
-        })
+        };
+        Ok((run, requests))
     }
 
     fn first_answer(

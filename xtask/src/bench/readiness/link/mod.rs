@@ -5,21 +5,24 @@
 //! handshake on a loopback device does not. Not made: loss, a slow start, TLS.
 
 mod measured;
+mod requests;
 mod wire;
 
 use std::fmt;
 use std::io::{self, Read as _, Write as _};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::str::FromStr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{SyncSender, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 
 pub(super) use measured::measured;
+pub(super) use requests::Request;
+use requests::Requests;
 use wire::{MAX_BOOKED, Wire, sleep_until};
 
 /// How long and how wide.
@@ -94,7 +97,23 @@ struct Shared {
     upstream: SocketAddr,
     wire: Wire,
     counters: Counters,
+    log: Mutex<Log>,
     is_over: AtomicBool,
+}
+
+/// What was asked for since a moment.
+struct Log {
+    since: Instant,
+    requests: Vec<Request>,
+}
+
+impl Log {
+    fn begin() -> Self {
+        Self {
+            since: Instant::now(),
+            requests: Vec::new(),
+        }
+    }
 }
 
 impl Proxy {
@@ -107,6 +126,7 @@ impl Proxy {
             upstream,
             wire: Wire::new(link.bytes_per_second()),
             counters: Counters::default(),
+            log: Mutex::new(Log::begin()),
             is_over: AtomicBool::new(false),
         });
         let accepting = thread::Builder::new().name("link".to_owned()).spawn({
@@ -122,6 +142,16 @@ impl Proxy {
 
     pub(super) fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// What was asked for since the last call, in the order of arrival.
+    pub(super) fn take_requests(&self) -> Vec<Request> {
+        let mut log = self
+            .shared
+            .log
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        std::mem::replace(&mut *log, Log::begin()).requests
     }
 
     /// What went through since the last call.
@@ -172,7 +202,7 @@ fn serve(client: TcpStream, shared: &Shared) -> io::Result<()> {
         stream.set_nodelay(true)?;
     }
     let (client_up, server_up) = (client.try_clone()?, server.try_clone()?);
-    let mut requests = RequestLines::default();
+    let mut requests = Requests::default();
     let up = Direction {
         from: client_up,
         to: server_up,
@@ -186,7 +216,13 @@ fn serve(client: TcpStream, shared: &Shared) -> io::Result<()> {
     thread::scope(|scope| {
         scope.spawn(|| {
             let leaves = |bytes: &[u8]| {
-                let counted = requests.count(bytes);
+                let mut counted = 0;
+                requests.read(bytes, |request| {
+                    counted += 1;
+                    let mut log = shared.log.lock().unwrap_or_else(PoisonError::into_inner);
+                    let seconds = log.since.elapsed().as_secs_f64();
+                    log.requests.push(Request { seconds, ..request });
+                });
                 shared
                     .counters
                     .requests
@@ -263,33 +299,6 @@ fn read(
     }
 }
 
-/// Counts the request lines of HTTP/1.1 in what a client sends, however it is cut.
-#[derive(Default)]
-struct RequestLines {
-    /// The last bytes of the line that is not over.
-    tail: Vec<u8>,
-}
-
-impl RequestLines {
-    const END: &[u8] = b" HTTP/1.1\r";
-
-    fn count(&mut self, bytes: &[u8]) -> u64 {
-        let mut count = 0;
-        for &byte in bytes {
-            if byte == b'\n' {
-                count += u64::from(self.tail == Self::END);
-                self.tail.clear();
-                continue;
-            }
-            if self.tail.len() == Self::END.len() {
-                self.tail.remove(0);
-            }
-            self.tail.push(byte);
-        }
-        count
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -304,16 +313,6 @@ mod tests {
         );
         for bad in ["", "125", "0:10", "-1:10", "1:-1", "1:inf", "nan:1", "a:b"] {
             assert!(bad.parse::<Link>().is_err(), "{bad}");
-        }
-    }
-
-    #[test]
-    fn requests_are_counted_however_they_are_cut() {
-        let text = b"GET /a HTTP/1.1\r\nHost: a\r\nX: HTTP/1.1x\r\n\r\nGET /b HTTP/1.1\r\n\r\n";
-        for cut in 0..text.len() {
-            let mut lines = RequestLines::default();
-            let counted = lines.count(&text[..cut]) + lines.count(&text[cut..]);
-            assert_eq!(counted, 2, "cut at {cut}");
         }
     }
 }
