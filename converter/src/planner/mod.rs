@@ -19,6 +19,7 @@ use crate::profile::{Located, Prioritized, Profile, ProfiledFile, locate};
 
 pub use choice::{Candidate, Choice, Plan, choose};
 pub use costs::{Costs, FileCosts};
+pub use ranges::Margins;
 use ranges::{total_bytes, widened};
 
 /// Whether the touched ranges of big files are put into packs (docs/hot-pack.md).
@@ -41,8 +42,8 @@ pub struct PlannerOptions {
     pub hot_pack: HotPack,
     /// Files from this size on are giants; smaller ones are prefetched whole.
     pub giant_bytes: u64,
-    /// Fetched before and behind what was touched: the kernel reads around a page that it needs.
-    pub margin_bytes: u64,
+    /// Fetched around what was touched: the kernel reads around a page that it needs, and ahead.
+    pub margins: Margins,
     /// Ranges that are not further apart are one: what lies between costs less than a miss.
     pub gap_bytes: u64,
     /// A file of which more than this is hot, margins and gaps included, is prefetched whole.
@@ -55,8 +56,13 @@ pub struct PlannerOptions {
 impl PlannerOptions {
     /// Default of [`PlannerOptions::giant_bytes`].
     pub const GIANT_BYTES: u64 = 8 << 20;
-    /// Default of [`PlannerOptions::margin_bytes`]: as far as FUSE reads around a fault.
-    pub const MARGIN_BYTES: u64 = 128 << 10;
+    /// Default of [`PlannerOptions::margins`], for a device that reads 128 KiB ahead, as FUSE does (`mm/filemap.c`,
+    /// Linux 6.18): a fault reads 64 KiB before it and as much behind it; and where the next page that is touched is
+    /// one of the last 32 KiB of these, or the first of the next window, 128 KiB more each time.
+    pub const MARGINS: Margins = Margins {
+        before_bytes: 128 << 10,
+        behind_bytes: 256 << 10,
+    };
     /// Default of [`PlannerOptions::gap_bytes`].
     pub const GAP_BYTES: u64 = 1 << 20;
     /// Default of [`PlannerOptions::whole_percent`].
@@ -68,7 +74,7 @@ impl Default for PlannerOptions {
         Self {
             hot_pack: HotPack::Auto,
             giant_bytes: Self::GIANT_BYTES,
-            margin_bytes: Self::MARGIN_BYTES,
+            margins: Self::MARGINS,
             gap_bytes: Self::GAP_BYTES,
             whole_percent: Self::WHOLE_PERCENT,
             costs: None,
@@ -167,11 +173,11 @@ pub fn explain(
             None => options.gap_bytes,
         };
         let (touched, size) = (&wanted.touched, wanted.size_bytes);
-        let hot = widened(touched, size, options.margin_bytes, gap_bytes);
+        let hot = widened(touched, size, options.margins, gap_bytes);
         Explained {
             file: wanted.file,
             size_bytes: size,
-            touched_bytes: total_bytes(&widened(touched, size, 0, 0)),
+            touched_bytes: total_bytes(&widened(touched, size, Margins::NONE, 0)),
             decision,
             costs: costs.of_file(size, &hot),
         }
@@ -316,7 +322,7 @@ fn decide(wanted: &Wanted, trust: Trust, options: &PlannerOptions) -> Decision {
     let hot = widened(
         touched,
         *profiled_bytes,
-        options.margin_bytes,
+        options.margins,
         options
             .costs
             .map_or(options.gap_bytes, |costs| costs.gap_bytes()),

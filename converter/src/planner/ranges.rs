@@ -2,21 +2,40 @@
 
 use std::ops::Range;
 
-/// The touched ranges (offset and length, as a profile has them) with `margin_bytes` before and behind
-/// each, within `size_bytes`. What then lies no more than `gap_bytes` apart is one range. Ascending and
+/// Fetched around what was touched.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Margins {
+    /// Before it.
+    pub before_bytes: u64,
+    /// Behind it.
+    pub behind_bytes: u64,
+}
+
+impl Margins {
+    /// Nothing around it.
+    pub(super) const NONE: Self = Self {
+        before_bytes: 0,
+        behind_bytes: 0,
+    };
+}
+
+/// The touched ranges (offset and length, as a profile has them) with `margins` around each, within
+/// `size_bytes`. What then lies no more than `gap_bytes` apart is one range. Ascending and
 /// disjoint, whatever the order of `touched`.
 pub(super) fn widened(
     touched: &[(u64, u64)],
     size_bytes: u64,
-    margin_bytes: u64,
+    margins: Margins,
     gap_bytes: u64,
 ) -> Vec<Range<u64>> {
     let mut wide: Vec<Range<u64>> = touched
         .iter()
         .filter(|&&(offset, len)| len > 0 && offset < size_bytes)
         .map(|&(offset, len)| {
-            let end = offset.saturating_add(len).saturating_add(margin_bytes);
-            offset.saturating_sub(margin_bytes)..end.min(size_bytes)
+            let end = offset
+                .saturating_add(len)
+                .saturating_add(margins.behind_bytes);
+            offset.saturating_sub(margins.before_bytes)..end.min(size_bytes)
         })
         .collect();
     wide.sort_unstable_by_key(|range| range.start);
@@ -47,10 +66,37 @@ mod tests {
 
     use super::*;
 
+    fn both(bytes: u64) -> Margins {
+        Margins {
+            before_bytes: bytes,
+            behind_bytes: bytes,
+        }
+    }
+
+    #[test]
+    fn margins_may_differ() {
+        let margins = Margins {
+            before_bytes: 10,
+            behind_bytes: 25,
+        };
+        assert_eq!(
+            widened(&[(100, 5), (200, 5), (990, 5)], 1000, margins, 60),
+            [90..230, 980..1000]
+        );
+        assert_eq!(
+            widened(&[(100, 5), (200, 5)], 1000, margins, 59),
+            [90..130, 190..230]
+        );
+    }
+
     #[test]
     fn margins_are_added_and_gaps_closed() {
         let check = |touched: &[(u64, u64)], expected: &[Range<u64>]| {
-            assert_eq!(widened(touched, 1000, 10, 50), expected, "{touched:?}");
+            assert_eq!(
+                widened(touched, 1000, both(10), 50),
+                expected,
+                "{touched:?}"
+            );
         };
         check(&[], &[]);
         check(&[(100, 20)], &[90..130]);
@@ -72,7 +118,7 @@ mod tests {
     #[test]
     fn without_margin_and_gap_ranges_stay() {
         assert_eq!(
-            widened(&[(0, 10), (10, 5), (16, 4)], 100, 0, 0),
+            widened(&[(0, 10), (10, 5), (16, 4)], 100, Margins::NONE, 0),
             [0..15, 16..20]
         );
         assert_eq!(total_bytes(&[0..15, 16..20]), 19);
@@ -86,10 +132,12 @@ mod tests {
         fn ranges_hold_what_was_touched(
             touched in prop::collection::vec((0..5000_u64, 0..600_u64), 0..20),
             size in 1..4000_u64,
-            margin in 0..300_u64,
+            before in 0..300_u64,
+            behind in 0..300_u64,
             gap in 0..300_u64,
         ) {
-            let ranges = widened(&touched, size, margin, gap);
+            let margins = Margins { before_bytes: before, behind_bytes: behind };
+            let ranges = widened(&touched, size, margins, gap);
             for &(offset, len) in &touched {
                 for byte in offset..(offset + len).min(size) {
                     prop_assert!(ranges.iter().any(|range| range.contains(&byte)));

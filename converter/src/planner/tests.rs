@@ -36,8 +36,11 @@ fn files_are_decided_by_size_and_share() {
         assert_eq!(found, expected, "{file:?} {trust:?} {:?}", options.hot_pack);
     };
     let sparse = wanted(100 * MIB, &[(0, 4096), (50 * MIB, MIB)]);
-    let margin = PlannerOptions::MARGIN_BYTES;
-    let hot = || Decision::Ranges(vec![0..4096 + margin, 50 * MIB - margin..51 * MIB + margin]);
+    let Margins {
+        before_bytes: before,
+        behind_bytes: behind,
+    } = PlannerOptions::MARGINS;
+    let hot = || Decision::Ranges(vec![0..4096 + behind, 50 * MIB - before..51 * MIB + behind]);
     check(&sparse, exact, &auto, hot());
     check(&sparse, exact, &on, hot());
     check(&sparse, exact, &off, Decision::Whole);
@@ -45,7 +48,7 @@ fn files_are_decided_by_size_and_share() {
     check(&sparse, lower, &auto, Decision::Whole);
     check(&sparse, lower, &on, hot());
     // Mostly hot: 61 and 60 of a hundred, margins included.
-    let part = |mib: u64| wanted(100 * MIB, &[(0, mib * MIB - margin)]);
+    let part = |mib: u64| wanted(100 * MIB, &[(0, mib * MIB - behind)]);
     check(&part(61), exact, &auto, Decision::Whole);
     check(&part(60), exact, &auto, Decision::Ranges(vec![0..60 * MIB]));
     check(&part(61), exact, &on, Decision::Ranges(vec![0..61 * MIB]));
@@ -59,7 +62,7 @@ fn files_are_decided_by_size_and_share() {
     );
     check(&wanted(8 * MIB - 1, &[(0, 1)]), exact, &on, Decision::Whole);
     let least = wanted(8 * MIB, &[(0, 1)]);
-    check(&least, exact, &auto, Decision::Ranges(vec![0..1 + margin]));
+    check(&least, exact, &auto, Decision::Ranges(vec![0..1 + behind]));
     // Opened and not read.
     for options in [&auto, &on, &off] {
         check(&wanted(100 * MIB, &[]), exact, options, Decision::OnDemand);
@@ -126,7 +129,10 @@ fn profile(layers: &[ScannedLayer], rows: &[Row<'_>]) -> Profile {
 const SMALL: PlannerOptions = PlannerOptions {
     hot_pack: HotPack::Auto,
     giant_bytes: 1000,
-    margin_bytes: 10,
+    margins: Margins {
+        before_bytes: 10,
+        behind_bytes: 10,
+    },
     gap_bytes: 50,
     whole_percent: 60,
     costs: None,
@@ -220,12 +226,15 @@ fn prices_decide_what_a_share_decides_else() {
         assert_eq!(decide(file, Trust::Exact, &dear), expected, "{file:?}");
     };
     let gap = costs(Link::SLOW).gap_bytes();
-    let margin = dear.margin_bytes;
+    let Margins {
+        before_bytes: before,
+        behind_bytes: behind,
+    } = dear.margins;
     assert!(gap > PlannerOptions::GAP_BYTES);
     // Two ranges that constants would keep apart.
-    let second = 40 * MIB + gap + 2 * margin;
+    let second = 40 * MIB + gap + before + behind;
     let near = wanted(400 * MIB, &[(40 * MIB, 4096), (second + 4096, 4096)]);
-    let joined = 40 * MIB - margin..second + 8192 + margin;
+    let joined = 40 * MIB - before..second + 8192 + behind;
     check(&near, Decision::Ranges(vec![joined]));
     // Nearly all of it is hot.
     check(&wanted(40 * MIB, &[(0, 39 * MIB)]), Decision::Whole);

@@ -118,9 +118,13 @@ fn names(oracle: &Oracle, layout: &Layout) -> Vec<String> {
 }
 
 /// Bytes of hot ranges with their margins, gaps closed: those of one.so and of two.so. First chunks apart.
-const MARGIN: usize = 128 << 10;
-const HOT_BYTES: usize = (8192 + 2 * MARGIN) + (777 + MARGIN) + (MIB + 4096 + 2 * MARGIN);
-const FIRST_BYTES: usize = 4096 + MARGIN;
+const BEFORE: usize = 128 << 10;
+const BEHIND: usize = 256 << 10;
+const HOT_BYTES: usize = (4096 + BEHIND - FIRST_BYTES)
+    + (8192 + BEFORE + BEHIND)
+    + (777 + BEFORE)
+    + (MIB + 4096 + BEFORE + BEHIND);
+const FIRST_BYTES: usize = 16 << 10;
 
 #[test]
 fn packed_images_are_read_by_the_reference() {
@@ -164,15 +168,9 @@ fn packed_images_are_read_by_the_reference() {
         let report: Value = serde_json::from_str(report).unwrap();
         let prefetch = &report["prefetch"];
         assert_eq!(prefetch["packed"]["files"], 2, "{name}");
-        // What does not fit into a first chunk is in the other pack.
-        let longest = if name == "small" {
-            100 << 10
-        } else {
-            FIRST_BYTES
-        };
-        let packed_bytes = HOT_BYTES + FIRST_BYTES - longest;
-        assert_eq!(prefetch["packed"]["bytes"], packed_bytes, "{name}");
-        assert_eq!(prefetch["packed"]["first_chunks_bytes"], longest, "{name}");
+        let packed = &prefetch["packed"];
+        assert_eq!(packed["bytes"], HOT_BYTES, "{name}");
+        assert_eq!(packed["first_chunks_bytes"], FIRST_BYTES, "{name}");
         assert_eq!(prefetch["files"], 2, "{name}");
         assert_eq!(prefetch["bytes"], 3000 + DENSE, "{name}");
         let is_copied = &report["layers"][0]["encoding"]["copied"];
@@ -183,7 +181,7 @@ fn packed_images_are_read_by_the_reference() {
         let verified = &read["manifests"][0]["layers"][0]["verify"];
         let giants = json!(["lib/one.so", "lib/two.so"]);
         assert_eq!(verified["packedFiles"], giants, "{name}");
-        assert_eq!(verified["packedBytes"], packed_bytes, "{name}");
+        assert_eq!(verified["packedBytes"], HOT_BYTES, "{name}");
         let prioritized = json!(["lib", "lib/small", "lib/dense.so"]);
         assert_eq!(verified["prioritized"], prioritized, "{name}");
         let blob = output.blob_path(&output.layer_digest(0));
@@ -267,7 +265,17 @@ fn packs_stand_where_the_layout_has_them() {
             "lib/",
         ],
     );
-    check("start", start, &[], &[".wh..wh.esgz.hot0", "lib/"]);
+    check(
+        "start",
+        start,
+        &[],
+        &[
+            ".wh..wh.esgz.hot",
+            ".prefetch.landmark",
+            ".wh..wh.esgz.hot0",
+            "lib/",
+        ],
+    );
     // A list knows of no ranges.
     let list = conversion.path("paths");
     fs::write(&list, "lib/one.so").unwrap();
@@ -308,7 +316,7 @@ fn packed_images_are_converted_again() {
         });
         inner
     };
-    assert_eq!(members(&packed), 4);
+    assert_eq!(members(&packed), 5);
     let (again, report) = convert("again", &packed, &[]);
     assert_eq!(members(&again), 0);
     assert_eq!(report["prefetch"]["packed"]["files"], 0);

@@ -18,8 +18,10 @@ pub const FIRST_PACK_NAME: &str = ".wh..wh.esgz.hot0";
 /// then, and readers do not take it for the place where the file before it ends.
 pub const PACK_LEAD_BYTES: u32 = 1;
 
-/// A first chunk is about so long: many of them come with one miss.
-const FIRST_CHUNK_BYTES: u64 = 256 << 10;
+/// A first chunk is about so long, which is not prefetched: the header of a library. Each of them that is read
+/// fetches what lies 2 MiB behind *its* start, and so all of them together have to be short: else each fetches a little
+/// that the one before did not.
+const FIRST_CHUNK_BYTES: u64 = 16 << 10;
 
 /// Where the bytes of a chunk are to which its row leads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -186,9 +188,10 @@ mod tests {
             assert_eq!(chunks[0].home, Home::FirstPack);
             (chunks[0].bytes.end, chunks[1].home)
         };
-        assert_eq!(first(132 << 10), (132 << 10, Home::Natural));
-        assert_eq!(first(512 << 10), (512 << 10, Home::Natural));
-        assert_eq!(first((512 << 10) + 1), (256 << 10, Home::HotPack));
+        assert_eq!(first(5 << 10), (5 << 10, Home::Natural));
+        assert_eq!(first(32 << 10), (32 << 10, Home::Natural));
+        assert_eq!(first((32 << 10) + 1), (16 << 10, Home::HotPack));
+        assert_eq!(first(132 << 10), (16 << 10, Home::HotPack));
     }
 
     proptest! {
