@@ -82,7 +82,10 @@ impl Contender {
 
     /// Whether it is what others are compared with: the loop, the default, and the level of both.
     pub(super) fn takes_every_turn(self) -> bool {
-        matches!(self, Self::Limits(_) | Self::EsgzDefault) || self == Self::Esgz(LIMITS_LEVEL)
+        matches!(
+            self,
+            Self::Limits(_) | Self::EsgzDefault | Self::Esgz(LIMITS_LEVEL)
+        )
     }
 
     /// Its name in results and tables.

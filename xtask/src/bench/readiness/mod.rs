@@ -14,7 +14,7 @@ mod start;
 mod table;
 
 use std::fs;
-use std::io::Write as _;
+use std::io::{ErrorKind, Write as _};
 use std::path::Path;
 use std::process::{Command, ExitCode};
 
@@ -96,12 +96,19 @@ fn prepare(options: &Options) -> Result<()> {
 }
 
 fn measure(options: &Options, results: &Path, scratch: &Path, interrupt: &Interrupt) -> Result<()> {
-    let raw = results.join("runs.jsonl");
+    let (raw, asked) = (results.join("runs.jsonl"), results.join("requests.jsonl"));
     let first_round = if options.append {
         let runs = results::parse(&fs::read_to_string(&raw).unwrap_or_default())?;
         runs.iter().map(|run| run.round).max().unwrap_or(0) + 1
     } else {
         fs::write(&raw, "").with_context(|| format!("cannot write {}", raw.display()))?;
+        // Those of other runs are not these runs'.
+        match fs::remove_file(&asked) {
+            Err(error) if error.kind() != ErrorKind::NotFound => {
+                return Err(error).with_context(|| format!("cannot remove {}", asked.display()));
+            }
+            _ => {}
+        }
         1
     };
     let mut environment = Environment::begin(options, results)?;
@@ -130,10 +137,7 @@ fn measure(options: &Options, results: &Path, scratch: &Path, interrupt: &Interr
                 println!("{}", line(&run));
                 append(&raw, &run.to_json())?;
                 if options.log_requests {
-                    append(
-                        &results.join("requests.jsonl"),
-                        &run.requests_json(&requests),
-                    )?;
+                    append(&asked, &run.requests_json(&requests))?;
                 }
             }
         }

@@ -64,7 +64,7 @@ impl Run {
         })
     }
 
-    /// One line of `requests.jsonl`: what was asked for from the container's creation on.
+    /// One line of `requests.jsonl`: what was asked for once the image was pulled.
     pub(super) fn requests_json(&self, requests: &[Request]) -> Value {
         let requests = requests.iter().map(|request| {
             json!({

@@ -41,7 +41,7 @@ pub(super) struct Turn<'a> {
 
 impl Scene<'_> {
     /// Pulls the image through the link onto an empty node, and runs it until it is ready. With the run comes what was
-    /// asked for since the container's creation began.
+    /// asked for since the pull ended.
     pub(super) fn run(&self, turn: Turn<'_>) -> Result<(Run, Vec<Request>)> {
         let proxy = Proxy::start(turn.link, self.registry.address())?;
         let node = Node::start(
@@ -52,7 +52,7 @@ impl Scene<'_> {
             self.interrupt,
         )?;
         self.cool_down()?;
-        let _ = proxy.take_traffic();
+        let _ = proxy.take();
         let log = self.scratch.join("client.log");
         let said = |node: &Node| {
             let client = fs::read_to_string(&log).unwrap_or_default();
@@ -76,7 +76,7 @@ impl Scene<'_> {
         let status = pulling.wait(self.interrupt, self.longest)?;
         let pull_seconds = begun.elapsed().as_secs_f64();
         ensure!(status.success(), "{pull:?}: {status}: {}", said(&node));
-        let pulled = proxy.take_traffic();
+        let (pulled, _) = proxy.take();
 
         let mut create = node.ctr();
         create.args(["run", "--rm"]);
@@ -85,7 +85,6 @@ impl Scene<'_> {
         } else {
             "--snapshotter=overlayfs"
         });
-        let _ = proxy.take_requests();
         let begun = Instant::now();
         let ready = match turn.image.ready {
             Ready::Exit => {
@@ -106,7 +105,7 @@ impl Scene<'_> {
                 answered.with_context(|| format!("{create:?}: {}", said(&node)))?
             }
         };
-        let (started, requests) = (proxy.take_traffic(), proxy.take_requests());
+        let (started, requests) = proxy.take();
         let run = Run {
             image: turn.image.name.clone(),
             contender: contender.to_owned(),

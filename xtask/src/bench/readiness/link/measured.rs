@@ -50,7 +50,7 @@ pub(in crate::bench::readiness) fn measured(link: Link) -> Result<Measured> {
     let new_connection_ms = median_ms(|| ask(&mut connect()?, 1))?;
 
     let bytes = ((link.bytes_per_second() * SECONDS) as u64).max(CONNECTIONS);
-    let _ = proxy.take_traffic();
+    let _ = proxy.take();
     let begun = Instant::now();
     ask(&mut open, bytes)?;
     // From the first byte's departure to the last one's arrival, without the round trip.
@@ -74,7 +74,7 @@ pub(in crate::bench::readiness) fn measured(link: Link) -> Result<Measured> {
             .try_for_each(|one| one.join().expect("asking does not panic"))
     })?;
     let mb_per_second_together = mb_per_second(begun);
-    let traffic = proxy.take_traffic();
+    let (traffic, _) = proxy.take();
     let expected = bytes + CONNECTIONS + bytes / CONNECTIONS * CONNECTIONS;
     ensure!(
         traffic.bytes == expected && traffic.connections == CONNECTIONS,

@@ -14,7 +14,7 @@ use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::str::FromStr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{SyncSender, sync_channel};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -81,7 +81,6 @@ pub(super) struct Traffic {
 #[derive(Default)]
 struct Counters {
     bytes: AtomicU64,
-    requests: AtomicU64,
     connections: AtomicU64,
 }
 
@@ -116,6 +115,12 @@ impl Log {
     }
 }
 
+impl Shared {
+    fn log(&self) -> MutexGuard<'_, Log> {
+        self.log.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 impl Proxy {
     /// Listens on a free port of the loopback device.
     pub(super) fn start(link: Link, upstream: SocketAddr) -> Result<Self> {
@@ -144,24 +149,16 @@ impl Proxy {
         self.address
     }
 
-    /// What was asked for since the last call, in the order of arrival.
-    pub(super) fn take_requests(&self) -> Vec<Request> {
-        let mut log = self
-            .shared
-            .log
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        std::mem::replace(&mut *log, Log::begin()).requests
-    }
-
-    /// What went through since the last call.
-    pub(super) fn take_traffic(&self) -> Traffic {
+    /// What went through since the last call, and what was asked for, in the order of arrival.
+    pub(super) fn take(&self) -> (Traffic, Vec<Request>) {
+        let requests = std::mem::replace(&mut *self.shared.log(), Log::begin()).requests;
         let take = |counter: &AtomicU64| counter.swap(0, Ordering::Relaxed);
-        Traffic {
+        let traffic = Traffic {
             bytes: take(&self.shared.counters.bytes),
-            requests: take(&self.shared.counters.requests),
+            requests: requests.len() as u64,
             connections: take(&self.shared.counters.connections),
-        }
+        };
+        (traffic, requests)
     }
 }
 
@@ -216,17 +213,11 @@ fn serve(client: TcpStream, shared: &Shared) -> io::Result<()> {
     thread::scope(|scope| {
         scope.spawn(|| {
             let leaves = |bytes: &[u8]| {
-                let mut counted = 0;
                 requests.read(bytes, |request| {
-                    counted += 1;
-                    let mut log = shared.log.lock().unwrap_or_else(PoisonError::into_inner);
+                    let mut log = shared.log();
                     let seconds = log.since.elapsed().as_secs_f64();
                     log.requests.push(Request { seconds, ..request });
                 });
-                shared
-                    .counters
-                    .requests
-                    .fetch_add(counted, Ordering::Relaxed);
                 Instant::now().max(established)
             };
             up.carry(leaves, |_| ());
