@@ -256,7 +256,7 @@ pub(super) struct ConversionArgs {
     #[arg(long, default_value = "0", value_name = "SIZE", value_parser = parse_min_chunk_size)]
     pub(super) estargz_min_chunk_size: u32,
     /// Prefetch of a big file (8 MiB) only the parts that the profile says were touched. auto: where that
-    /// is less than 60 % of it, and all touched parts are known; on: also elsewhere; off: each touched file
+    /// is less than 50 % of it, and all touched parts are known; on: also elsewhere; off: each touched file
     /// whole. Layers with such parts need Stargz Snapshotter 0.13 to be pulled lazily
     #[arg(long, value_enum, default_value_t, value_name = "WHEN")]
     pub(super) hot_pack: HotPackArg,

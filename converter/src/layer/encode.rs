@@ -9,7 +9,7 @@ use crate::blob::{Blob, ReadAt};
 use crate::image::Digest;
 use crate::layer::buffers::Buffers;
 use crate::layer::deflate::{self, MIN_RUN_BYTES, Run, TranscodeError, Transcoder};
-use crate::layer::plan::{Group, LayerPlan, Member, Segment};
+use crate::layer::plan::{ChunkPlace, Group, LayerPlan, Member, Segment};
 
 /// Compression level of libdeflate: 0 stores, 12 is slowest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,6 +21,12 @@ impl Level {
     pub const FOR_THE_REST: Self = match CompressionLvl::new(7) {
         Ok(level) => Self(level),
         Err(_) => panic!("libdeflate has level 7"),
+    };
+
+    /// For what is not worth compressing.
+    const STORE: Self = match CompressionLvl::new(0) {
+        Ok(level) => Self(level),
+        Err(_) => panic!("libdeflate has level 0"),
     };
 
     /// `None` above 12.
@@ -190,10 +196,21 @@ impl Gathered {
     }
 }
 
+/// A packed chunk that compressing makes no shorter than this many percent is stored. A reader inflates it while
+/// somebody waits, with one core: from 200 Mbit/s on it takes longer to inflate a byte than to fetch a quarter of one.
+const STORED_FROM_PERCENT: u64 = 75;
+
+/// Whether a packed chunk of `raw_bytes` is stored, as `gzip_bytes` are what it comes to.
+fn is_stored(place: ChunkPlace, raw_bytes: u64, gzip_bytes: u64) -> bool {
+    place == ChunkPlace::Copy && gzip_bytes * 100 >= raw_bytes * STORED_FROM_PERCENT
+}
+
 /// A worker's state.
 pub struct Encoder<'a> {
     level: Level,
     compressor: Compressor,
+    /// Made when it is needed.
+    storer: Option<Compressor>,
     /// Made when it is needed.
     transcoder: Option<Transcoder>,
     /// With the buffer that it writes to. Its length is that of the longest member so far.
@@ -207,6 +224,7 @@ impl<'a> Encoder<'a> {
         Self {
             level,
             compressor: level.compressor(),
+            storer: None,
             transcoder: None,
             decompressor: (check == Check::Inflate).then(|| (Decompressor::new(), Vec::new())),
             buffers,
@@ -282,7 +300,7 @@ impl<'a> Encoder<'a> {
                 let bounds = bounds.map(|len| self.compressor.gzip_compress_bound(len));
                 gzip = self.buffers.take(bounds.sum());
                 let (parts, gzip_bytes) = match min_bytes {
-                    0 => self.compress_each(raw, &starts, &mut gzip),
+                    0 => self.compress_each(&gathered.members, raw, &starts, &mut gzip),
                     min_bytes => self.compress_sharing(raw, &starts, min_bytes, &mut gzip),
                 };
                 (parts, gzip_bytes, 0)
@@ -323,6 +341,7 @@ impl<'a> Encoder<'a> {
             });
             let (raw, behind) = rest.split_at(member.len_bytes as usize);
             rest = behind;
+            let (start, copied_before) = (gzip.len(), copied_bytes);
             let transcoder = self
                 .transcoder
                 .get_or_insert_with(|| Transcoder::new(self.level.compressor()));
@@ -331,12 +350,18 @@ impl<'a> Encoder<'a> {
             {
                 copied_bytes += raw.len() as u64;
             } else if runs.is_empty() {
-                let start = gzip.len();
                 gzip.resize(start + self.compressor.gzip_compress_bound(raw.len()), 0);
                 let len = self.compress(raw, &mut gzip[start..]);
                 gzip.truncate(start + len);
             } else {
                 copied_bytes += transcoder.member(raw, runs, copied, gzip)?.copied_bytes;
+            }
+            let made_bytes = (gzip.len() - start) as u64;
+            if is_stored(member.place, raw.len() as u64, made_bytes) {
+                gzip.resize(start + self.compressor.gzip_compress_bound(raw.len()), 0);
+                let len = self.store(raw, &mut gzip[start..]);
+                gzip.truncate(start + len);
+                copied_bytes = copied_before;
             }
         }
         Ok((parts, gzip.len(), copied_bytes))
@@ -345,17 +370,23 @@ impl<'a> Encoder<'a> {
     /// A gzip member for every part.
     fn compress_each(
         &mut self,
+        members: &[Member],
         raw: &[u8],
         starts: &[usize],
         gzip: &mut [u8],
     ) -> (Vec<Part>, usize) {
         let mut filled = 0;
-        let parts = starts.windows(2).map(|pair| {
+        let parts = members.iter().zip(starts.windows(2)).map(|(member, pair)| {
             let part = Part {
                 gzip_offset_bytes: filled as u64,
                 inner_bytes: 0,
             };
-            filled += self.compress(&raw[pair[0]..pair[1]], &mut gzip[filled..]);
+            let (raw, gzip) = (&raw[pair[0]..pair[1]], &mut gzip[filled..]);
+            let mut len = self.compress(raw, gzip);
+            if is_stored(member.place, raw.len() as u64, len as u64) {
+                len = self.store(raw, gzip);
+            }
+            filled += len;
             part
         });
         (parts.collect(), filled)
@@ -403,6 +434,13 @@ impl<'a> Encoder<'a> {
         self.compressor
             .gzip_compress(raw, gzip)
             .expect("the buffer has the size that libdeflate asks for")
+    }
+
+    fn store(&mut self, raw: &[u8], gzip: &mut [u8]) -> usize {
+        self.storer
+            .get_or_insert_with(|| Level::STORE.compressor())
+            .gzip_compress(raw, gzip)
+            .expect("stored bytes are no longer than the bound of any level")
     }
 
     /// Whether each gzip member inflates to its bytes of `raw`.

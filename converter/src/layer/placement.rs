@@ -34,6 +34,7 @@ impl Placement {
 pub struct Giant {
     /// The entry of a regular file.
     pub entry: u32,
-    /// Bytes of the file that are prefetched: ascending, disjoint, within the file.
+    /// Bytes of the file that are prefetched: ascending, disjoint, within the file. A chunk begins with each, also
+    /// where one begins as another ends.
     pub hot: Vec<Range<u64>>,
 }

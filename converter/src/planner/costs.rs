@@ -7,6 +7,7 @@ use std::ops::Range;
 use crate::blob::ReadAt as _;
 use crate::layer::entry::ScannedLayer;
 use crate::layer::plan::PlanOptions;
+use crate::planner::ranges::total_bytes;
 use crate::simulate::{Constants, Link};
 
 /// How often bytes between two touched ranges are touched by the next run of the same workload: by a read-ahead that
@@ -90,11 +91,11 @@ impl Costs {
         (gap / GAP_STEP_BYTES).max(1) * GAP_STEP_BYTES
     }
 
-    /// Prices of a file of `size_bytes` of which `hot` is read: margins and gaps included, ascending and disjoint.
-    pub fn of_file(&self, size_bytes: u64, hot: &[Range<u64>]) -> FileCosts {
+    /// Prices of a file of `size_bytes` of which `hot` would be packed, margins and gaps included, and `read` is read.
+    /// Both are ascending and disjoint.
+    pub fn of_file(&self, size_bytes: u64, hot: &[Range<u64>], read: &[Range<u64>]) -> FileCosts {
         let size = size_bytes as f64;
-        let hot_bytes: u64 = hot.iter().map(|range| range.end - range.start).sum();
-        let hot_bytes = hot_bytes as f64;
+        let (hot_bytes, read_bytes) = (total_bytes(hot) as f64, total_bytes(read) as f64);
         // A prefetch is inflated by all cores, before anybody reads; a pack when it is read.
         let cores = f64::from(self.constants.cores.max(1));
         let miss = self.miss_seconds(self.chunk_bytes.min(size_bytes));
@@ -104,7 +105,7 @@ impl Costs {
             whole_seconds: self.fetch_seconds(size * self.share)
                 + self.inflate_seconds(size) / cores,
             packed_seconds: self.fetch_seconds(hot_bytes * self.share)
-                + self.inflate_seconds(hot_bytes)
+                + self.inflate_seconds(read_bytes)
                 + MISSES_OF_A_PACKED_FILE * miss,
             on_demand_seconds: on_demand,
         }
@@ -155,7 +156,7 @@ mod tests {
     fn files_have_three_prices() {
         let second = MIB as f64 / 1e6;
         let check = |size: u64, hot: &[Range<u64>], expected: [f64; 3]| {
-            let costs = costs().of_file(size, hot);
+            let costs = costs().of_file(size, hot, hot);
             let found = [
                 costs.whole_seconds,
                 costs.packed_seconds,
@@ -226,11 +227,13 @@ mod tests {
             cheap.link.bytes_per_second *= wider;
             cheap.link.round_trip_seconds /= wider;
             let all = |costs: FileCosts| [costs.whole_seconds, costs.packed_seconds, costs.on_demand_seconds];
-            let price = all(dear.of_file(size, std::slice::from_ref(&hot)));
-            for (cheaper, price) in all(cheap.of_file(size, std::slice::from_ref(&hot))).iter().zip(price) {
+            let of = |costs: Costs, hot: &[Range<u64>], read: &[Range<u64>]| all(costs.of_file(size, hot, read));
+            let (hot, less) = (std::slice::from_ref(&hot), std::slice::from_ref(&less));
+            let price = of(dear, hot, hot);
+            for (cheaper, price) in of(cheap, hot, hot).iter().zip(price) {
                 prop_assert!(*cheaper <= price);
             }
-            for (cheaper, price) in all(dear.of_file(size, std::slice::from_ref(&less))).iter().zip(price) {
+            for (cheaper, price) in of(dear, less, less).iter().chain(&of(dear, hot, less)).zip(price.iter().cycle()) {
                 prop_assert!(*cheaper <= price + 1e-9);
             }
         }

@@ -20,7 +20,7 @@ use crate::profile::{Located, Prioritized, Profile, ProfiledFile, locate};
 pub use choice::{Candidate, Choice, Plan, choose};
 pub use costs::{Costs, FileCosts};
 pub use ranges::Margins;
-use ranges::{total_bytes, widened};
+use ranges::{pieces, total_bytes, widened};
 
 /// Whether the touched ranges of big files are put into packs (docs/hot-pack.md).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -46,6 +46,11 @@ pub struct PlannerOptions {
     pub margins: Margins,
     /// Ranges that are not further apart are one: what lies between costs less than a miss.
     pub gap_bytes: u64,
+    /// What is read around what was touched, while somebody waits. What is prefetched besides is in chunks of its own,
+    /// so that it is inflated only if it is read all the same.
+    pub read_around: Margins,
+    /// Shorter chunks of that kind would cost more than to inflate them with their neighbours.
+    pub shortest_cold_bytes: u64,
     /// A file of which more than this is hot, margins and gaps included, is prefetched whole.
     pub whole_percent: u64,
     /// With prices these decide instead of [`Self::gap_bytes`] and, unless packs are asked for, of
@@ -60,13 +65,21 @@ impl PlannerOptions {
     /// Linux 6.18): a fault reads 64 KiB before it and as much behind it; and where the next page that is touched is
     /// one of the last 32 KiB of these, or the first of the next window, 128 KiB more each time.
     pub const MARGINS: Margins = Margins {
-        before_bytes: 128 << 10,
-        behind_bytes: 256 << 10,
+        before_bytes: 64 << 10,
+        behind_bytes: 192 << 10,
     };
     /// Default of [`PlannerOptions::gap_bytes`].
-    pub const GAP_BYTES: u64 = 1 << 20;
+    pub const GAP_BYTES: u64 = 512 << 10;
+    /// Default of [`PlannerOptions::read_around`]: what a fault reads. What comes ahead of the next one is read while
+    /// nobody waits.
+    pub const READ_AROUND: Margins = Margins {
+        before_bytes: 64 << 10,
+        behind_bytes: 64 << 10,
+    };
+    /// Default of [`PlannerOptions::shortest_cold_bytes`].
+    pub const SHORTEST_COLD_BYTES: u64 = 128 << 10;
     /// Default of [`PlannerOptions::whole_percent`].
-    pub const WHOLE_PERCENT: u64 = 60;
+    pub const WHOLE_PERCENT: u64 = 50;
 }
 
 impl Default for PlannerOptions {
@@ -76,6 +89,8 @@ impl Default for PlannerOptions {
             giant_bytes: Self::GIANT_BYTES,
             margins: Self::MARGINS,
             gap_bytes: Self::GAP_BYTES,
+            read_around: Self::READ_AROUND,
+            shortest_cold_bytes: Self::SHORTEST_COLD_BYTES,
             whole_percent: Self::WHOLE_PERCENT,
             costs: None,
         }
@@ -114,10 +129,13 @@ pub fn place(profile: &Profile, layers: &[ScannedLayer], options: &PlannerOption
         match decision {
             Decision::Whole => layer.whole.extend(wanted.names),
             Decision::OnDemand => layer.on_demand.extend(wanted.names),
-            Decision::Ranges(hot) => layer.giants.push(Giant {
-                entry: wanted.file.entry,
-                hot,
-            }),
+            Decision::Ranges(hot) => {
+                let read = wanted.widened(options.read_around, 0);
+                layer.giants.push(Giant {
+                    entry: wanted.file.entry,
+                    hot: pieces(&hot, &read, options.shortest_cold_bytes),
+                });
+            }
         }
     }
     placed
@@ -172,14 +190,14 @@ pub fn explain(
             Some(_) => costs.gap_bytes(),
             None => options.gap_bytes,
         };
-        let (touched, size) = (&wanted.touched, wanted.size_bytes);
-        let hot = widened(touched, size, options.margins, gap_bytes);
+        let hot = wanted.widened(options.margins, gap_bytes);
+        let read = wanted.widened(options.read_around, 0);
         Explained {
             file: wanted.file,
-            size_bytes: size,
-            touched_bytes: total_bytes(&widened(touched, size, Margins::NONE, 0)),
+            size_bytes: wanted.size_bytes,
+            touched_bytes: total_bytes(&wanted.widened(Margins::NONE, 0)),
             decision,
-            costs: costs.of_file(size, &hot),
+            costs: costs.of_file(wanted.size_bytes, &hot, &read),
         }
     });
     explained.collect()
@@ -215,6 +233,13 @@ struct Wanted {
     profiled_bytes: u64,
     /// (offset, length), in any order; may overlap.
     touched: Vec<(u64, u64)>,
+}
+
+impl Wanted {
+    /// What was touched with `margins`, see [`widened`]; within the file as it was profiled.
+    fn widened(&self, margins: Margins, gap_bytes: u64) -> Vec<Range<u64>> {
+        widened(&self.touched, self.profiled_bytes, margins, gap_bytes)
+    }
 }
 
 /// The files in order; two rows that mean the same file are one.
@@ -319,17 +344,12 @@ fn decide(wanted: &Wanted, trust: Trust, options: &PlannerOptions) -> Decision {
     if *size_bytes < options.giant_bytes {
         return Decision::Whole;
     }
-    let hot = widened(
-        touched,
-        *profiled_bytes,
-        options.margins,
-        options
-            .costs
-            .map_or(options.gap_bytes, |costs| costs.gap_bytes()),
-    );
+    let gap_bytes = options.costs.map(|costs| costs.gap_bytes());
+    let hot = wanted.widened(options.margins, gap_bytes.unwrap_or(options.gap_bytes));
     let is_whole = match options.costs {
         Some(costs) if options.hot_pack == HotPack::Auto => {
-            let price = costs.of_file(*profiled_bytes, &hot);
+            let read = wanted.widened(options.read_around, 0);
+            let price = costs.of_file(*profiled_bytes, &hot, &read);
             if price.on_demand_seconds < price.whole_seconds.min(price.packed_seconds) {
                 return Decision::OnDemand;
             }

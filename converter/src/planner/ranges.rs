@@ -51,6 +51,45 @@ pub(super) fn widened(
     merged
 }
 
+/// `hot` cut so that what a run is expected to read, `read`, and what lies between are ranges of their own: the
+/// reader inflates whole chunks, and no chunk goes across a border. What lies between and is shorter than
+/// `shortest_bytes` stays with what is read before or behind it; of what is twice as long, so much is cut off again
+/// where it follows what is read, as far as a read-ahead comes. The same bytes as `hot`; ascending and disjoint, as
+/// both lists have to be.
+pub(super) fn pieces(
+    hot: &[Range<u64>],
+    read: &[Range<u64>],
+    shortest_bytes: u64,
+) -> Vec<Range<u64>> {
+    let mut pieces = Vec::with_capacity(hot.len() + read.len());
+    for hot in hot {
+        let first = read.partition_point(|read| read.end <= hot.start);
+        let within = read[first..].iter().take_while(|r| r.start < hot.end);
+        // Where the piece begins that is not cut yet, and how far it is read.
+        let (mut start, mut read_to) = (hot.start, hot.start);
+        let end = std::iter::once(hot.end..hot.end);
+        for next in within.cloned().chain(end) {
+            let cold_bytes = next.start.saturating_sub(read_to);
+            if cold_bytes >= shortest_bytes.max(1) {
+                let is_behind = read_to > start;
+                let ahead = if is_behind && cold_bytes / 2 >= shortest_bytes {
+                    read_to + shortest_bytes
+                } else {
+                    next.start
+                };
+                let parts = [start..read_to, read_to..ahead, ahead..next.start];
+                pieces.extend(parts.into_iter().filter(|part| !part.is_empty()));
+                start = next.start;
+            }
+            read_to = next.end.min(hot.end);
+        }
+        if start < hot.end {
+            pieces.push(start..hot.end);
+        }
+    }
+    pieces
+}
+
 /// Bytes of all ranges together.
 pub(super) fn total_bytes(ranges: &[Range<u64>]) -> u64 {
     ranges.iter().map(|range| range.end - range.start).sum()
@@ -65,6 +104,11 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    fn lengths(ranges: &[Range<u64>]) -> Vec<(u64, u64)> {
+        let length = |range: &Range<u64>| (range.start, range.end - range.start);
+        ranges.iter().map(length).collect()
+    }
 
     fn both(bytes: u64) -> Margins {
         Margins {
@@ -116,6 +160,42 @@ mod tests {
     }
 
     #[test]
+    fn what_is_read_and_what_is_not_are_apart() {
+        let check = |hot: &[Range<u64>], read: &[Range<u64>], expected: &[Range<u64>]| {
+            assert_eq!(pieces(hot, read, 50), expected, "{hot:?}, {read:?}");
+        };
+        check(&[], &[], &[]);
+        check(&[], &[5..9], &[]);
+        check(
+            &[0..900],
+            &[100..200, 299..310],
+            &[0..100, 100..200, 200..299, 299..310, 310..360, 360..900],
+        );
+        // At both ends, and across them.
+        check(
+            &[100..500],
+            &[0..200, 300..900],
+            &[100..200, 200..250, 250..300, 300..500],
+        );
+        // 50 bytes are a piece, 49 are not.
+        check(
+            &[0..300],
+            &[50..100, 150..250],
+            &[0..50, 50..100, 100..150, 150..250, 250..300],
+        );
+        check(&[0..299], &[49..100, 149..250], &[0..299]);
+        // Nothing is read, or everything is.
+        check(&[10..90, 200..220], &[], &[10..90, 200..220]);
+        check(&[10..90], &[0..300], &[10..90]);
+        // Ranges of others.
+        check(
+            &[100..400, 600..900],
+            &[0..100, 450..500, 700..750],
+            &[100..400, 600..700, 700..750, 750..800, 800..900],
+        );
+    }
+
+    #[test]
     fn without_margin_and_gap_ranges_stay() {
         assert_eq!(
             widened(&[(0, 10), (10, 5), (16, 4)], 100, Margins::NONE, 0),
@@ -126,6 +206,35 @@ mod tests {
     }
 
     proptest! {
+        /// The same bytes, in pieces of which each is read or is not, but for what is short.
+        #[test]
+        fn pieces_are_what_was_cut(
+            hot in prop::collection::vec((0..3000_u64, 1..600_u64), 0..8),
+            read in prop::collection::vec((0..3000_u64, 1..200_u64), 0..20),
+            shortest in 0..100_u64,
+        ) {
+            let hot = widened(&hot, 4000, Margins::NONE, 0);
+            let read = widened(&read, 4000, Margins::NONE, 0);
+            let pieces = pieces(&hot, &read, shortest);
+            prop_assert_eq!(widened(&lengths(&pieces), 4000, Margins::NONE, 0), hot);
+            for pair in pieces.windows(2) {
+                prop_assert!(pair[0].end <= pair[1].start);
+            }
+            for piece in &pieces {
+                prop_assert!(!piece.is_empty());
+                let mut reached = piece.start;
+                let mut is_read = false;
+                for read in &read {
+                    let (start, end) = (read.start.max(piece.start), read.end.min(piece.end));
+                    if start < end {
+                        prop_assert!(start - reached < shortest.max(1));
+                        (reached, is_read) = (end, true);
+                    }
+                }
+                prop_assert!(!is_read || piece.end - reached < shortest.max(1));
+            }
+        }
+
         /// Every touched byte is in a range; ranges are ascending, within the file and further apart
         /// than a gap; none is without a touched byte.
         #[test]

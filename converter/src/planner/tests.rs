@@ -47,11 +47,11 @@ fn files_are_decided_by_size_and_share() {
     // Lower bounds: more was touched, nobody knows where.
     check(&sparse, lower, &auto, Decision::Whole);
     check(&sparse, lower, &on, hot());
-    // Mostly hot: 61 and 60 of a hundred, margins included.
+    // Mostly hot: 51 and 50 of a hundred, margins included.
     let part = |mib: u64| wanted(100 * MIB, &[(0, mib * MIB - behind)]);
-    check(&part(61), exact, &auto, Decision::Whole);
-    check(&part(60), exact, &auto, Decision::Ranges(vec![0..60 * MIB]));
-    check(&part(61), exact, &on, Decision::Ranges(vec![0..61 * MIB]));
+    check(&part(51), exact, &auto, Decision::Whole);
+    check(&part(50), exact, &auto, Decision::Ranges(vec![0..50 * MIB]));
+    check(&part(51), exact, &on, Decision::Ranges(vec![0..51 * MIB]));
     check(&part(100), exact, &on, Decision::Whole);
     // No giant.
     check(
@@ -82,8 +82,8 @@ fn ranges_of_another_build_are_not_used() {
     };
     check(other(100 * MIB + 1, &[(0, 4096)]), Decision::OnDemand);
     check(other(90 * MIB, &[(0, 80 * MIB)]), Decision::Whole);
-    // Small when it was profiled, and touched at both ends.
-    check(other(MIB, &[(0, 4096), (MIB - 1, 1)]), Decision::Whole);
+    // Small when it was profiled: what is hot with margins and gaps is most of it.
+    check(other(MIB, &[(0, 4096), (MIB / 2, 1)]), Decision::Whole);
 }
 
 fn layer(entries: &[(&str, &str, u64)]) -> ScannedLayer {
@@ -134,6 +134,11 @@ const SMALL: PlannerOptions = PlannerOptions {
         behind_bytes: 10,
     },
     gap_bytes: 50,
+    read_around: Margins {
+        before_bytes: 5,
+        behind_bytes: 5,
+    },
+    shortest_cold_bytes: 1000,
     whole_percent: 60,
     costs: None,
 };
@@ -180,6 +185,31 @@ fn each_layer_gets_its_own_in_the_order_of_touch() {
         ]
     );
     assert_eq!(placed.missed, ["gone"]);
+}
+
+#[test]
+fn what_is_not_read_is_cut_off() {
+    let layers = [layer(&[("a", "", 5000)])];
+    let rows: &[Row<'_>] = &[("a", 0, 5000, &[(2000, 100), (2140, 100), (2300, 9)])];
+    let options = PlannerOptions {
+        margins: Margins {
+            before_bytes: 10,
+            behind_bytes: 40,
+        },
+        shortest_cold_bytes: 30,
+        ..SMALL
+    };
+    let placed = place(&profile(&layers, rows), &layers, &options);
+    // Read are 1995..2105, 2135..2245 and 2295..2314; 5 bytes before the first are too few.
+    let hot = vec![
+        1990..2105,
+        2105..2135,
+        2135..2245,
+        2245..2295,
+        2295..2314,
+        2314..2349,
+    ];
+    assert_eq!(placed.layers[0].giants, [Giant { entry: 0, hot }]);
 }
 
 #[test]

@@ -1,9 +1,9 @@
 use crate::blob::Blob;
 use crate::cancel::Cancel;
 use crate::layer::encode::{Check, Level};
-use crate::layer::placement::Placement;
+use crate::layer::placement::{Giant, Placement};
 use crate::layer::plan::{PlanOptions, plan_layer};
-use crate::layer::scan::tests::scan_bytes;
+use crate::layer::scan::tests::{scan_bytes, scan_readable};
 use crate::layer::verify::{parse_toc, read_toc, verify_layer};
 use crate::layer::{ConvertOptions, Encoding, Parallel, convert_layer};
 use crate::progress::Silent;
@@ -76,4 +76,101 @@ fn small_chunks_share_members_whatever_the_threads() {
     assert!(blobs[0].0 > 4 * blobs[1].0, "{} {}", blobs[0].0, blobs[1].0);
     assert!(blobs[0].1.len() > blobs[1].1.len());
     assert!(blobs[1..].windows(2).all(|pair| pair[0] == pair[1]));
+}
+
+/// Of 100 values in no order: compressing leaves 84 % of them.
+fn hardly_compressible(len: u32) -> Vec<u8> {
+    let mut state = 1_u32;
+    let next = |_| {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        (state >> 24) as u8 % 100
+    };
+    (0..len).map(next).collect()
+}
+
+#[test]
+fn packed_chunks_that_hardly_compress_are_stored() {
+    let mut builder = tar::Builder::new(Vec::new());
+    let mut add = |name: &str, contents: &[u8]| {
+        let mut header = tar::Header::new_gnu();
+        header.set_size(contents.len() as u64);
+        header.set_mode(0o644);
+        builder.append_data(&mut header, name, contents).unwrap();
+    };
+    let noise = hardly_compressible(900_000);
+    add("noise", &noise);
+    add("text", &b"few bytes, many times. ".repeat(40_000));
+    let tar = builder.into_inner().unwrap();
+    let mut gzip = vec![0; Level::default().compressor().gzip_compress_bound(tar.len())];
+    let made = Level::default().compressor().gzip_compress(&tar, &mut gzip);
+    gzip.truncate(made.unwrap());
+    let hot = vec![0..16_384, 16_384..320_000, 400_000..700_000];
+    let giant = |entry| Giant {
+        entry,
+        hot: hot.clone(),
+    };
+    let placement = Placement {
+        giants: vec![giant(0), giant(1)],
+        ..Placement::default()
+    };
+    let source = Blob::of_bytes(gzip.clone());
+    let layer = scan_readable(&gzip, &tar);
+    let index = layer.deflate.as_ref().unwrap();
+    let plan = plan_layer(&layer, &placement, PlanOptions::default()).unwrap();
+    let parallel = Parallel {
+        threads: 2,
+        memory_bytes: 64 << 20,
+    };
+    let options = ConvertOptions {
+        check: Check::Inflate,
+        parallel,
+    };
+    let level = Level::default();
+    for encoding in [
+        Encoding::Compress(level),
+        Encoding::Copy(&source, index, level),
+    ] {
+        let mut blob = Vec::new();
+        let cancel = Cancel::default();
+        let finished = convert_layer(
+            &layer, &plan, &encoding, options, &mut blob, &cancel, &Silent,
+        );
+        let blob = Blob::of_bytes(blob);
+        let found = verify_layer(&blob, parallel, &cancel).unwrap();
+        found.must_equal(&finished.unwrap()).unwrap();
+        let (json, toc_offset) = read_toc(&blob).unwrap();
+        let toc = parse_toc(&json, toc_offset).unwrap();
+        let mut offsets: Vec<u64> = toc.entries.iter().map(|row| row.offset).collect();
+        offsets.push(toc_offset);
+        offsets.sort_unstable();
+        let mut seen = [0, 0, 0];
+        let mut name = "";
+        for row in &toc.entries {
+            name = if row.name.is_empty() {
+                name
+            } else {
+                &*row.name
+            };
+            let next = offsets[offsets.partition_point(|&offset| offset <= row.offset)];
+            let len_bytes = match row.chunk_offset {
+                700_000 => 200_000,
+                _ => row.chunk_size.max(1),
+            };
+            let percent = (next - row.offset) * 100 / len_bytes;
+            let (kind, expected) = match (name, row.inner_offset, row.chunk_offset) {
+                ("noise", 1, 1..) => (0, 100..=101),
+                ("text", 1, 1..) => (1, 0..=10),
+                // In the file's own entry, with no copies of others behind it.
+                ("noise", _, 700_000) => (2, 80..=95),
+                _ => continue,
+            };
+            assert!(
+                expected.contains(&percent),
+                "{name} at {}: {percent} %",
+                row.chunk_offset
+            );
+            seen[kind] += 1;
+        }
+        assert!(seen.iter().all(|&rows| rows > 0), "{seen:?}");
+    }
 }

@@ -58,6 +58,24 @@ pub(crate) fn scan_bytes(tar: &[u8]) -> Result<ScannedLayer, ScanError> {
     scan(tar, tar, u64::MAX)
 }
 
+/// Scans a compressed layer that can be read again.
+pub(crate) fn scan_readable(blob: &[u8], tar: &[u8]) -> ScannedLayer {
+    let expected = Expected {
+        digest: Digest::of(blob),
+        size_bytes: blob.len() as u64,
+        diff_id: Digest::of(tar),
+    };
+    let options = ScanOptions {
+        scratch: std::env::temp_dir(),
+        max_layer_bytes: u64::MAX,
+        entry_memory: EntryMemory::unlimited(),
+        keep: Keep::Readable,
+        decode: DecodeOptions::ONE_THREAD,
+    };
+    let again = Blob::of_bytes(blob.to_vec());
+    scan_layer(blob, Some(&again), &expected, &options, &[]).unwrap()
+}
+
 fn gzip(tar: &[u8]) -> Vec<u8> {
     let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
     encoder.write_all(tar).unwrap();
