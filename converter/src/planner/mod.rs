@@ -65,8 +65,8 @@ impl PlannerOptions {
     /// Linux 6.18): a fault reads 64 KiB before it and as much behind it; and where the next page that is touched is
     /// one of the last 32 KiB of these, or the first of the next window, 128 KiB more each time.
     pub const MARGINS: Margins = Margins {
-        before_bytes: 64 << 10,
-        behind_bytes: 192 << 10,
+        before_bytes: 128 << 10,
+        behind_bytes: 256 << 10,
     };
     /// Default of [`PlannerOptions::gap_bytes`].
     pub const GAP_BYTES: u64 = 512 << 10;

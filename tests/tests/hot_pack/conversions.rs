@@ -122,8 +122,8 @@ fn names(oracle: &Oracle, layout: &Layout) -> Vec<String> {
 }
 
 /// Bytes of hot ranges with their margins, gaps closed: those of one.so and of two.so. First chunks apart.
-const BEFORE: usize = 64 << 10;
-const BEHIND: usize = 192 << 10;
+const BEFORE: usize = 128 << 10;
+const BEHIND: usize = 256 << 10;
 const HOT_BYTES: usize = (4096 + BEHIND - FIRST_BYTES)
     + (8192 + BEFORE + BEHIND)
     + (777 + BEFORE)
