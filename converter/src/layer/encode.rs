@@ -197,7 +197,8 @@ impl Gathered {
 }
 
 /// A packed chunk that compressing makes no shorter than this many percent is stored. A reader inflates it while
-/// somebody waits, with one core: from 200 Mbit/s on it takes longer to inflate a byte than to fetch a quarter of one.
+/// somebody waits, with one core: at 100 MB/s (`simulate::Constants`) it takes longer to inflate a byte than to fetch a
+/// quarter of one from 200 Mbit/s on.
 const STORED_FROM_PERCENT: u64 = 75;
 
 /// Whether a packed chunk of `raw_bytes` is stored, as `gzip_bytes` are what it comes to.
@@ -299,6 +300,12 @@ impl<'a> Encoder<'a> {
                 let bounds = starts.windows(2).map(|pair| pair[1] - pair[0]);
                 let bounds = bounds.map(|len| self.compressor.gzip_compress_bound(len));
                 gzip = self.buffers.take(bounds.sum());
+                // A member of a pack shares with none, and is alone in its group.
+                let is_packed = |member: &Member| member.place == ChunkPlace::Copy;
+                let min_bytes = match gathered.members.iter().any(is_packed) {
+                    true => 0,
+                    false => min_bytes,
+                };
                 let (parts, gzip_bytes) = match min_bytes {
                     0 => self.compress_each(&gathered.members, raw, &starts, &mut gzip),
                     min_bytes => self.compress_sharing(raw, &starts, min_bytes, &mut gzip),
@@ -341,27 +348,29 @@ impl<'a> Encoder<'a> {
             });
             let (raw, behind) = rest.split_at(member.len_bytes as usize);
             rest = behind;
-            let (start, copied_before) = (gzip.len(), copied_bytes);
+            let start = gzip.len();
             let transcoder = self
                 .transcoder
                 .get_or_insert_with(|| Transcoder::new(self.level.compressor()));
-            if let Some(source_bytes) = *source_bytes
+            let from_source = if let Some(source_bytes) = *source_bytes
                 && transcoder.whole_member(raw, source_bytes, copied, gzip)?
             {
-                copied_bytes += raw.len() as u64;
+                raw.len() as u64
             } else if runs.is_empty() {
                 gzip.resize(start + self.compressor.gzip_compress_bound(raw.len()), 0);
                 let len = self.compress(raw, &mut gzip[start..]);
                 gzip.truncate(start + len);
+                0
             } else {
-                copied_bytes += transcoder.member(raw, runs, copied, gzip)?.copied_bytes;
-            }
+                transcoder.member(raw, runs, copied, gzip)?.copied_bytes
+            };
             let made_bytes = (gzip.len() - start) as u64;
             if is_stored(member.place, raw.len() as u64, made_bytes) {
                 gzip.resize(start + self.compressor.gzip_compress_bound(raw.len()), 0);
                 let len = self.store(raw, &mut gzip[start..]);
                 gzip.truncate(start + len);
-                copied_bytes = copied_before;
+            } else {
+                copied_bytes += from_source;
             }
         }
         Ok((parts, gzip.len(), copied_bytes))
