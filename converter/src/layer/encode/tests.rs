@@ -116,7 +116,6 @@ fn packed_chunks_that_hardly_compress_are_stored() {
     let source = Blob::of_bytes(gzip.clone());
     let layer = scan_readable(&gzip, &tar);
     let index = layer.deflate.as_ref().unwrap();
-    let plan = plan_layer(&layer, &placement, PlanOptions::default()).unwrap();
     let parallel = Parallel {
         threads: 2,
         memory_bytes: 64 << 20,
@@ -126,10 +125,16 @@ fn packed_chunks_that_hardly_compress_are_stored() {
         parallel,
     };
     let level = Level::default();
-    for encoding in [
-        Encoding::Compress(level),
-        Encoding::Copy(&source, index, level),
+    for (encoding, min_chunk_bytes) in [
+        (Encoding::Compress(level), 0),
+        (Encoding::Compress(level), 50_000),
+        (Encoding::Copy(&source, index, level), 0),
     ] {
+        let cut = PlanOptions {
+            min_chunk_bytes,
+            ..PlanOptions::default()
+        };
+        let plan = plan_layer(&layer, &placement, cut).unwrap();
         let mut blob = Vec::new();
         let cancel = Cancel::default();
         let finished = convert_layer(
