@@ -75,7 +75,7 @@ impl How {
 
     fn convert(self) -> ConvertOptions {
         ConvertOptions {
-            check: Check::Inflate,
+            check: Check::Prove,
             parallel: Parallel {
                 threads: self.threads,
                 memory_bytes: self.memory_bytes,

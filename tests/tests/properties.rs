@@ -46,7 +46,7 @@ fn convert(layer: &ScannedLayer, picks: &[u32], options: PlanOptions) -> (Vec<u8
     };
     let encoding = Encoding::Compress(Level::new(1).expect("level 1 exists"));
     let options = ConvertOptions {
-        check: Check::Inflate,
+        check: Check::Prove,
         parallel,
     };
     let mut blob = Vec::new();

@@ -152,7 +152,7 @@ fn transcode(source: &Source, cut: &Cut, threads: usize) -> (Vec<u8>, String, u6
         &plan,
         &Encoding::Copy(&compressed, index, Level::FOR_THE_REST),
         ConvertOptions {
-            check: Check::Inflate,
+            check: Check::Prove,
             parallel: Parallel {
                 threads,
                 memory_bytes: 64 << 20,

@@ -161,7 +161,7 @@ fn cut(compressed: &[u8], bytes: &[u8], chunk_bytes: usize) -> Result<()> {
         };
         member.clear();
         copied_bytes += transcoder
-            .member(part, &[run], &source, &mut member)?
+            .member(part, &[run], &source, &mut member, None)?
             .copied_bytes;
         output_bytes += member.len();
     }

@@ -42,7 +42,7 @@ impl Job<'_> {
     fn convert_options(&self) -> ConvertOptions {
         ConvertOptions {
             check: match self.options.verify {
-                Verify::Full => Check::Inflate,
+                Verify::Full => Check::Prove,
                 Verify::Skip => Check::Skip,
             },
             parallel: self.parallel,

@@ -294,7 +294,7 @@ impl Scales {
         };
         let member = &mut self.member;
         member.clear();
-        self.transcoder.member(raw, &[run], source, member)?;
+        self.transcoder.member(raw, &[run], source, member, None)?;
         self.sizes.copied += member.len() as u64;
         let start = &raw[..raw.len().min(compressed_bytes)];
         member.resize(self.compressor.gzip_compress_bound(start.len()), 0);

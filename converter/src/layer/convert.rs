@@ -21,7 +21,7 @@ use crate::progress::Meter;
 /// How a layer is compressed.
 #[derive(Clone, Copy, Debug)]
 pub struct ConvertOptions {
-    /// Whether members are inflated again.
+    /// Whether members are checked.
     pub check: Check,
     /// Threads and memory; the output does not depend on them.
     pub parallel: Parallel,
@@ -99,12 +99,17 @@ pub fn convert_layer(
     let copied = encoding.copied();
     let groups = groups(plan);
     let longest = groups.iter().max_by_key(|group| group.len_bytes);
+    let check = match options.check {
+        // Nobody knows that a file's bytes are still those that were scanned.
+        Check::Prove if !layer.spool.is_compared() => Check::Inflate,
+        check => check,
+    };
     let want = Want {
         longest_bytes: longest.map_or(0, |group| group.len_bytes),
         longest_members: longest.map_or(0, |group| group.members.len()),
         level,
         copies: copied.is_some(),
-        check: options.check,
+        check,
         parallel: options.parallel,
     };
     let shares = Shares::of(&want, |threads| layer.spool.held_bytes(threads));
@@ -127,7 +132,7 @@ pub fn convert_layer(
                 cost_bytes: Encoder::cost_bytes(group),
                 job: group,
             }),
-            || Encoder::new(level, options.check, &buffers),
+            || Encoder::new(level, check, &buffers),
             |encoder, group| {
                 let gathered = Gathered::read(plan, group, &layer.spool, &buffers);
                 let encoded = gathered.and_then(|gathered| {

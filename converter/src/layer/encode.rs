@@ -3,12 +3,12 @@
 
 use std::io;
 
-use libdeflater::{CompressionLvl, Compressor, Decompressor};
+use libdeflater::{CompressionLvl, Compressor};
 
 use crate::blob::{Blob, ReadAt};
 use crate::image::Digest;
 use crate::layer::buffers::Buffers;
-use crate::layer::deflate::{self, MIN_RUN_BYTES, Run, TranscodeError, Transcoder};
+use crate::layer::deflate::{self, MIN_RUN_BYTES, Reread, Run, TranscodeError, Transcoder};
 use crate::layer::plan::{ChunkPlace, Group, LayerPlan, Member, Segment};
 
 /// Compression level of libdeflate: 0 stores, 12 is slowest.
@@ -79,10 +79,14 @@ pub enum EncodeError {
     },
 }
 
-/// Whether members are inflated again as soon as they are made, while they are in the caches.
+/// Whether members are checked as soon as they are made, while they are in the caches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Check {
-    /// Every member, and compared byte by byte.
+    /// Every member is proven to inflate to its bytes: copied ones by comparing bits, where that is quicker
+    /// ([`deflate::Emitted::is_proven`]), all others by inflating them. For bytes that are known to be those that
+    /// were scanned.
+    Prove,
+    /// Every member is inflated, and compared byte by byte.
     Inflate,
     /// None.
     Skip,
@@ -183,6 +187,13 @@ impl Gathered {
 }
 
 impl Gathered {
+    /// What was made of them is wrong.
+    fn failed_check(&self) -> EncodeError {
+        EncodeError::Check {
+            offset_bytes: self.offset_bytes,
+        }
+    }
+
     /// The runs, and their bytes.
     pub(super) fn copyable(&self) -> impl Iterator<Item = (&[u8], &Run)> {
         let mut start = 0;
@@ -214,8 +225,9 @@ pub struct Encoder<'a> {
     storer: Option<Compressor>,
     /// Made when it is needed.
     transcoder: Option<Transcoder>,
-    /// With the buffer that it writes to. Its length is that of the longest member so far.
-    decompressor: Option<(Decompressor, Vec<u8>)>,
+    /// None if members are not checked.
+    reread: Option<Reread>,
+    check: Check,
     buffers: &'a Buffers,
 }
 
@@ -227,7 +239,8 @@ impl<'a> Encoder<'a> {
             compressor: level.compressor(),
             storer: None,
             transcoder: None,
-            decompressor: (check == Check::Inflate).then(|| (Decompressor::new(), Vec::new())),
+            reread: (check != Check::Skip).then(Reread::default),
+            check,
             buffers,
         }
     }
@@ -255,7 +268,7 @@ impl<'a> Encoder<'a> {
     /// Memory that a worker holds from group to group, at most, if the longest has `longest_bytes`.
     pub fn held_bytes(level: Level, copies: bool, check: Check, longest_bytes: u64) -> u64 {
         let check_bytes = match check {
-            Check::Inflate => longest_bytes,
+            Check::Prove | Check::Inflate => longest_bytes,
             Check::Skip => 0,
         };
         if copies {
@@ -294,6 +307,7 @@ impl<'a> Encoder<'a> {
                 let members = gathered.members.len();
                 let len_bytes = Self::gzip_cost_of(raw.len() as u64, members);
                 gzip = self.buffers.take_empty(len_bytes as usize);
+                // Each is checked as it is made.
                 self.copy_each(&gathered, copied, &mut gzip)?
             }
             (min_bytes, _) => {
@@ -310,14 +324,12 @@ impl<'a> Encoder<'a> {
                     0 => self.compress_each(&gathered.members, raw, &starts, &mut gzip),
                     min_bytes => self.compress_sharing(raw, &starts, min_bytes, &mut gzip),
                 };
+                if !self.come_out_again(raw, &starts, &gzip[..gzip_bytes], &parts) {
+                    return Err(gathered.failed_check());
+                }
                 (parts, gzip_bytes, 0)
             }
         };
-        if !self.come_out_again(raw, &starts, &gzip[..gzip_bytes], &parts) {
-            return Err(EncodeError::Check {
-                offset_bytes: gathered.offset_bytes,
-            });
-        }
         Ok(EncodedGroup {
             members: gathered.members,
             raw: gathered.raw,
@@ -352,6 +364,7 @@ impl<'a> Encoder<'a> {
             let transcoder = self
                 .transcoder
                 .get_or_insert_with(|| Transcoder::new(self.level.compressor()));
+            let mut is_proven = false;
             let from_source = if let Some(source_bytes) = *source_bytes
                 && transcoder.whole_member(raw, source_bytes, copied, gzip)?
             {
@@ -362,15 +375,26 @@ impl<'a> Encoder<'a> {
                 gzip.truncate(start + len);
                 0
             } else {
-                transcoder.member(raw, runs, copied, gzip)?.copied_bytes
+                let proves = self.check == Check::Prove;
+                let reread = self.reread.as_mut().filter(|_| proves);
+                let emitted = transcoder.member(raw, runs, copied, gzip, reread)?;
+                is_proven = emitted.is_proven;
+                emitted.copied_bytes
             };
             let made_bytes = (gzip.len() - start) as u64;
             if is_stored(member.place, raw.len() as u64, made_bytes) {
                 gzip.resize(start + self.compressor.gzip_compress_bound(raw.len()), 0);
                 let len = self.store(raw, &mut gzip[start..]);
                 gzip.truncate(start + len);
+                is_proven = false;
             } else {
                 copied_bytes += from_source;
+            }
+            if !is_proven
+                && let Some(reread) = &mut self.reread
+                && !reread.is_gzip_of(&gzip[start..], raw)
+            {
+                return Err(gathered.failed_check());
             }
         }
         Ok((parts, gzip.len(), copied_bytes))
@@ -460,7 +484,7 @@ impl<'a> Encoder<'a> {
         gzip: &[u8],
         parts: &[Part],
     ) -> bool {
-        let Some((decompressor, buffer)) = &mut self.decompressor else {
+        let Some(reread) = &mut self.reread else {
             return true;
         };
         let begin = |&part: &usize| parts[part].inner_bytes == 0;
@@ -470,12 +494,7 @@ impl<'a> Encoder<'a> {
             let gzip_start = parts[part].gzip_offset_bytes as usize;
             let gzip_end = next.map_or(gzip.len(), |&next| parts[next].gzip_offset_bytes as usize);
             let raw = &raw[starts[part]..next.map_or(raw.len(), |&next| starts[next])];
-            if buffer.len() < raw.len() {
-                buffer.resize(raw.len(), 0);
-            }
-            let out = &mut buffer[..raw.len()];
-            let made = decompressor.gzip_decompress(&gzip[gzip_start..gzip_end], out);
-            if made != Ok(raw.len()) || out != raw {
+            if !reread.is_gzip_of(&gzip[gzip_start..gzip_end], raw) {
                 return false;
             }
         }

@@ -75,6 +75,11 @@ impl Spool {
         }
     }
 
+    /// Whether what is read is compared with what was scanned.
+    pub(super) fn is_compared(&self) -> bool {
+        matches!(self.0, Kind::Inflated(_))
+    }
+
     /// Frees what [`Spool::held_bytes`] counts, until somebody reads again.
     pub(super) fn forget(&self) {
         if let Kind::Inflated(inflated) = &self.0 {

@@ -142,7 +142,7 @@ fn convert(source: &Source, plan: &LayerPlan, copies: bool, threads: usize) -> V
         _ => Encoding::Compress(level),
     };
     let options = ConvertOptions {
-        check: Check::Inflate,
+        check: Check::Prove,
         parallel: parallel(threads),
     };
     let mut blob = Vec::new();

@@ -131,11 +131,96 @@ impl BitWriter {
         }
     }
 
+    /// Whether the bits from `position_bits` on are those of `source` from `start_bits` up to `end_bits`.
+    pub(super) fn holds(
+        &self,
+        position_bits: u64,
+        source: &[u8],
+        start_bits: u64,
+        end_bits: u64,
+    ) -> bool {
+        let len = end_bits.saturating_sub(start_bits);
+        let to_border = position_bits.wrapping_neg() % 8;
+        let lead = to_border.min(len);
+        let whole = (len - lead) / 8;
+        let behind = lead + whole * 8;
+        let is_same = |from: u64, count: u64| {
+            self.bits(position_bits + from, count as u32)
+                == bits_of(source, start_bits + from, count as u32)
+        };
+        let place = |bits: u64| usize::try_from(bits / 8).unwrap_or(usize::MAX);
+        let bytes = usize::try_from(whole).unwrap_or(usize::MAX);
+        let from = start_bits + lead;
+        let made = self.bytes.get(place(position_bits + lead)..);
+        let made = made.and_then(|rest| rest.get(..bytes));
+        let source_bytes = source.get(place(from)..).unwrap_or_default();
+        is_same(0, lead)
+            && made.is_some_and(|made| is_shifted(made, source_bytes, (from % 8) as u32))
+            && is_same(behind, len - behind)
+    }
+
+    /// The `count` bits from a position on, at most [`MAX_PUT_BITS`]; 0 where nothing is.
+    pub(super) fn bits(&self, position_bits: u64, count: u32) -> u64 {
+        let first = usize::try_from(position_bits / 8).unwrap_or(usize::MAX);
+        let mut word = [0; 8];
+        for (index, byte) in word.iter_mut().enumerate() {
+            let at = first.wrapping_add(index);
+            *byte = match self.bytes.get(at) {
+                Some(byte) => *byte,
+                None if at == self.bytes.len() => self.pending as u8,
+                None => 0,
+            };
+        }
+        u64::from_le_bytes(word) >> (position_bits % 8) & ((1 << count) - 1)
+    }
+
+    /// Whether the last bytes are these.
+    pub(super) fn ends_with(&self, bytes: &[u8]) -> bool {
+        self.pending_count == 0 && self.bytes.ends_with(bytes)
+    }
+
     /// The stream with its last byte filled up.
     pub(super) fn finish(mut self) -> Vec<u8> {
         self.align();
         self.bytes
     }
+}
+
+/// The `count` bits of `source` from a position on, at most [`MAX_PUT_BITS`]; 0 where nothing is.
+fn bits_of(source: &[u8], position_bits: u64, count: u32) -> u64 {
+    let first = usize::try_from(position_bits / 8).unwrap_or(usize::MAX);
+    let rest = source.get(first..).unwrap_or_default();
+    let mut word = [0; 8];
+    for (byte, source) in word.iter_mut().zip(rest) {
+        *byte = *source;
+    }
+    u64::from_le_bytes(word) >> (position_bits % 8) & ((1 << count) - 1)
+}
+
+/// Whether `made` are the bytes of `source` from bit `shift` on.
+fn is_shifted(made: &[u8], source: &[u8], shift: u32) -> bool {
+    if shift == 0 {
+        return source.get(..made.len()) == Some(made);
+    }
+    // No branch inside, so that the compiler makes vectors of it.
+    let (words, _) = made.as_chunks::<8>();
+    let (low, _) = source.as_chunks::<8>();
+    let (high, _) = source.get(1..).unwrap_or_default().as_chunks::<8>();
+    let mut difference = 0;
+    let mut compared = 0;
+    for ((made, low), high) in words.iter().zip(low).zip(high) {
+        let low = u64::from_le_bytes(*low) >> shift;
+        let high = u64::from_le_bytes(*high) << (8 - shift);
+        difference |= u64::from_le_bytes(*made) ^ (low | high);
+        compared += 8;
+    }
+    let source = source.get(compared..).unwrap_or_default();
+    for (index, made) in made[compared..].iter().enumerate() {
+        let low = source.get(index).copied().unwrap_or(0) >> shift;
+        let high = source.get(index + 1).copied().unwrap_or(0) << (8 - shift);
+        difference |= u64::from(made ^ (low | high));
+    }
+    difference == 0
 }
 
 #[cfg(test)]
@@ -165,8 +250,17 @@ mod tests {
                 let (a, b) = (a.index(all.len() + 1), b.index(all.len() + 1));
                 let (start, end) = (a.min(b), a.max(b));
                 writer.copy(&source, start as u64, end as u64);
+                let position = expected.len() as u64;
                 expected.extend(&all[start..end]);
                 prop_assert_eq!(writer.position_bits(), expected.len() as u64);
+                prop_assert!(writer.holds(position, &source, start as u64, end as u64));
+                // One bit that is another is noticed, wherever it is.
+                if start < end {
+                    let mut other = source.clone();
+                    let bit = start + (a * 31 + b) % (end - start);
+                    other[bit / 8] ^= 1 << (bit % 8);
+                    prop_assert!(!writer.holds(position, &other, start as u64, end as u64));
+                }
             }
             expected.resize(expected.len().next_multiple_of(8), false);
             prop_assert_eq!(bits(&writer.finish()), expected);

@@ -5,6 +5,7 @@
 //! e. Only the blocks at s, for at most 32 KiB, and at e are decoded again.
 
 mod blocks;
+mod proof;
 
 use std::ops::{ControlFlow, Range};
 
@@ -25,6 +26,8 @@ pub(super) struct Cut {
     pub(super) end_bytes: u64,
     /// The blocks that make it, in order.
     pub(super) pieces: Vec<Piece>,
+    /// Whether they are known to make the run's bytes.
+    pub(super) is_proven: bool,
 }
 
 impl Cut {
@@ -73,6 +76,8 @@ struct Block {
     header_bits: u64,
     end_bits: u64,
     is_stored: bool,
+    /// [`Span::crc`](super::index::Span), if the block has a span of its own.
+    crc: Option<u32>,
     start_bytes: u64,
     end_bytes: u64,
     /// Where its tokens are known to begin, but for those at its start.
@@ -120,12 +125,14 @@ impl Cutter {
         self.filled_bytes = self.filled_bytes.min(len_bytes);
     }
 
-    /// Cuts the bytes `run` out of the stream; `None` if nothing of it can be taken.
+    /// Cuts the bytes `run` out of the stream; `None` if nothing of it can be taken. With `bytes`, which are those
+    /// of `run`, the cut is proven where that is cheap.
     pub(super) fn cut<R: ReadAt + ?Sized>(
         &mut self,
         index: &Index,
         source: &R,
         run: Range<u64>,
+        bytes: Option<&[u8]>,
     ) -> Result<Option<Cut>, TranscodeError> {
         let Some((first, last)) = index.spans_of(run.start, run.end) else {
             return Ok(None);
@@ -146,10 +153,17 @@ impl Cutter {
             return Ok(None);
         }
         let pieces = self.pieces(&loaded, start, end).map_err(changed)?;
+        let is_proven = match bytes {
+            Some(bytes) => self
+                .prove(&loaded, (start, end), run.start, bytes)
+                .map_err(changed)?,
+            None => false,
+        };
         Ok(Some(Cut {
             start_bytes: start.output_bytes,
             end_bytes: end.output_bytes,
             pieces,
+            is_proven,
         }))
     }
 

@@ -245,6 +245,7 @@ impl<'a, R: Read, S: Sink, O: Observer> Decoder<'a, R, S, O> {
     /// One block; whether it is its member's last one.
     pub(super) fn block(&mut self) -> Result<bool, Failure> {
         self.input.ensure(&mut self.bits, MAX_HEADER_BYTES)?;
+        self.input.begin_checksum(&self.bits);
         let header_bits = self.position_bits();
         let output_bytes = self.output.offset_bytes();
         let header = self.tables.read_header(&mut self.bits, self.input.bytes());
@@ -265,6 +266,7 @@ impl<'a, R: Read, S: Sink, O: Observer> Decoder<'a, R, S, O> {
             end_bits: self.position_bits(),
             output_bytes,
             kind,
+            crc: self.input.checksum(&self.bits),
         };
         self.observer.block(span, self.output.offset_bytes());
         Ok(header.is_last)

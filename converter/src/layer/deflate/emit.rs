@@ -11,6 +11,7 @@ use libdeflater::{Compressor, Crc};
 use super::bit_copy::BitWriter;
 use super::bits::PADDING_BYTES;
 use super::block::{Body, Tables};
+use super::check::Reread;
 use super::cut::{Cutter, Piece};
 use super::error::{Fault, TranscodeError};
 use super::gzip::{PLAIN_HEADER, TRAILER_BYTES, behind_names};
@@ -36,6 +37,8 @@ pub struct Emitted {
     pub copied_bytes: u64,
     /// Uncompressed bytes that were compressed again.
     pub recompressed_bytes: u64,
+    /// Whether the member is known to inflate to its bytes.
+    pub is_proven: bool,
 }
 
 /// Shorter runs are compressed again: that is cheap, and often smaller.
@@ -116,8 +119,10 @@ impl Transcoder {
     /// Appends to `member` a gzip member of `bytes`. `runs` lie within them, in order, without
     /// overlaps. The result depends on the arguments and the version alone.
     ///
-    /// The checksum is that of `bytes`: where the source is not what it was when it was indexed, and
-    /// this is not noticed here, a reader of the member notices.
+    /// With `check` the member is proven where that takes less time than to inflate it: what is compressed
+    /// again is inflated, what is copied is compared with the source bit by bit, and the source with what
+    /// was scanned. Else, where the source is not what it was when it was indexed, and this is not noticed
+    /// here, a reader of the member notices: the checksum is that of `bytes`.
     ///
     /// # Errors
     /// [`TranscodeError`] when the source cannot be read, or is seen to have changed; `member` is empty
@@ -128,9 +133,10 @@ impl Transcoder {
         runs: &[Run],
         source: &Source<'_, R>,
         member: &mut Vec<u8>,
+        mut check: Option<&mut Reread>,
     ) -> Result<Emitted, TranscodeError> {
         member.extend_from_slice(&PLAIN_HEADER);
-        let mut blocks = Blocks::after(std::mem::take(member));
+        let mut blocks = Blocks::after(std::mem::take(member), check.is_some());
         let mut emitted = Emitted::default();
         let mut done = 0;
         let Thresholds {
@@ -140,7 +146,12 @@ impl Transcoder {
         } = self.thresholds;
         for run in runs.iter().filter(|run| run.len_bytes >= run_bytes) {
             let whole = run.source_bytes..run.source_bytes + run.len_bytes as u64;
-            let Some(cut) = self.cutter.cut(source.index, source.compressed, whole)? else {
+            let range = run.start..run.start + run.len_bytes;
+            let proven = blocks.is_proven().then(|| bytes.get(range)).flatten();
+            let cut = self
+                .cutter
+                .cut(source.index, source.compressed, whole, proven)?;
+            let Some(cut) = cut else {
                 continue;
             };
             let len_bytes = cut.end_bytes - cut.start_bytes;
@@ -151,7 +162,8 @@ impl Transcoder {
             }
             let place = |offset: u64| run.start + (offset - run.source_bytes) as usize;
             let copied = place(cut.start_bytes)..place(cut.end_bytes);
-            self.recompress(&bytes[done..copied.start], &mut blocks);
+            self.recompress(&bytes[done..copied.start], &mut blocks, &mut check);
+            blocks.is_known &= cut.is_proven;
             for piece in &cut.pieces {
                 match piece {
                     Piece::Stored(range) => {
@@ -163,11 +175,12 @@ impl Transcoder {
             emitted.copied_bytes += copied.len() as u64;
             done = copied.end;
         }
-        self.recompress(&bytes[done..], &mut blocks);
+        self.recompress(&bytes[done..], &mut blocks, &mut check);
         self.longest_bytes = self.longest_bytes.max(bytes.len());
         self.cutter
             .hold_at_most(self.longest_bytes + HELD_ABOVE_BYTES);
         emitted.recompressed_bytes = bytes.len() as u64 - emitted.copied_bytes;
+        emitted.is_proven = blocks.is_proven();
         *member = blocks.finish();
         let mut crc = Crc::new();
         crc.update(bytes);
@@ -229,7 +242,7 @@ impl Transcoder {
     }
 
     /// Compresses `bytes` and appends the blocks.
-    fn recompress(&mut self, bytes: &[u8], blocks: &mut Blocks) {
+    fn recompress(&mut self, bytes: &[u8], blocks: &mut Blocks, check: &mut Option<&mut Reread>) {
         if bytes.is_empty() && !blocks.is_empty() {
             return;
         }
@@ -240,6 +253,9 @@ impl Transcoder {
             .deflate_compress(bytes, &mut self.scratch[..bound])
             .expect("the buffer has the size that libdeflate asks for");
         self.scratch[len..][..PADDING_BYTES].fill(0);
+        if let (true, Some(check)) = (blocks.is_proven(), check) {
+            blocks.is_known &= check.is_deflate_of(&self.scratch[..len], bytes);
+        }
         append_stream(&mut self.tables, &self.scratch, len, bytes, blocks)
             .expect("libdeflate makes valid streams");
     }
@@ -285,14 +301,28 @@ struct Blocks {
     writer: BitWriter,
     /// Where the last block's header is: its first bit says that it is the last one.
     last_header_bits: Option<u64>,
+    /// Whether what is written is compared with what it is made of.
+    is_compared: bool,
+    /// Whether that has been the same so far.
+    is_same: bool,
+    /// Whether what it is made of is known to make the member's bytes.
+    is_known: bool,
 }
 
 impl Blocks {
-    fn after(bytes: Vec<u8>) -> Self {
+    fn after(bytes: Vec<u8>, is_compared: bool) -> Self {
         Self {
             writer: BitWriter::after(bytes),
             last_header_bits: None,
+            is_compared,
+            is_same: true,
+            is_known: true,
         }
+    }
+
+    /// Whether all so far is known to inflate to the member's bytes.
+    fn is_proven(&self) -> bool {
+        self.is_compared && self.is_same && self.is_known
     }
 
     fn is_empty(&self) -> bool {
@@ -304,7 +334,7 @@ impl Blocks {
         match piece {
             Piece::Whole(bits) => {
                 self.begin();
-                self.writer.copy(compressed, bits.start + 1, bits.end);
+                self.copy(compressed, bits.start + 1..bits.end);
             }
             Piece::Part {
                 header_bits,
@@ -314,8 +344,7 @@ impl Blocks {
                 self.begin();
                 self.copy(compressed, header_bits.start + 1..header_bits.end);
                 self.copy(compressed, token_bits.clone());
-                self.writer
-                    .put(u64::from(end_of_block.bits), u32::from(end_of_block.count));
+                self.put(u64::from(end_of_block.bits), u32::from(end_of_block.count));
             }
             Piece::Stored(_) => debug_assert!(false, "a stored block's bytes come from elsewhere"),
         }
@@ -326,11 +355,12 @@ impl Blocks {
         loop {
             let (block, rest) = bytes.split_at(bytes.len().min(MAX_STORED_BYTES));
             self.begin();
-            self.writer.put(0, 2);
+            self.put(0, 2);
             self.writer.align();
             let len = block.len() as u64;
-            self.writer.put(len | (len ^ 0xffff) << 16, 32);
+            self.put(len | (len ^ 0xffff) << 16, 32);
             self.writer.put_bytes(block);
+            self.is_same &= !self.is_proven() || self.writer.ends_with(block);
             if rest.is_empty() {
                 return;
             }
@@ -341,11 +371,20 @@ impl Blocks {
     /// The bit that says whether a block is the last one; not so far.
     fn begin(&mut self) {
         self.last_header_bits = Some(self.writer.position_bits());
-        self.writer.put(0, 1);
+        self.put(0, 1);
     }
 
-    fn copy(&mut self, compressed: &[u8], bits: Range<u64>) {
-        self.writer.copy(compressed, bits.start, bits.end);
+    fn put(&mut self, bits: u64, count: u32) {
+        let position_bits = self.writer.position_bits();
+        self.writer.put(bits, count);
+        self.is_same &= self.writer.bits(position_bits, count) == bits;
+    }
+
+    fn copy(&mut self, compressed: &[u8], Range { start, end }: Range<u64>) {
+        let position_bits = self.writer.position_bits();
+        self.writer.copy(compressed, start, end);
+        let is_compared = self.is_proven();
+        self.is_same &= !is_compared || self.writer.holds(position_bits, compressed, start, end);
     }
 
     /// The whole stream; its last block is marked.

@@ -7,8 +7,8 @@ use libdeflater::{CompressionLvl, Compressor, Decompressor};
 
 use super::emit::Thresholds;
 use super::{
-    Begin, Block, Border, Container, Decoded, Run, Scratch, Sink, Source, Transcoder, decode,
-    decode_section,
+    Begin, Block, Border, Container, Decoded, Reread, Run, Scratch, Sink, Source, Transcoder,
+    decode, decode_section,
 };
 
 /// Streams that grow longer are not compared: zlib-rs would be slow to reach their end.
@@ -98,7 +98,7 @@ pub(super) fn check_members(
     };
     let mut transcoder =
         Transcoder::with_thresholds(Compressor::new(CompressionLvl::fastest()), thresholds);
-    let mut scratch = Scratch::default();
+    let (mut scratch, mut reread) = (Scratch::default(), Reread::default());
     let (mut start, mut copied_bytes) = (0, 0);
     for &end in ends {
         let part = &bytes[start..end];
@@ -109,7 +109,7 @@ pub(super) fn check_members(
         };
         let mut member = Vec::new();
         let emitted = transcoder
-            .member(part, &[run], &source, &mut member)
+            .member(part, &[run], &source, &mut member, Some(&mut reread))
             .expect("the source is the one that was indexed");
         check_member(&member, part, &mut scratch);
         copied_bytes += emitted.copied_bytes;

@@ -27,6 +27,9 @@ pub(super) struct Span {
     /// Uncompressed offset of its first byte; it ends where the next span begins.
     pub(super) output_bytes: u64,
     pub(super) kind: SpanKind,
+    /// CRC-32 of the compressed bytes from the one that the header begins in up to the one that the end is in,
+    /// without that; of no meaning for several blocks.
+    pub(super) crc: u32,
 }
 
 /// A border between two tokens inside a long block.
@@ -368,6 +371,7 @@ mod tests {
                 end_bits: bits.end,
                 output_bytes: output.start,
                 kind: SpanKind::Coded,
+                crc: 0,
             };
             index.block(span, output.end);
         };

@@ -2,6 +2,8 @@
 
 use std::io::{self, Read};
 
+use libdeflater::Crc;
+
 use super::bits::{Bits, PADDING_BYTES};
 use super::decode::Failure;
 use super::error::Fault;
@@ -20,6 +22,10 @@ pub(super) struct Input<R> {
     at_end: bool,
     /// Bytes of the stream before the buffer.
     pub(super) dropped_bytes: u64,
+    /// Of the bytes since [`Input::begin_checksum`].
+    crc: Crc,
+    /// Those before this one of the buffer are in it.
+    summed: usize,
 }
 
 impl<R: Read> Input<R> {
@@ -30,6 +36,8 @@ impl<R: Read> Input<R> {
             end: 0,
             at_end: false,
             dropped_bytes: 0,
+            crc: Crc::new(),
+            summed: 0,
         }
     }
 
@@ -60,6 +68,8 @@ impl<R: Read> Input<R> {
     pub(super) fn fill(&mut self, bits: &mut Bits) -> Result<(), Failure> {
         let consumed = usize::try_from(bits.position_bits() / 8).unwrap_or(usize::MAX);
         let dropped = consumed.min(self.end);
+        self.sum_to(dropped);
+        self.summed = self.summed.saturating_sub(dropped);
         self.buffer.copy_within(dropped..self.end, 0);
         self.end -= dropped;
         self.dropped_bytes += dropped as u64;
@@ -74,6 +84,30 @@ impl<R: Read> Input<R> {
         }
         self.buffer[self.end..][..PADDING_BYTES].fill(0);
         Ok(())
+    }
+
+    /// A checksum begins with the byte that the position is in.
+    pub(super) fn begin_checksum(&mut self, bits: &Bits) {
+        self.crc = Crc::new();
+        self.summed = self.byte_of(bits);
+    }
+
+    /// The checksum up to the byte that the position is in, without it.
+    pub(super) fn checksum(&mut self, bits: &Bits) -> u32 {
+        self.sum_to(self.byte_of(bits));
+        self.crc.sum()
+    }
+
+    fn byte_of(&self, bits: &Bits) -> usize {
+        let byte = usize::try_from(bits.position_bits() / 8).unwrap_or(usize::MAX);
+        byte.min(self.end)
+    }
+
+    fn sum_to(&mut self, byte: usize) {
+        if let Some(bytes) = self.buffer.get(self.summed..byte) {
+            self.crc.update(bytes);
+            self.summed = byte;
+        }
     }
 
     /// Fills the buffer unless `len` bytes are there, or all that are left.

@@ -11,6 +11,7 @@ mod bit_copy;
 mod bits;
 mod block;
 mod border;
+mod check;
 mod cut;
 mod decode;
 mod emit;
@@ -27,6 +28,7 @@ mod tokens;
 mod walk;
 
 pub use border::{Border, BorderKind};
+pub use check::Reread;
 pub use decode::{Container, Decoded, decode};
 pub use emit::{Emitted, MIN_RUN_BYTES, Run, Source, Transcoder};
 pub use error::{DecodeError, Fault, TranscodeError};

@@ -21,6 +21,8 @@ pub(super) struct Token {
     pub(super) len_bytes: u64,
     /// How far back the match reaches; 0 for a literal.
     pub(super) back_bytes: u64,
+    /// The literal.
+    pub(super) byte: u8,
 }
 
 /// Compressed bytes and the padding behind them.
@@ -91,8 +93,8 @@ impl<'a> Stretch<'a> {
                 entry = tables.litlen.second(entry, saved);
                 bits.consume(entry);
             }
-            let (len_bytes, back_bytes) = if entry & LITERAL != 0 {
-                (1, 0)
+            let (len_bytes, back_bytes, byte) = if entry & LITERAL != 0 {
+                (1, 0, (entry >> 16) as u8)
             } else if entry & EXCEPTIONAL != 0 {
                 self.check(&bits)?;
                 if entry & END == 0 {
@@ -101,7 +103,7 @@ impl<'a> Stretch<'a> {
                 return Ok(Some(bits.position_bits()));
             } else {
                 let len_bytes = value(entry, saved) as u64;
-                (len_bytes, Self::distance(tables, &mut bits)?)
+                (len_bytes, Self::distance(tables, &mut bits)?, 0)
             };
             self.check(&bits)?;
             let token = Token {
@@ -109,6 +111,7 @@ impl<'a> Stretch<'a> {
                 end_bits: bits.position_bits(),
                 len_bytes,
                 back_bytes,
+                byte,
             };
             if visit(token).is_break() {
                 return Ok(None);

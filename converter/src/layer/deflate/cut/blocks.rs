@@ -118,6 +118,7 @@ impl Cutter {
                 header_bits,
                 end_bits: span.end_bits - loaded.base_bits,
                 is_stored: span.kind == SpanKind::Stored,
+                crc: Some(span.crc),
                 start_bytes: span.output_bytes,
                 end_bytes,
                 resume: resume.map(|c| Checkpoint {
@@ -158,6 +159,7 @@ impl Cutter {
                     header_bits: at,
                     end_bits,
                     is_stored: matches!(place.body, Body::Stored { .. }),
+                    crc: None,
                     start_bytes,
                     end_bytes: start_bytes + len_bytes,
                     resume: None,

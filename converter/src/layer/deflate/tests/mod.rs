@@ -1,5 +1,6 @@
 //! The decoder against other compressors and decoders, and members cut anywhere.
 
+mod proof;
 mod sections;
 mod streams;
 mod tokens;
