@@ -27,8 +27,7 @@ pub(super) struct Span {
     /// Uncompressed offset of its first byte; it ends where the next span begins.
     pub(super) output_bytes: u64,
     pub(super) kind: SpanKind,
-    /// CRC-32 of the compressed bytes from the one that the header begins in up to the one that the end is in,
-    /// without that; of no meaning for several blocks.
+    /// CRC-32 of all compressed bytes of which a bit is the block's; of no meaning for several blocks.
     pub(super) crc: u32,
 }
 

@@ -89,18 +89,15 @@ impl<R: Read> Input<R> {
     /// A checksum begins with the byte that the position is in.
     pub(super) fn begin_checksum(&mut self, bits: &Bits) {
         self.crc = Crc::new();
-        self.summed = self.byte_of(bits);
-    }
-
-    /// The checksum up to the byte that the position is in, without it.
-    pub(super) fn checksum(&mut self, bits: &Bits) -> u32 {
-        self.sum_to(self.byte_of(bits));
-        self.crc.sum()
-    }
-
-    fn byte_of(&self, bits: &Bits) -> usize {
         let byte = usize::try_from(bits.position_bits() / 8).unwrap_or(usize::MAX);
-        byte.min(self.end)
+        self.summed = byte.min(self.end);
+    }
+
+    /// The checksum up to the last byte of which the position is behind a bit.
+    pub(super) fn checksum(&mut self, bits: &Bits) -> u32 {
+        let byte = usize::try_from(bits.position_bits().div_ceil(8)).unwrap_or(usize::MAX);
+        self.sum_to(byte.min(self.end));
+        self.crc.sum()
     }
 
     fn sum_to(&mut self, byte: usize) {

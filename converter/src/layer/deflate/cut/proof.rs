@@ -79,8 +79,8 @@ impl Cutter {
     }
 
     fn compare_checksum(&self, block: &Block, crc: u32) -> Result<(), Fault> {
-        let byte = |bits: u64| usize::try_from(bits / 8).unwrap_or(usize::MAX);
-        let range = byte(block.header_bits)..byte(block.end_bits);
+        let byte = |byte: u64| usize::try_from(byte).unwrap_or(usize::MAX);
+        let range = byte(block.header_bits / 8)..byte(block.end_bits.div_ceil(8));
         let mut found = Crc::new();
         found.update(self.compressed.get(range).ok_or(Fault::Length)?);
         match found.sum() == crc {
