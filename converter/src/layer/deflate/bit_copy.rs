@@ -89,10 +89,7 @@ impl BitWriter {
             return;
         }
         debug_assert!(count < u64::from(MAX_PUT_BITS), "a byte's rest");
-        let first = usize::try_from(*at / 8).unwrap_or(usize::MAX);
-        let byte = |at: usize| u64::from(source.get(at).copied().unwrap_or(0));
-        let bits = (byte(first) | byte(first.wrapping_add(1)) << 8) >> (*at % 8);
-        self.put(bits & ((1 << count) - 1), count as u32);
+        self.put(bits_of(source, *at, count as u32), count as u32);
         *at += count;
         *left -= count;
     }

@@ -119,9 +119,9 @@ impl Transcoder {
     /// Appends to `member` a gzip member of `bytes`. `runs` lie within them, in order, without
     /// overlaps. The result depends on the arguments and the version alone.
     ///
-    /// With `check` the member is proven where that takes less time than to inflate it: what is compressed
-    /// again is inflated, what is copied is compared with the source bit by bit, and the source with what
-    /// was scanned. Else, where the source is not what it was when it was indexed, and this is not noticed
+    /// With `check`, and if `bytes` are those that came out of the scan, the member is proven where that takes
+    /// less time than to inflate it: what is compressed again is inflated, what is copied is compared with the
+    /// source bit by bit, and the source with what was scanned. Else, where the source is not what it was when it was indexed, and this is not noticed
     /// here, a reader of the member notices: the checksum is that of `bytes`.
     ///
     /// # Errors
@@ -147,10 +147,10 @@ impl Transcoder {
         for run in runs.iter().filter(|run| run.len_bytes >= run_bytes) {
             let whole = run.source_bytes..run.source_bytes + run.len_bytes as u64;
             let range = run.start..run.start + run.len_bytes;
-            let proven = blocks.is_proven().then(|| bytes.get(range)).flatten();
+            let to_prove = blocks.is_proven().then(|| bytes.get(range)).flatten();
             let cut = self
                 .cutter
-                .cut(source.index, source.compressed, whole, proven)?;
+                .cut(source.index, source.compressed, whole, to_prove)?;
             let Some(cut) = cut else {
                 continue;
             };
