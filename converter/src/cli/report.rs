@@ -172,7 +172,7 @@ impl Report<'_> {
             Size(usage.peak_memory_bytes)
         ))?;
         let checked = match self.verified {
-            Verify::Full => "every member inflated and compared, every TOC read back",
+            Verify::Full => "every member checked, every TOC read back",
             Verify::Skip => "skipped",
         };
         output::line(format_args!("verified   {checked}"))?;

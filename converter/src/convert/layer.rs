@@ -239,7 +239,7 @@ fn check(
         place: sink.place().to_owned(),
         source,
     })?;
-    // The members have been inflated and compared before they were written.
+    // The members have been checked before they were written.
     let found = match finished.toc_digest {
         Some(toc_digest) => check_toc(&blob, toc_digest),
         None => verify_copy(&blob, layer.diff_id, job.cancel),

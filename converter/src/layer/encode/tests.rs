@@ -1,6 +1,8 @@
 use crate::blob::Blob;
 use crate::cancel::Cancel;
-use crate::layer::encode::{Check, Level};
+use crate::layer::buffers::Buffers;
+use crate::layer::encode::random::tests::noise;
+use crate::layer::encode::{Check, Encoder, Level};
 use crate::layer::placement::{Giant, Placement};
 use crate::layer::plan::{PlanOptions, plan_layer};
 use crate::layer::scan::tests::{scan_bytes, scan_readable};
@@ -177,5 +179,51 @@ fn packed_chunks_that_hardly_compress_are_stored() {
             seen[kind] += 1;
         }
         assert!(seen.iter().all(|&rows| rows > 0), "{seen:?}");
+    }
+}
+
+#[test]
+fn what_looks_random_is_compressed_at_level_1_or_stored() {
+    let gzip = |raw: &[u8], level| {
+        let mut compressor = Level::new(level).unwrap().compressor();
+        let mut gzip = vec![0; compressor.gzip_compress_bound(raw.len())];
+        let len = compressor.gzip_compress(raw, &mut gzip).unwrap();
+        gzip.truncate(len);
+        gzip
+    };
+    // Words that came before, in another order: no value is more frequent, and levels differ.
+    let words = noise(40_000, 1);
+    let order = noise(200_000, 2);
+    let random: Vec<u8> = order
+        .chunks_exact(2)
+        .flat_map(|pair| {
+            let at = usize::from(u16::from_le_bytes([pair[0], pair[1]])) % (words.len() - 5);
+            words[at..][..5].to_vec()
+        })
+        .collect();
+    let text: Vec<u8> = random.iter().map(|byte| byte & 0x3f).collect();
+    // A run in between is little of it: level 1 would save 0.3 %.
+    let mut noise = noise(300_000, 3);
+    noise[100_100..101_000].fill(7);
+    assert!(gzip(&noise, 1).len() < 299_300);
+    let buffers = Buffers::default();
+    let levels = [
+        (0, 0, 0),
+        (1, 1, 0),
+        (2, 1, 0),
+        (6, 1, 0),
+        (9, 1, 0),
+        (10, 10, 10),
+        (12, 12, 12),
+    ];
+    for (level, for_random, for_noise) in levels {
+        let mut encoder = Encoder::new(Level::new(level).unwrap(), Check::Inflate, &buffers);
+        assert!(level == 1 || gzip(&random, level) != gzip(&random, 1));
+        for (raw, expected) in [(&random, for_random), (&noise, for_noise), (&text, level)] {
+            let mut made = vec![0; encoder.compressor.gzip_compress_bound(raw.len())];
+            let len = encoder.compress(raw, &mut made);
+            made.truncate(len);
+            assert!(made == gzip(raw, expected), "{level}");
+        }
     }
 }
