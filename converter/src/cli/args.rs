@@ -260,6 +260,15 @@ pub(super) struct ConversionArgs {
     /// whole. Layers with such parts need Stargz Snapshotter 0.13 to be pulled lazily
     #[arg(long, value_enum, default_value_t, value_name = "WHEN")]
     pub(super) hot_pack: HotPackArg,
+    /// How much bigger the image may get, in percent and by estimate, before less is packed: packs are stored twice,
+    /// and rows of the TOC count too. At least 1 % is for packs. Not with --hot-pack=on
+    #[arg(
+        long,
+        default_value = "6",
+        value_name = "PERCENT",
+        value_parser = parse_percent
+    )]
+    pub(super) hot_pack_growth: f64,
     /// Decide what is prefetched by what it costs over this link (bandwidth and round trip, such as 1gbit,10ms), and
     /// by simulating it, instead of by sizes alone
     #[arg(long, value_name = "BANDWIDTH,RTT")]
@@ -367,6 +376,15 @@ pub(super) struct PlanArgs {
         requires = "plan"
     )]
     pub(super) hot_pack: HotPackArg,
+    /// As for convert
+    #[arg(
+        long,
+        default_value = "6",
+        value_name = "PERCENT",
+        value_parser = parse_percent,
+        requires = "plan"
+    )]
+    pub(super) hot_pack_growth: f64,
 }
 
 #[derive(Debug, Args)]

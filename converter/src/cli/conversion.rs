@@ -156,6 +156,7 @@ pub(super) fn image_options(args: &ConversionArgs) -> Result<ImageOptions, Failu
         scan,
         planner: PlannerOptions {
             hot_pack: args.hot_pack.into(),
+            growth: args.hot_pack_growth,
             costs: args.assume_link.map(costs),
             ..PlannerOptions::default()
         },

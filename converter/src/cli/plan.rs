@@ -46,6 +46,7 @@ pub(super) fn print(
     let costs = Costs::new(link, Constants::measured(), plan);
     let options = PlannerOptions {
         hot_pack: args.plan.hot_pack.into(),
+        growth: args.plan.hot_pack_growth,
         costs: Some(costs),
         ..PlannerOptions::default()
     };
@@ -92,6 +93,7 @@ impl Planned<'_> {
                 "size_bytes": file.size_bytes,
                 "touched_bytes": file.touched_bytes,
                 "placement": placement(&file.decision),
+                "limited": file.is_limited,
                 "prefetched_bytes": prefetched_bytes(file),
                 "reason": reason(file),
                 "costs": file.costs,
@@ -211,11 +213,19 @@ fn reason(file: &Explained) -> String {
         costs.on_demand_seconds * 1e3
     );
     let touched = Size(file.touched_bytes);
+    let limited = match (&file.decision, file.is_limited) {
+        (_, false) => "",
+        (Decision::Ranges(_), true) => ", narrow, as packs may not grow",
+        (Decision::Whole | Decision::OnDemand, true) => ", not packed, as packs may not grow",
+    };
     match &file.decision {
-        Decision::Ranges(hot) => format!("{touched} touched, {} ranges; {prices}", hot.len()),
+        Decision::Ranges(hot) => {
+            let count = hot.len();
+            format!("{touched} touched, {count} ranges{limited}; {prices}")
+        }
         Decision::Whole if file.size_bytes < PlannerOptions::GIANT_BYTES => {
             format!("{touched} touched, no giant")
         }
-        Decision::Whole | Decision::OnDemand => format!("{touched} touched; {prices}"),
+        Decision::Whole | Decision::OnDemand => format!("{touched} touched{limited}; {prices}"),
     }
 }

@@ -79,7 +79,7 @@ fn member_bytes(layer: &ScannedLayer, plan: &LayerPlan, member: &Member) -> u64 
             Segment::Spool {
                 offset_bytes,
                 len_bytes,
-            } => spool_bytes(layer, offset_bytes, u64::from(len_bytes)),
+            } => compressed_bytes(layer, offset_bytes, u64::from(len_bytes)),
             Segment::Literal { len_bytes, .. } => f64::from(len_bytes) * HEADER_SHARE,
             Segment::Zeros { .. } => 0.0,
         })
@@ -88,14 +88,24 @@ fn member_bytes(layer: &ScannedLayer, plan: &LayerPlan, member: &Member) -> u64 
 }
 
 /// Compressed bytes of a stretch of the layer's tar.
-fn spool_bytes(layer: &ScannedLayer, offset_bytes: u64, len_bytes: u64) -> f64 {
+pub(super) fn compressed_bytes(layer: &ScannedLayer, offset_bytes: u64, len_bytes: u64) -> f64 {
     match &layer.deflate {
         Some(index) => index.compressed_bytes(offset_bytes..offset_bytes + len_bytes),
-        None => {
-            let all = layer.spool.len_bytes().max(1) as f64;
-            // A layer that is not compressed will be.
-            let ratio = (layer.size_bytes as f64 / all).min(0.5);
-            len_bytes as f64 * ratio
-        }
+        None => len_bytes as f64 * ratio(layer),
     }
+}
+
+/// Compressed bytes of the layer.
+pub(super) fn layer_bytes(layer: &ScannedLayer) -> u64 {
+    match &layer.deflate {
+        Some(_) => layer.size_bytes,
+        None => (layer.spool.len_bytes() as f64 * ratio(layer)) as u64,
+    }
+}
+
+/// Of a layer that is no gzip.
+fn ratio(layer: &ScannedLayer) -> f64 {
+    let all = layer.spool.len_bytes().max(1) as f64;
+    // A layer that is not compressed will be.
+    (layer.size_bytes as f64 / all).min(0.5)
 }

@@ -4,6 +4,7 @@
 //! It decides file by file, by [`PlannerOptions`]. How a layer is laid out then is
 //! [`layer::plan`](crate::layer::plan)'s.
 
+mod budget;
 mod choice;
 mod costs;
 mod estimate;
@@ -53,6 +54,9 @@ pub struct PlannerOptions {
     pub shortest_cold_bytes: u64,
     /// A file of which more than this is hot, margins and gaps included, is prefetched whole.
     pub whole_percent: u64,
+    /// So much of their bytes the layers may grow by, all together and estimated, rows of the TOC included. Packs that
+    /// need more are made narrower, or their files prefetched whole, unless packs are asked for.
+    pub growth: f64,
     /// With prices these decide instead of [`Self::gap_bytes`] and, unless packs are asked for, of
     /// [`Self::whole_percent`].
     pub costs: Option<Costs>,
@@ -80,6 +84,8 @@ impl PlannerOptions {
     pub const SHORTEST_COLD_BYTES: u64 = 128 << 10;
     /// Default of [`PlannerOptions::whole_percent`].
     pub const WHOLE_PERCENT: u64 = 50;
+    /// Default of [`PlannerOptions::growth`].
+    pub const GROWTH: f64 = 0.06;
 }
 
 impl Default for PlannerOptions {
@@ -92,6 +98,7 @@ impl Default for PlannerOptions {
             read_around: Self::READ_AROUND,
             shortest_cold_bytes: Self::SHORTEST_COLD_BYTES,
             whole_percent: Self::WHOLE_PERCENT,
+            growth: Self::GROWTH,
             costs: None,
         }
     }
@@ -124,7 +131,10 @@ pub fn place(profile: &Profile, layers: &[ScannedLayer], options: &PlannerOption
         layers: vec![Placement::default(); layers.len()],
         missed,
     };
-    for (wanted, decision) in decided {
+    for Decided {
+        wanted, decision, ..
+    } in decided
+    {
         let layer = &mut placed.layers[wanted.file.layer as usize];
         match decision {
             Decision::Whole => layer.whole.extend(wanted.names),
@@ -141,12 +151,20 @@ pub fn place(profile: &Profile, layers: &[ScannedLayer], options: &PlannerOption
     placed
 }
 
+/// What becomes of a file of the profile.
+struct Decided {
+    wanted: Wanted,
+    decision: Decision,
+    /// Whether [`PlannerOptions::growth`] asked for less than was decided for the file alone.
+    is_limited: bool,
+}
+
 /// What is decided, and the paths that no layer has.
 fn decisions(
     profile: &Profile,
     layers: &[ScannedLayer],
     options: &PlannerOptions,
-) -> (Vec<(Wanted, Decision)>, Vec<String>) {
+) -> (Vec<Decided>, Vec<String>) {
     let Located { files, missed } = locate(profile, layers);
     let trust = Trust::of(profile);
     let decided = gathered(&files, layers).into_iter().map(|wanted| {
@@ -156,9 +174,17 @@ fn decisions(
             ..*options
         };
         let decision = decide(&wanted, trust, &options);
-        (wanted, decision)
+        Decided {
+            wanted,
+            decision,
+            is_limited: false,
+        }
     });
-    (decided.collect(), missed)
+    let mut decided: Vec<_> = decided.collect();
+    if options.hot_pack == HotPack::Auto {
+        budget::keep(&mut decided, layers, options);
+    }
+    (decided, missed)
 }
 
 /// A file that the profile names, and why it becomes what it does.
@@ -172,6 +198,8 @@ pub struct Explained {
     pub touched_bytes: u64,
     /// What becomes of it.
     pub decision: Decision,
+    /// Whether less of it is packed than would be best, or nothing, for [`PlannerOptions::growth`].
+    pub is_limited: bool,
     /// What each of the three would cost, if nothing else were fetched.
     pub costs: FileCosts,
 }
@@ -184,19 +212,28 @@ pub fn explain(
     costs: &Costs,
 ) -> Vec<Explained> {
     let (decided, _) = decisions(profile, layers, options);
-    let explained = decided.into_iter().map(|(wanted, decision)| {
+    let explained = decided.into_iter().map(|decided| {
+        let Decided {
+            wanted,
+            decision,
+            is_limited,
+        } = decided;
         let costs = costs.for_layer(&layers[wanted.file.layer as usize]);
         let gap_bytes = match options.costs {
             Some(_) => costs.gap_bytes(),
             None => options.gap_bytes,
         };
-        let hot = wanted.widened(options.margins, gap_bytes);
+        let hot = match &decision {
+            Decision::Ranges(hot) => hot.clone(),
+            Decision::Whole | Decision::OnDemand => wanted.widened(options.margins, gap_bytes),
+        };
         let read = wanted.widened(options.read_around, 0);
         Explained {
             file: wanted.file,
             size_bytes: wanted.size_bytes,
             touched_bytes: total_bytes(&wanted.widened(Margins::NONE, 0)),
             decision,
+            is_limited,
             costs: costs.of_file(wanted.size_bytes, &hot, &read),
         }
     });

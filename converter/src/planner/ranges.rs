@@ -17,6 +17,14 @@ impl Margins {
         before_bytes: 0,
         behind_bytes: 0,
     };
+
+    /// No wider than `others` on either side.
+    pub(super) fn within(self, others: Self) -> Self {
+        Self {
+            before_bytes: self.before_bytes.min(others.before_bytes),
+            behind_bytes: self.behind_bytes.min(others.behind_bytes),
+        }
+    }
 }
 
 /// The touched ranges (offset and length, as a profile has them) with `margins` around each, within

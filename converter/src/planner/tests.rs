@@ -140,6 +140,7 @@ const SMALL: PlannerOptions = PlannerOptions {
     },
     shortest_cold_bytes: 1000,
     whole_percent: 60,
+    growth: 100.0,
     costs: None,
 };
 
@@ -419,4 +420,72 @@ proptest! {
             prop_assert_eq!(&choice.best().placements, &whole.placements);
         }
     }
+}
+
+/// Of layers that are no gzip a byte counts half.
+#[test]
+fn packs_that_make_the_image_too_long_are_made_narrower() {
+    let layers = [layer(&[
+        ("wide", "", 40 * MIB),
+        ("narrow", "", 20 * MIB),
+        ("rest", "", 20 * MIB),
+    ])];
+    // 600 KiB apart, so that all is one range at first.
+    let apart: Vec<(u64, u64)> = (0..30).map(|n| (4 * MIB + n * 600 * 1024, 4096)).collect();
+    let rows: &[Row<'_>] = &[
+        ("wide", 0, 40 * MIB, &apart),
+        ("narrow", 0, 20 * MIB, &[(0, 4096)]),
+    ];
+    let profile = profile(&layers, rows);
+    let placed = |growth: f64| {
+        let options = PlannerOptions {
+            growth,
+            ..PlannerOptions::default()
+        };
+        place(&profile, &layers, &options).layers.remove(0)
+    };
+    let packed = |placement: &Placement, entry: u32| -> u64 {
+        let mut giants = placement.giants.iter();
+        let giant = giants.find(|giant| giant.entry == entry);
+        giant.map_or(0, |giant| total_bytes(&giant.hot))
+    };
+    let all = placed(1.0);
+    let margin = PlannerOptions::MARGINS.behind_bytes;
+    let narrow = 4096 + margin;
+    assert_eq!(
+        (packed(&all, 0), packed(&all, 1)),
+        (29 * 600 * 1024 + 4096 + (128 << 10) + margin, narrow)
+    );
+    // The first step halves the margins, and closes no gap of 408 KiB; that is enough, and the other file stays.
+    let first = placed(0.1);
+    assert_eq!(
+        (packed(&first, 0), packed(&first, 1)),
+        (30 * (4096 + (192 << 10)), narrow)
+    );
+    // What a fault reads. The other one has taken the first step as well.
+    let last = placed(0.055);
+    let least = 4096 + (128 << 10);
+    assert_eq!((packed(&last, 0), packed(&last, 1)), (30 * least, least));
+    // Too much even so: the denser one is prefetched whole. The other one has its least 1 %.
+    let whole = placed(0.01);
+    assert_eq!(whole.whole, [0]);
+    assert_eq!(packed(&whole, 1), 4096 + (64 << 10));
+    let none = placed(0.0);
+    assert_eq!(none.whole, [0, 1]);
+    // Said of each file.
+    let options = PlannerOptions {
+        growth: 0.01,
+        ..PlannerOptions::default()
+    };
+    let explained = explain(&profile, &layers, &options, &costs(Link::FAST));
+    let limited: Vec<bool> = explained.iter().map(|file| file.is_limited).collect();
+    assert_eq!(limited, [true, false]);
+    // Whoever asks for packs gets them.
+    let asked = PlannerOptions {
+        hot_pack: HotPack::On,
+        growth: 0.0,
+        ..PlannerOptions::default()
+    };
+    let asked = place(&profile, &layers, &asked).layers.remove(0);
+    assert_eq!(asked, all);
 }
