@@ -473,13 +473,16 @@ fn packs_that_make_the_image_too_long_are_made_narrower() {
     let none = placed(0.0);
     assert_eq!(none.whole, [0, 1]);
     // Said of each file.
-    let options = PlannerOptions {
-        growth: 0.01,
-        ..PlannerOptions::default()
+    let limited = |growth: f64| -> Vec<bool> {
+        let options = PlannerOptions {
+            growth,
+            ..PlannerOptions::default()
+        };
+        let explained = explain(&profile, &layers, &options, &costs(Link::FAST));
+        explained.iter().map(|file| file.is_limited).collect()
     };
-    let explained = explain(&profile, &layers, &options, &costs(Link::FAST));
-    let limited: Vec<bool> = explained.iter().map(|file| file.is_limited).collect();
-    assert_eq!(limited, [true, false]);
+    assert_eq!(limited(0.1), [true, false]);
+    assert_eq!(limited(0.01), [true, true]);
     // Whoever asks for packs gets them.
     let asked = PlannerOptions {
         hot_pack: HotPack::On,

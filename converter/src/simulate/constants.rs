@@ -22,8 +22,8 @@ pub struct Constants {
     pub default_prefetch_bytes: u64,
     /// Layers that containerd downloads at a time (its `max_concurrent_downloads`).
     pub downloads: u32,
-    /// The kernel reads a mapped file around a fault, and ahead of a read; so far on both sides of what the
-    /// workload touched.
+    /// What a fault reads before and behind the page that it needs, of a device that reads 128 KiB ahead, as FUSE does
+    /// (`mm/filemap.c`, Linux 6.18).
     pub read_around_bytes: u64,
     /// The longest read that reaches the snapshotter (go-fuse's `MaxWrite` and the kernel's `read_ahead_kb`).
     pub read_bytes: u64,
@@ -37,6 +37,8 @@ pub struct Constants {
     pub inflate_bytes_per_second: f64,
     /// Compressed bytes that containerd unpacks onto overlayfs in a second; it unpacks one layer at a time.
     pub unpack_bytes_per_second: f64,
+    /// What each regular file costs besides. Of layers without TOC nobody knows how many there are.
+    pub unpack_file_seconds: f64,
     /// Bytes of a TOC's JSON that are parsed in a second.
     pub toc_bytes_per_second: f64,
     /// From the call to pull until the first request, and what a pull does without the network.
@@ -54,9 +56,10 @@ pub struct Constants {
 }
 
 impl Constants {
-    /// First guesses for a virtual machine with 2 cores (x86-64, Linux 6.18), containerd 2.2.9, Stargz Snapshotter
-    /// 7cf47cba, made on 2026-11-30 by five runs of one PyTorch image (docs/simulate.md). `cargo xtask bench simulate`
-    /// puts them beside later runs, and fits them.
+    /// For a virtual machine with 2 cores (x86-64, Linux 6.18), containerd 2.2.9, Stargz Snapshotter 7cf47cba: fitted by
+    /// `cargo xtask bench simulate --fit` to the runs of six images that were measured on 2026-12-01 at b88f3bd
+    /// (bench/runs/2026-12-01-readiness-set and 2026-12-01-readiness-torch; docs/simulate.md). The rates of TOCs and of
+    /// look-ups in vain, and the node's cores, were not fitted.
     pub const fn measured() -> Self {
         Self {
             unit_bytes: 50_000,
@@ -65,19 +68,20 @@ impl Constants {
             request_timeout_seconds: 30.0,
             default_prefetch_bytes: 10 << 20,
             downloads: 3,
-            read_around_bytes: 128 << 10,
+            read_around_bytes: 64 << 10,
             read_bytes: 128 << 10,
             response_header_bytes: 500,
             cores: 2,
-            inflate_bytes_per_second: 100e6,
-            unpack_bytes_per_second: 100e6,
+            inflate_bytes_per_second: 125e6,
+            unpack_bytes_per_second: 119e6,
+            unpack_file_seconds: 0.00016,
             toc_bytes_per_second: 60e6,
-            pull_seconds: 0.1,
-            create_seconds: 0.5,
-            open_seconds: 0.0003,
+            pull_seconds: 0.01,
+            create_seconds: 0.043,
+            open_seconds: 0.0016,
             missing_seconds: 0.0001,
-            read_seconds: 0.0002,
-            workload_share: 0.8,
+            read_seconds: 0.00001,
+            workload_share: 0.79,
         }
     }
 }

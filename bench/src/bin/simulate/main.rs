@@ -1,8 +1,8 @@
 //! What `esgz simulate` predicts beside what was measured, and the constants that would fit best.
 //!
-//! `simulate RUN_DIR IMAGES_DIR [--fit]`: RUN_DIR holds the `runs.jsonl` of `cargo xtask bench readiness`; IMAGES_DIR
+//! `simulate [--fit] IMAGES_DIR RUN_DIR…`: each RUN_DIR holds the `runs.jsonl` of `cargo xtask bench readiness`; IMAGES_DIR
 //! what that converted: `IMAGE/profile.json`, and a layout `IMAGE/CONTENDER` for each contender. Writes
-//! `simulated.md` beside the runs.
+//! `simulated.md` beside the first runs.
 #![allow(clippy::print_stdout, reason = "its result is its output")]
 
 mod fit;
@@ -17,13 +17,16 @@ use esgz::simulate::Constants;
 
 fn main() -> Result<()> {
     let args: Vec<String> = std::env::args().skip(1).collect();
-    let (runs, images, fits) = match args.iter().map(String::as_str).collect::<Vec<_>>()[..] {
-        [runs, images] => (Path::new(runs), Path::new(images), false),
-        [runs, images, "--fit"] => (Path::new(runs), Path::new(images), true),
-        _ => bail!("usage: simulate RUN_DIR IMAGES_DIR [--fit]"),
+    let fits = args.first().is_some_and(|arg| arg == "--fit");
+    let [images, first, others @ ..] = &args[usize::from(fits)..] else {
+        bail!("usage: simulate [--fit] IMAGES_DIR RUN_DIR…");
     };
-    let raw = runs.join("runs.jsonl");
-    let text = fs::read_to_string(&raw).with_context(|| format!("reading {}", raw.display()))?;
+    let (images, first) = (Path::new(images), Path::new(first));
+    let mut text = String::new();
+    for runs in std::iter::once(first).chain(others.iter().map(Path::new)) {
+        let raw = runs.join("runs.jsonl");
+        text += &fs::read_to_string(&raw).with_context(|| format!("reading {}", raw.display()))?;
+    }
     let groups = measured::groups(&text)?;
     let cases = measured::cases(groups, images)?;
     ensure!(
@@ -40,6 +43,6 @@ fn main() -> Result<()> {
         written += &fit::describe(&known, &fitted);
     }
     print!("{written}");
-    let path = runs.join("simulated.md");
+    let path = first.join("simulated.md");
     fs::write(&path, written).with_context(|| format!("writing {}", path.display()))
 }

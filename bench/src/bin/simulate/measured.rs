@@ -179,14 +179,15 @@ fn read_model(layout: &Path) -> Result<ImageModel> {
     Ok(ImageModel::read(&opened.into_image()?)?)
 }
 
-/// Plain layers of the same proportions, `bytes` together.
+/// Layers of the same proportions and files, `bytes` together.
 fn scaled(model: &ImageModel, bytes: u64) -> ImageModel {
     let all: u64 = model.layers.iter().map(|layer| layer.size_bytes).sum();
     let factor = bytes as f64 / all.max(1) as f64;
     let layers = model.layers.iter().map(|layer| LayerModel {
         digest: Digest::of(layer.digest.to_string().as_bytes()),
         size_bytes: (layer.size_bytes as f64 * factor) as u64,
-        contents: None,
+        // Not fetched by it; but files that are unpacked take time.
+        contents: layer.contents.clone(),
     });
     ImageModel {
         document_bytes: model.document_bytes,

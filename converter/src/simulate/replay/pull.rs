@@ -161,8 +161,10 @@ impl<'a> Replay<'a> {
         }
         self.downloads.unpacking = true;
         let layer = self.downloads.layers[next];
-        let bytes = self.layers[layer as usize].model.size_bytes as f64;
-        let seconds = bytes / self.constants.unpack_bytes_per_second;
+        let model = self.layers[layer as usize].model;
+        let files = model.contents.as_ref().map_or(0, |all| all.files.len());
+        let seconds = model.size_bytes as f64 / self.constants.unpack_bytes_per_second
+            + files as f64 * self.constants.unpack_file_seconds;
         self.machine.start(Actor::Unpack, Work::Compute { seconds });
     }
 
