@@ -229,8 +229,8 @@ impl Gathered {
 }
 
 /// A packed chunk that compressing makes no shorter than this many percent is stored. A reader inflates it while
-/// somebody waits, with one core: at 100 MB/s (`simulate::Constants`) it takes longer to inflate a byte than to fetch a
-/// quarter of one from 200 Mbit/s on.
+/// somebody waits, with one core: at 125 MB/s (`simulate::Constants`) it takes longer to inflate a byte than to fetch a
+/// quarter of one from 250 Mbit/s on.
 const STORED_FROM_PERCENT: u64 = 75;
 
 /// A chunk that looks random and of which compressing leaves this much is stored: by the rates of
